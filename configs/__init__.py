@@ -1,0 +1,1 @@
+"""Recipes: base.py holds every key and default, each other file one experiment."""

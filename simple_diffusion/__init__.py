@@ -1,0 +1,1 @@
+"""simple_diffusion: diffusion of images at high and at any resolution in JAX."""

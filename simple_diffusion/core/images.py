@@ -1,0 +1,63 @@
+"""Images: [-1, 1] to and from uint8, grids, and PNG files."""
+
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+
+def to_unit_range(image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Returns float32 in [-1, 1]: 0 becomes -1 and 255 becomes 1."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(x: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
+    """Returns the nearest uint8 pixels; what lies outside [-1, 1] is clipped."""
+    return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def grid(
+    images: UInt8[np.ndarray, "n h w c"], columns: int | None = None, pad: int = 2
+) -> UInt8[np.ndarray, "H W c"]:
+    """Returns all images side by side on white, in rows of `columns`.
+
+    Args:
+      images: at least one image.
+      columns: images in a row; by default the grid is as square as it can be.
+      pad: pixels of white between and around the images.
+    """
+    n, h, w, c = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    shape = (rows * (h + pad) + pad, columns * (w + pad) + pad, c)
+    sheet = np.full(shape, 255, np.uint8)
+    for k, image in enumerate(images):
+        y = pad + (k // columns) * (h + pad)
+        x = pad + (k % columns) * (w + pad)
+        sheet[y : y + h, x : x + w] = image
+    return sheet
+
+
+def enlarge(
+    image: UInt8[np.ndarray, "h w c"], factor: int
+) -> UInt8[np.ndarray, "H W c"]:
+    """Returns the image with each pixel repeated, so that small samples can be seen."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Writes a PNG; a reader never sees a file that is only half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def read_png(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns an image file as RGB."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

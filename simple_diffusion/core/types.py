@@ -1,0 +1,121 @@
+"""What travels between the rooms: batches, conditioning, and the shapes of functions.
+
+Shapes: b batch, h height, w width, c channels, n tokens, d features.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+from numpy import ndarray
+
+Params = Any  # a tree of float32 arrays
+Key = jax.Array  # a typed key (jax.random.key), or an array of them
+
+HostOrDevice = Array | ndarray
+
+
+@flax.struct.dataclass
+class Batch:
+    """One batch as it crosses from the host to the device.
+
+    image: uint8 pixels; scaling to [-1, 1] happens on the device.
+    label: class numbers from 0; all zero for a source without classes.
+    box: corners (y0, x0, y1, x1) of the image in units of the whole it was cut from;
+      (0, 0, 1, 1) where nothing was cut.
+    mask: False marks an example that only pads the batch to its size.
+    """
+
+    image: UInt8[HostOrDevice, "b h w c"]
+    label: Int[HostOrDevice, "b"]
+    box: Float[HostOrDevice, "b 4"]
+    mask: Bool[HostOrDevice, "b"]
+
+
+@flax.struct.dataclass
+class Conditioning:
+    """Everything a network may be conditioned on; a field that is None is not used.
+
+    label: class numbers; the number of classes itself is the null class.
+    box: as in `Batch.box`.
+    tokens: features to attend to, such as embedded text, with `token_mask` True where
+      a token is real.
+    image: a map of the network's input size, joined to the input by channels.
+    """
+
+    label: Int[Array, "b"] | None = None
+    box: Float[Array, "b 4"] | None = None
+    tokens: Float[Array, "b n d"] | None = None
+    token_mask: Bool[Array, "b n"] | None = None
+    image: Float[Array, "b h w c"] | None = None
+
+
+class DenoiseFn(Protocol):
+    """Estimates the clean image; whatever it is conditioned on is already bound."""
+
+    def __call__(
+        self, z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
+    ) -> Float[Array, "b h w c"]:
+        """Returns x_hat, the expected clean image given z_t at this logsnr."""
+        ...
+
+
+class ApplyFn(Protocol):
+    """A network as a pure function; its output is of the kind it was trained for."""
+
+    def __call__(
+        self,
+        params: Params,
+        z_t: Float[Array, "b h w c"],
+        logsnr: Float[Array, "b"],
+        cond: Conditioning,
+        dropout_key: Key | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Returns the prediction; dropout is on if and only if it has a key."""
+        ...
+
+
+class WeightFn(Protocol):
+    """A loss weighting, as the logarithm of a weight.
+
+    The weight multiplies the squared error of eps, per unit of logsnr. Every weighting
+    refers to this one measure, so that another training schedule changes only where the
+    samples fall and not the loss.
+    """
+
+    def __call__(self, logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
+        """Returns log w(logsnr)."""
+        ...
+
+
+class LossFn(Protocol):
+    """A quadratic functional of an error, one number per example."""
+
+    def __call__(self, error: Float[Array, "b h w c"]) -> Float[Array, "b"]:
+        """Returns the loss of each example."""
+        ...
+
+
+class Codec(NamedTuple):
+    """To and from the space in which diffusion happens; the identity for pixels.
+
+    encode: images in [-1, 1], [b, h, w, 3] -> x, [b, h', w', c].
+    decode: x -> images in [-1, 1].
+    """
+
+    encode: Any
+    decode: Any
+
+
+class Solver(NamedTuple):
+    """One way from noise to image, as two pure functions.
+
+    init: z_t [b, h, w, c] -> state, whatever the solver remembers between steps.
+    step: (denoise, z_t, state, logsnr_t, logsnr_s, keys) -> (z_s, state), for scalars
+      logsnr_t < logsnr_s and keys [b], one per image. A solver sees neither t nor a
+      schedule.
+    """
+
+    init: Any
+    step: Any

@@ -1,0 +1,1 @@
+"""Floor 2: a denoise function goes in, images come out."""

@@ -1,0 +1,20 @@
+"""Every test runs on eight virtual CPU devices, with shapes, NaNs and ranks checked."""
+
+import os
+
+# Before jax is imported: the devices exist only if asked for at start.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from jaxtyping import install_import_hook
+
+# Only our own package is checked, and only in tests: production pays nothing for it.
+install_import_hook("simple_diffusion", "beartype.beartype")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_nans", True)
