@@ -3,7 +3,7 @@
 Shapes: b batch, h height, w width, c channels, n tokens, d features.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -51,6 +51,7 @@ class Conditioning:
     image: Float[Array, "b h w c"] | None = None
 
 
+@runtime_checkable
 class DenoiseFn(Protocol):
     """Estimates the clean image; whatever it is conditioned on is already bound."""
 
@@ -61,6 +62,7 @@ class DenoiseFn(Protocol):
         ...
 
 
+@runtime_checkable
 class ApplyFn(Protocol):
     """A network as a pure function; its output is of the kind it was trained for."""
 
@@ -76,6 +78,7 @@ class ApplyFn(Protocol):
         ...
 
 
+@runtime_checkable
 class WeightFn(Protocol):
     """A loss weighting, as the logarithm of a weight.
 
@@ -89,6 +92,7 @@ class WeightFn(Protocol):
         ...
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """A quadratic functional of an error, one number per example."""
 
