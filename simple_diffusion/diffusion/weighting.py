@@ -1,0 +1,124 @@
+"""Loss weightings, all in one currency.
+
+A weighting is the logarithm of w(logsnr) in
+
+    loss = integral of w(logsnr) E_eps(logsnr) dlogsnr,
+
+where E_eps is the mean squared error of the predicted noise. The integral knows nothing
+of t: a training schedule only says where its samples fall, and is divided out.
+
+Many published losses are averages over t instead, and so depend on the schedule they
+were published with: the density p(logsnr) of that schedule is part of their weight.
+They take it as an argument here. Trained with that very schedule and uniform t, the
+density cancels and what is left is the published formula; trained with another, the
+loss is still the same. With E_x = E_eps / SNR, and so on, from parameterization.py.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from simple_diffusion.core.types import WeightFn
+from simple_diffusion.diffusion import parameterization
+from simple_diffusion.diffusion.process import VP, Family
+from simple_diffusion.diffusion.schedules import Schedule
+
+
+def unit() -> WeightFn:
+    """Returns w = 1; half this loss, summed over pixels, is the variational bound."""
+    return lambda logsnr: jnp.zeros_like(logsnr)
+
+
+def mse(kind: str, schedule: Schedule, family: Family = VP) -> WeightFn:
+    """Returns the weighting of the plain mean over t of the squared error of `kind`.
+
+    Args:
+      kind: the space the error is measured in, whatever the network predicts.
+      schedule: the schedule over which t was uniform.
+      family: the scale of z in which v is meant; the other kinds do not depend on it.
+    """
+
+    def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
+        factor = parameterization.log_error_factor(kind, logsnr, family)
+        return schedule.log_density(logsnr) - factor
+
+    return log_weight
+
+
+# The loss of simple diffusion's U-Nets (arXiv 2301.11093, section 3.4).
+eps_mse = functools.partial(mse, "eps")
+# The loss of its U-ViTs.
+v_mse = functools.partial(mse, "v")
+x_mse = functools.partial(mse, "x")
+# Flow matching, if the schedule is `flow`.
+u_mse = functools.partial(mse, "u")
+
+
+def snr_trunc(schedule: Schedule) -> WeightFn:
+    """Returns max(E_x, E_eps), that is max(1, 1/SNR) on E_eps (arXiv 2202.00512)."""
+    return lambda logsnr: jnp.maximum(-logsnr, 0.0) + schedule.log_density(logsnr)
+
+
+def min_snr(schedule: Schedule, gamma: float = 5.0) -> WeightFn:
+    """Returns min(SNR, gamma) on E_x: min(1, gamma/SNR) on E_eps (arXiv 2303.09556)."""
+
+    def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
+        ratio = jnp.minimum(math.log(gamma) - logsnr, 0.0)
+        return ratio + schedule.log_density(logsnr)
+
+    return log_weight
+
+
+def soft_min_snr(schedule: Schedule, gamma: float = 5.0) -> WeightFn:
+    """Returns gamma SNR / (gamma + SNR) on E_x: `min_snr` without its corner."""
+
+    def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
+        ratio = jax.nn.log_sigmoid(math.log(gamma) - logsnr)
+        return ratio + schedule.log_density(logsnr)
+
+    return log_weight
+
+
+def sigmoid(bias: float) -> WeightFn:
+    """Returns sigmoid(bias - logsnr), the loss of SiD2 (arXiv 2410.19324, Eq. 4).
+
+    There it stands as exp(bias) sigmoid(logsnr - bias) on E_x, times -dlogsnr/dt.
+    """
+    return lambda logsnr: jax.nn.log_sigmoid(bias - logsnr)
+
+
+def edm(p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> WeightFn:
+    """Returns the loss of EDM (arXiv 2206.00364, table 1).
+
+    Args:
+      p_mean: mean of log(sigma/alpha) over training; logsnr is -2 times that.
+      p_std: its standard deviation.
+      sigma_data: standard deviation of the data; -1.2, 1.2 and 0.5 are the paper's.
+    """
+
+    def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
+        deviation = (logsnr + 2.0 * p_mean) / (2.0 * p_std)
+        log_density = -0.5 * jnp.square(deviation) - math.log(
+            2.0 * p_std * math.sqrt(2.0 * math.pi)
+        )
+        # (s^2 + sd^2) / (s sd)^2 on E_x is 1 + s^2 / sd^2 on E_eps, with s^2 = 1/SNR.
+        return log_density + jax.nn.softplus(-logsnr - 2.0 * math.log(sigma_data))
+
+    return log_weight
+
+
+def sigmoid_bias(resolution: int) -> float:
+    """Returns the bias of `sigmoid` for images of this side.
+
+    Between the tabulated sides the bias is linear in log2(side); outside it falls by
+    2 log 2 per doubling, the rate at which pooled images gain SNR. The value at 64 is
+    that of public code for rectified flow, the others are SiD2's.
+    """
+    sides, biases = [64, 128, 256, 512, 1024], [2.0, 0.0, -1.0, -3.0, -4.0]
+    inside = min(max(resolution, sides[0]), sides[-1])
+    tabulated = np.interp(math.log2(inside), np.log2(sides), biases)
+    return float(tabulated) - 2.0 * math.log(resolution / inside)
