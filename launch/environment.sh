@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# What the launch scripts share: a virtual environment that holds what they ask for.
+# They source it with `set -euo pipefail` on, and go on in the repository's root.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+accelerator=${ACCELERATOR:-cpu}
+case $accelerator in
+  cpu) extra= ;;
+  cuda) extra="jax[cuda13]" ;;
+  tpu) extra="jax[tpu]" ;;
+  *)
+    echo "ACCELERATOR=$accelerator must be cpu, cuda or tpu." >&2
+    exit 2
+    ;;
+esac
+
+# Prints the first Python that can make the environment. TensorFlow has no wheels for
+# versions past 3.13 yet. Each is run, since a name may be a shim that leads nowhere.
+find_python() {
+  local candidate seen=""
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys, ensurepip, venv
+sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+    seen+="  $candidate: $("$candidate" --version 2>&1 | head -n 1 || true)"$'\n'
+    [ -z "${PYTHON:-}" ] || break
+  done
+  cat >&2 <<TEXT
+Python 3.11, 3.12 or 3.13 with the venv module is needed (Debian and Ubuntu keep that
+module in the package python3-venv). Tried:
+${seen}Install one, or name one: PYTHON=/path/to/python3.12 $0
+TEXT
+  exit 1
+}
+
+# install FILE [PACKAGE]: brings .venv up to a requirements file. The stamp is a copy of
+# all that the result depends on, written last, so that a run cut short is made up for.
+install() {
+  local stamp=.venv/.installed-${1%.txt}-$accelerator wanted python
+  wanted=$(cat "$1" constraints.txt && echo "${2:-}")
+  if [ -x .venv/bin/python ] && [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ]; then
+    return
+  fi
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    "$python" -m venv --clear .venv
+  fi
+  echo "Installing $1${2:+ and $2} into .venv, once; this can take some minutes." >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --requirement "$1" ${2:+"$2"} --constraint constraints.txt
+  echo "$wanted" >"$stamp"
+}
+
+install requirements.txt "$extra"
+
+if [ "$accelerator" = cpu ]; then
+  # Not even where another ACCELERATOR was installed before.
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+  # XLA takes its temporary memory anew in each step: with huge pages, which must be
+  # asked for before the process starts, the page faults no longer decide its time.
+  export GLIBC_TUNABLES=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
+fi
+# TensorFlow only reads data here; what it says at start is about other uses.
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
