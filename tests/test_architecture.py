@@ -1,0 +1,207 @@
+"""The shape of the package: floors, cycles, and who may import what."""
+
+import ast
+import graphlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "simple_diffusion"
+FLOORS = [
+    {"core"},
+    {"diffusion", "nets", "data"},
+    {"sampling"},
+    {"training", "evaluation", "restoration"},
+    {"build"},
+    {"modes"},
+    {"main"},
+]
+# Where a heavy library may be imported, as prefixes of module names.
+ALLOWED = {
+    "tensorflow": ["simple_diffusion.data."],
+    "tensorflow_datasets": ["simple_diffusion.data."],
+    "ml_collections": [
+        "simple_diffusion.main",
+        "simple_diffusion.build",
+        "simple_diffusion.modes.",
+        "configs.",
+    ],
+    "orbax": ["simple_diffusion.training.checkpoint"],
+    "clu": ["simple_diffusion.training.report", "simple_diffusion.main"],
+    "torch": [],
+}
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(p): p for p in python_files(PACKAGE, "configs")}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yields the dotted names that a file imports, wherever in it they stand."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # "from a import b": b is a module of a, or else a name inside a.
+            base = "." * node.level + (node.module or "")
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else base for name in names)
+
+
+def floor(room: str) -> int:
+    return next(k for k, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def rooms(module: str) -> list[str]:
+    """Returns ["nets"] for simple_diffusion.nets.uvit, [] for all else."""
+    parts = module.split(".")
+    return parts[1:2] if parts[0] == PACKAGE else []
+
+
+def test_every_file_stands_on_a_floor():
+    known = set().union(*FLOORS)
+    assert {room for m in MODULES for room in rooms(m)} <= known
+
+
+def test_a_file_imports_only_from_lower_floors_or_its_own_folder():
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        for name in imports(path)
+        for here in rooms(module)
+        for there in rooms(name)
+        if here != there and floor(there) >= floor(here)
+    ]
+    assert not wrong
+
+
+def test_imports_form_no_cycle():
+    graph = {m: set(imports(p)) & MODULES.keys() for m, p in MODULES.items()}
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_a_heavy_library_is_imported_only_where_it_belongs(library):
+    wrong = [
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] == library for name in imports(path))
+        and not f"{module}.".startswith(tuple(ALLOWED[library]))
+    ]
+    assert not wrong
+
+
+def test_under_data_only_the_feed_knows_jax():
+    users = {
+        module
+        for module, path in MODULES.items()
+        if rooms(module) == ["data"]
+        and any(name.split(".")[0] in ("jax", "flax") for name in imports(path))
+    }
+    assert users <= {f"{PACKAGE}.data.feed"}
+
+
+def test_no_import_is_relative_and_none_goes_from_the_package_to_configs():
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name.startswith(".") or (rooms(module) and name.split(".")[0] == "configs")
+    ]
+    assert not wrong
+
+
+def test_a_package_says_what_it_is_in_one_line_and_holds_nothing_else():
+    for path in python_files(PACKAGE, "configs"):
+        if path.name == "__init__.py":
+            body = ast.parse(path.read_text()).body
+            assert len(body) == 1 and ast.get_docstring(ast.parse(path.read_text()))
+            assert len(path.read_text().splitlines()) == 1, path
+
+
+def test_no_file_is_a_drawer_or_too_long_to_read():
+    files = python_files(PACKAGE, "configs", "benchmarks", "tests")
+    assert not [p for p in files if p.stem in ("utils", "helpers", "common", "misc")]
+    assert not [p for p in files if len(p.read_text().splitlines()) > 450]
+
+
+def stated_requirements(*files: str) -> set[str]:
+    lines = [line for f in files for line in (ROOT / f).read_text().splitlines()]
+    names = [re.match(r"[A-Za-z0-9_.-]+", line) for line in lines]
+    return {canonical(name.group()) for name in names if name}
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.mark.parametrize(
+    "folders, files",
+    [
+        ([PACKAGE, "configs"], ["requirements.txt"]),
+        (["tests"], ["requirements.txt", "requirements-test.txt"]),
+    ],
+)
+def test_what_is_imported_is_stated_as_a_requirement(folders, files):
+    stated = stated_requirements(*files)
+    providers = importlib.metadata.packages_distributions()
+    own = {PACKAGE, "configs", "benchmarks", "tests", *sys.stdlib_module_names}
+    tops = {name.split(".")[0] for p in python_files(*folders) for name in imports(p)}
+    unstated = [
+        top
+        for top in tops - own
+        if not stated & {canonical(d) for d in providers.get(top, [])}
+    ]
+    assert not unstated
+
+
+def test_every_requirement_is_pinned():
+    required = stated_requirements("requirements.txt", "requirements-test.txt")
+    assert required <= stated_requirements("constraints.txt")
+
+
+BLOCKER = """
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked in this test")
+
+sys.meta_path.insert(0, Blocker())
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+
+
+def assert_importable_without(blocked: list[str], modules: list[str]):
+    code = BLOCKER.format(blocked=blocked, modules=modules)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_networks_step_and_sampling_start_without_tensorflow_clu_and_ml_collections():
+    light = {"core", "diffusion", "nets", "sampling", "restoration", "training"}
+    host = {f"{PACKAGE}.training.{name}" for name in ("report", "checkpoint", "loop")}
+    modules = [m for m in MODULES if light & set(rooms(m)) and m not in host]
+    heavy = ["tensorflow", "tensorflow_datasets", "clu", "ml_collections"]
+    assert_importable_without(heavy, modules)
