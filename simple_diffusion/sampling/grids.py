@@ -1,0 +1,60 @@
+"""Which noise levels a solver visits.
+
+A grid is n values of logsnr, ascending from noise to image, as a float32 array of the
+host. A first-order solver calls the network once at each; after the last one the
+estimate x_hat itself is the sample (loop.py). A grid is neither the schedule nor the
+time law a model was trained with, and may be chosen freely afterwards.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from simple_diffusion.diffusion.schedules import Schedule
+
+Grid = Float32[np.ndarray, "n"]
+
+
+def uniform_t(schedule: Schedule, n: int) -> Grid:
+    """Returns the schedule at t = 1, (n-1)/n, ..., 1/n (arXiv 2301.11093)."""
+    _check(n)
+    t = jnp.arange(n, 0, -1, dtype=jnp.float32) / n
+    return np.asarray(schedule(t), np.float32)
+
+
+def uniform_logsnr(schedule: Schedule, n: int) -> Grid:
+    """Returns n equal steps in logsnr between the ends of the schedule.
+
+    The first value is the noisy end; the last step would lead to the clean end.
+    """
+    _check(n)
+    noisy, clean = np.asarray(schedule(jnp.array([1.0, 0.0])), np.float64)
+    return np.linspace(noisy, clean, n, endpoint=False).astype(np.float32)
+
+
+def karras(
+    n: int, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> Grid:
+    """Returns the grid of EDM (arXiv 2206.00364, Eq. 5), for any trained model.
+
+    Args:
+      n: how many values; a single one is sigma_max.
+      rho: equal steps in sigma^(1/rho); larger values take shorter steps near the
+      image.
+      sigma_min: the last sigma/alpha visited.
+      sigma_max: the first.
+    """
+    _check(n)
+    ramp = np.linspace(0.0, 1.0, n)
+    noisy, clean = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
+    return logsnr_from_sigma((noisy + ramp * (clean - noisy)) ** rho).astype(np.float32)
+
+
+def logsnr_from_sigma(sigma):
+    """Returns -2 log(sigma), for the sigma/alpha in which EDM states noise levels."""
+    return -2.0 * np.log(sigma)
+
+
+def _check(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"a grid of {n} steps must have at least 1")

@@ -1,0 +1,68 @@
+"""From noise to image: one scan over the grid."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simple_diffusion.core import rng
+from simple_diffusion.core.types import DenoiseFn, HostOrDevice, Key, Solver
+from simple_diffusion.diffusion.process import VP, Family
+
+
+def sample(
+    denoise: DenoiseFn,
+    solver: Solver,
+    grid: Float[HostOrDevice, "n"],
+    keys: Key,
+    shape: tuple[int, ...],
+    family: Family = VP,
+) -> Float[Array, "b h w c"]:
+    """Returns one image per key.
+
+    All that is random about an image comes from its own key, so it does not depend on
+    the images that happen to be drawn with it, nor on the devices they are spread over.
+
+    Args:
+      denoise: the denoise function.
+      solver: how to step.
+      grid: noise levels, ascending; the network sees each, and x_hat at the last is the
+        image, so that n = 1 returns x_hat of pure noise.
+      keys: one typed key per image, [b].
+      shape: (h, w, c) of an image.
+      family: the scale of z.
+    """
+    grid = jnp.asarray(grid, jnp.float32)
+    _, sigma = family.alpha_sigma(grid[0])
+    z = sigma * rng.normal_per_example(_keys_at(keys, jnp.int32(0)), shape)
+    z = integrate(denoise, solver, z, grid, keys)
+    return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
+
+
+def integrate(
+    denoise: DenoiseFn,
+    solver: Solver,
+    z: Float[Array, "b h w c"],
+    grid: Float[HostOrDevice, "n"],
+    keys: Key,
+) -> Float[Array, "b h w c"]:
+    """Returns z at the last noise level of the grid, given z at the first.
+
+    Arguments as for `sample`. May start anywhere, for example at an image that was only
+    partly noised.
+    """
+    grid = jnp.asarray(grid, jnp.float32)
+
+    def body(carry, at):
+        z_t, state = carry
+        index, logsnr_t, logsnr_s = at
+        step_keys = _keys_at(keys, index)
+        return solver.step(denoise, z_t, state, logsnr_t, logsnr_s, step_keys), None
+
+    # Index 0 is the noise that `sample` starts from.
+    index = jnp.arange(1, grid.shape[0])
+    (z, _), _ = jax.lax.scan(body, (z, solver.init(z)), (index, grid[:-1], grid[1:]))
+    return z
+
+
+def _keys_at(keys: Key, index: Array) -> Key:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
