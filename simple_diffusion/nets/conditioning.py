@@ -1,0 +1,118 @@
+"""What a network is conditioned on, as one vector: noise level and class."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simple_diffusion.core.types import Conditioning
+
+LogsnrInput = Literal["linear", "sigmoid", "inv_cos"]
+
+
+def logsnr_input(
+    kind: LogsnrInput, logsnr: Float[Array, "*s"], low: float, high: float
+) -> Float[Array, "*s"]:
+    """Returns the noise level as a number of order one.
+
+    Args:
+      kind: "linear" maps [low, high] onto [0, 1] and goes on beyond; "sigmoid" is the
+        signal's share of the variance; "inv_cos" is the time at which the plain cosine
+        schedule has this logsnr.
+      logsnr: of any shape, float32.
+      low: where "linear" is 0.
+      high: where "linear" is 1.
+    """
+    match kind:
+        case "linear":
+            return (logsnr - low) / (high - low)
+        case "sigmoid":
+            return nn.sigmoid(logsnr)
+        case "inv_cos":
+            # Beyond 20 the time is 0 or 1 to four digits; the exponential stays finite.
+            return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20))) * (2 / jnp.pi)
+
+
+def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channels}"]:
+    """Returns sines, then cosines of 1000 value at wavelengths from 2π to 2π 10⁴."""
+    half = channels // 2
+    frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    angle = 1000.0 * value[:, None] * frequency[None]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class Embedding(nn.Module):
+    """Logsnr and label -> the vector that modulates every block, in float32.
+
+    Sinusoid -> Dense -> swish -> Dense, plus a learned vector per class, and a last
+    swish, since every block would begin with it. The class table has one row more than
+    there are classes: the last stands for "no class".
+
+    Fields:
+      channels: width of the vector.
+      sinusoid_channels: width of the sinusoid, even.
+      num_classes: 0 for an unconditional network.
+      input: how logsnr becomes a number, see `logsnr_input`.
+      input_range: the logsnr that "linear" maps to 0 and to 1.
+    """
+
+    channels: int = 1024
+    sinusoid_channels: int = 128
+    num_classes: int = 0
+    input: LogsnrInput = "linear"
+    input_range: tuple[float, float] = (-10.0, 10.0)
+
+    @nn.compact
+    def __call__(
+        self, logsnr: Float[Array, "b"], cond: Conditioning
+    ) -> Float[Array, "b d"]:
+        """Returns the activated vector of each example.
+
+        Raises:
+          ValueError: if a label is given without classes or missing with classes, or
+            if tokens are given.
+        """
+        self._check(cond)
+        value = logsnr_input(self.input, logsnr.astype(jnp.float32), *self.input_range)
+        h = nn.Dense(self.channels)(sinusoid(value, self.sinusoid_channels))
+        h = nn.Dense(self.channels)(nn.swish(h))
+        if cond.label is not None:
+            # The scale of a Dense layer on one-hot labels.
+            init = nn.initializers.normal((self.num_classes + 1) ** -0.5)
+            shape = (self.num_classes + 1, self.channels)
+            table = self.param("classes", init, shape, jnp.float32)
+            # A label out of range becomes NaN: loud, where clipping would be silent.
+            h = h + jnp.take(table, cond.label, axis=0, mode="fill")
+        return nn.swish(h)
+
+    def _check(self, cond: Conditioning) -> None:
+        if cond.label is None and self.num_classes:
+            raise ValueError(
+                f"this network has num_classes={self.num_classes} and got no label;"
+                f" label {self.num_classes} stands for no class"
+            )
+        if cond.label is not None and not self.num_classes:
+            raise ValueError("a network with num_classes=0 got labels")
+        if cond.tokens is not None:
+            raise ValueError("a network without cross-attention got tokens")
+
+
+def join_image(z_t: Float[Array, "b h w c"], cond: Conditioning) -> Array:
+    """Returns z_t, joined by channels to the spatial conditioning if there is one.
+
+    Raises:
+      ValueError: if the two differ in height or width.
+    """
+    if cond.image is None:
+        return z_t
+    if cond.image.shape[1:3] != z_t.shape[1:3]:
+        raise ValueError(
+            f"the conditioning image is {_size(cond.image)} and the input {_size(z_t)}"
+        )
+    return jnp.concatenate([z_t, cond.image.astype(z_t.dtype)], axis=-1)
+
+
+def _size(x: jax.Array) -> str:
+    return f"{x.shape[1]}x{x.shape[2]}"

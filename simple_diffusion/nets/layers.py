@@ -1,0 +1,271 @@
+"""What the convolutional levels of every network are made of, and the level table."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from simple_diffusion.nets import ops
+
+Film = tuple[Array, Array]  # scale and shift, [b, c] each
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swish": nn.swish,
+    "gelu": nn.gelu,
+}
+
+# What a rematerialised block keeps from the forward for the backward pass.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a network: a row of its table.
+
+    Fields:
+      channels: width.
+      blocks: residual or transformer blocks on the way down.
+      kind: "conv" or "transformer".
+      blocks_up: blocks on the way up; None leaves it to the network.
+      attention: whether self-attention follows every residual block.
+      heads: attention heads, a divisor of channels.
+      dropout: rate inside the blocks of this level, in training.
+    """
+
+    channels: int
+    blocks: int
+    kind: Literal["conv", "transformer"] = "conv"
+    blocks_up: int | None = None
+    attention: bool = False
+    heads: int = 4
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the blocks of a network are made, the same at every level.
+
+    Fields:
+      conv_norm: norm in residual blocks; "group" has up to 32 groups.
+      token_norm: norm in transformer blocks.
+      activation: nonlinearity of all blocks.
+      skip: how a residual block on the way up takes a skip in: "add_sqrt2" is
+        (norm(x) + norm(skip)) / √2 before the first activation, "add" is x + skip,
+        "concat" joins the channels.
+      qk_norm: norm of queries and keys over a head's features.
+      position: how attention knows places: "rope" turns queries and keys in every
+        attention; a "learned" or "sincos" table is added once before a transformer
+        level.
+      film: where a transformer block takes the embedding: on the "hidden" units of its
+        MLP, on them "before_activation", on its "input", or "none".
+      attention: implementation, see `ops.attention`.
+    """
+
+    conv_norm: Literal["group", "layer", "rms"] = "group"
+    token_norm: Literal["group", "layer", "rms"] = "layer"
+    activation: Literal["swish", "gelu"] = "swish"
+    skip: Literal["add_sqrt2", "add", "concat"] = "add_sqrt2"
+    qk_norm: Literal["layer", "rms", "none"] = "none"
+    position: Literal["learned", "sincos", "rope", "none"] = "none"
+    film: Literal["hidden", "before_activation", "input", "none"] = "hidden"
+    attention: ops.Implementation | ops.AttentionFn = "auto"
+
+
+class Norm(nn.Module):
+    """Group, layer or RMS norm with its affine map and a FiLM in one multiply-add.
+
+    (1 + scale) * (γ (x - μ) / σ + β) + shift is x * A + B with A and B per example and
+    channel, so the map is read once for the statistics and once for the result.
+
+    Fields:
+      kind: "group" pools pixels and the channels of a group; "layer" and "rms" pool the
+        channels of one pixel or token.
+      use_bias: whether there is a β; "rms" never has one.
+      dtype: of the result; statistics and A, B are float32.
+    """
+
+    kind: Literal["group", "layer", "rms"]
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n c"], film: Film | None = None) -> Array:
+        """Returns the normalised map; film is scale and shift, [b, c] each."""
+        c = x.shape[-1]
+        a = self.param("scale", nn.initializers.ones, (c,), jnp.float32)[None]
+        b = jnp.zeros_like(a)
+        if self.use_bias and self.kind != "rms":
+            b = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)[None]
+        if film is not None:
+            scale, shift = (f.astype(jnp.float32) for f in film)
+            a, b = a * (1 + scale), b * (1 + scale) + shift
+        ones = (1,) * (x.ndim - 2)
+        h = x.astype(jnp.float32)
+        if self.kind == "group":
+            mean, inverse_std = _group_statistics(h, _groups(c))
+            a = a * inverse_std
+            b = b - a * mean
+            a, b = (v.reshape(-1, *ones, c) for v in (a, b))
+        else:
+            a, b = (v.reshape(-1, *ones, c) for v in (a, b))
+            mean = 0.0 if self.kind == "rms" else h.mean(-1, keepdims=True)
+            h = h - mean
+            h = h * lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + _EPSILON)
+        return (h * a + b).astype(self.dtype)
+
+
+_EPSILON = 1e-6
+
+
+def _groups(channels: int) -> int:
+    """Returns 32, or fewer where a group would have under four channels.
+
+    Groups of one channel would erase the mean of each channel, and with it the colours.
+    """
+    most = min(32, max(1, channels // 4))
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+def _group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
+    """Returns mean and 1 / standard deviation of each channel's group, [b, c]."""
+    b, c = x.shape[0], x.shape[-1]
+    pixels = tuple(range(1, x.ndim - 1))
+    # Both moments in one pass; the difference may round to below zero.
+    moments = jnp.stack([x.mean(pixels), jnp.square(x).mean(pixels)])
+    moments = moments.reshape(2, b, groups, c // groups).mean(-1)
+    mean, square = jnp.repeat(moments, c // groups, axis=-1)
+    variance = jnp.maximum(square - jnp.square(mean), 0.0)
+    return mean, lax.rsqrt(variance + _EPSILON)
+
+
+class FilmDense(nn.Module):
+    """Embedding -> scale and shift, zero at the start so that a fresh FiLM is none."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, emb: Float[Array, "b d"]) -> Film:
+        """Returns scale and shift, [b, channels] each."""
+        dense = nn.Dense(
+            2 * self.channels,
+            kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="dense",
+        )
+        scale, shift = jnp.split(dense(emb), 2, axis=-1)
+        return scale, shift
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions after norm and activation, plus a shortcut.
+
+    norm, activation, conv, norm with FiLM, activation, dropout, conv from zero.
+
+    Source: BigGAN / ADM residual blocks as in simple diffusion (arXiv 2301.11093),
+    appendix; skips are fused as `Style.skip` says.
+
+    Fields:
+      channels: width of the result.
+      style: see `Style`.
+      dropout: the rate now, 0 outside training.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: int
+    style: Style
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b d"],
+        skip: Float[Array, "b h w s"] | None = None,
+    ) -> Array:
+        """Returns [b, h, w, channels]."""
+        style, dtype = self.style, self.dtype
+        activate = ACTIVATIONS[style.activation]
+        if skip is not None and style.skip == "concat":
+            x = jnp.concatenate([x, skip], axis=-1)
+        elif skip is not None and style.skip == "add":
+            x = x + skip
+        h = Norm(style.conv_norm, dtype=dtype, name="norm_1")(x)
+        if skip is not None and style.skip == "add_sqrt2":
+            other = Norm(style.conv_norm, dtype=dtype, name="norm_skip")(skip)
+            h = (h + other) * math.sqrt(0.5)
+        h = conv3x3(self.channels, dtype=dtype, name="conv_1")(activate(h))
+        film = FilmDense(self.channels, dtype, name="film")(emb)
+        h = Norm(style.conv_norm, dtype=dtype, name="norm_2")(h, film)
+        h = nn.Dropout(self.dropout, deterministic=False)(activate(h))
+        h = conv3x3(self.channels, zero=True, dtype=dtype, name="conv_2")(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=dtype, name="shortcut")(x)
+        return x + h
+
+
+class Down(nn.Module):
+    """2x2 average, then a 1x1 convolution to the width below."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 d"]:
+        """Returns the map at half the resolution."""
+        return nn.Dense(self.channels, dtype=self.dtype, name="conv")(
+            ops.average_pool(x)
+        )
+
+
+class Up(nn.Module):
+    """1x1 convolution to the width above, then each pixel as a 2x2 block."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        """Returns the map at twice the resolution."""
+        return ops.nearest_up(nn.Dense(self.channels, dtype=self.dtype, name="conv")(x))
+
+
+def conv3x3(
+    channels: int, *, zero: bool = False, dtype: Any = jnp.float32, name: str
+) -> nn.Conv:
+    """Returns a 3x3 convolution with bias; its kernel starts at zero on request."""
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(channels, (3, 3), kernel_init=init, dtype=dtype, name=name)
+
+
+def remat(module: type[nn.Module], policy: str | None, in_scan: bool = False) -> Any:
+    """Returns the module class, recomputed in the backward pass as the policy says.
+
+    Args:
+      module: a linen module class whose call takes arrays only.
+      policy: None keeps every intermediate. "full" keeps only the input of a block and
+        recomputes the rest: least memory, about a third more arithmetic. "dots" keeps
+        the results of matrix products, "dots_no_batch" those without a batch dimension
+        (all but attention's): convolutions and elementwise work are recomputed.
+      in_scan: whether the module is the body of a rolled scan, where XLA needs no
+        barrier to keep it from undoing the recomputation.
+
+    Raises:
+      ValueError: if there is no such policy.
+    """
+    if policy is None:
+        return module
+    if policy not in REMAT_POLICIES:
+        raise ValueError(f"remat={policy!r} must be one of {[None, *REMAT_POLICIES]}")
+    return nn.remat(module, policy=REMAT_POLICIES[policy], prevent_cse=not in_scan)

@@ -1,0 +1,126 @@
+"""The Residual U-ViT of SiD2: one skip per level, around everything below it."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simple_diffusion.core.types import Conditioning
+from simple_diffusion.nets import layers
+from simple_diffusion.nets.conditioning import Embedding, join_image
+from simple_diffusion.nets.layers import Level, Style
+from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
+from simple_diffusion.nets.transformer import PositionTable, Trunk
+from simple_diffusion.nets.unet import ConvBlock
+from simple_diffusion.nets.uvit import STYLE
+
+
+class ResidualUViT(nn.Module):
+    """Levels of either kind; below each, only what the lower levels changed comes back.
+
+    With `before` the features of a level after its blocks on the way down,
+
+        after = down(before);   features = before + up(lower levels(after) - after)
+
+    so that a network whose blocks change nothing is the identity from the first to the
+    last operation. The lowest level goes down only. Source: Simpler Diffusion / SiD2
+    (arXiv 2410.19324), section on the Residual U-ViT.
+
+    Fields:
+      levels: from the highest resolution to the lowest, "conv" or "transformer" each;
+        as many blocks up as down unless `Level.blocks_up` says otherwise.
+      embedding: logsnr and label -> vector.
+      training_size: height and width of the images it is trained on, in pixels: where
+        the position tables are learned. Other sizes resize the tables.
+      style: see `Style`; film="none" leaves the transformer blocks without time and
+        class, which then enter through the convolutional levels alone.
+      patching: first and last operation, see `patching`.
+      normalise_bands: see `patching.Stem`.
+      output_channels: None means as many as the input.
+      dtype: of the computation; parameters, norm statistics, softmax and the embedding
+        are float32 always.
+      remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
+      scan_unroll: see `transformer.Trunk`.
+    """
+
+    levels: tuple[Level, ...]
+    embedding: Embedding
+    training_size: tuple[int, int]
+    style: Style = STYLE
+    patching: str = "none"
+    normalise_bands: bool = False
+    output_channels: int | None = None
+    dtype: Any = jnp.float32
+    remat: str | None = None
+    scan_unroll: int = 1
+
+    @nn.compact
+    def __call__(
+        self,
+        z_t: Float[Array, "b h w c"],
+        logsnr: Float[Array, "b"],
+        cond: Conditioning,
+        train: bool = False,
+    ) -> Float[Array, "b h w d"]:
+        """Returns the prediction, float32, zero in a fresh network.
+
+        Raises:
+          ValueError: if the levels cannot divide the image, naming the multiple.
+        """
+        check_size(z_t.shape[1:3], self.patching, len(self.levels))
+        emb = self.embedding(logsnr, cond)
+        ends = (self.patching, self.normalise_bands, self.dtype)
+        h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
+        h = self._place(h, 0)
+        h = self._level(h, emb, 0, train)
+        channels = self.output_channels or z_t.shape[-1]
+        return Head(channels, self.style, *ends, name="head")(h)
+
+    def _level(self, h: Array, emb: Array, i: int, train: bool) -> Array:
+        """Returns the features of level i after it and everything below."""
+        level = self.levels[i]
+        h = self._blocks(h, emb, i, level.blocks, f"down_{i}", train)
+        if i + 1 == len(self.levels):
+            return h
+        below = self.levels[i + 1].channels
+        after = layers.Down(below, self.dtype, name=f"down_{i + 1}")(h)
+        # Before the difference: the table is no change that the level below has made.
+        after = self._place(after, i + 1)
+        change = self._level(after, emb, i + 1, train) - after
+        h = h + layers.Up(level.channels, self.dtype, name=f"up_{i}")(change)
+        blocks_up = level.blocks if level.blocks_up is None else level.blocks_up
+        return self._blocks(h, emb, i, blocks_up, f"up_{i}", train)
+
+    def _blocks(
+        self, h: Array, emb: Array, i: int, n: int, name: str, train: bool
+    ) -> Array:
+        level = self.levels[i]
+        if level.kind == "conv":
+            block = partial(layers.remat(ConvBlock, self.remat), level, self.style)
+            for j in range(n):
+                h = block(train, dtype=self.dtype, name=f"{name}_{j}")(h, emb)
+            return h
+        if not n:
+            return h
+        trunk = Trunk(
+            level,
+            n,
+            self.style,
+            self._grid(i),
+            train=train,
+            remat=self.remat,
+            unroll=self.scan_unroll,
+            dtype=self.dtype,
+            name=f"{name}_trunk",
+        )
+        return trunk(h, emb)
+
+    def _place(self, h: Array, i: int) -> Array:
+        if self.levels[i].kind == "conv":
+            return h
+        return PositionTable(self.style, self._grid(i), name=f"position_{i}")(h)
+
+    def _grid(self, i: int) -> tuple[int, int]:
+        return grid_size(self.training_size, self.patching, i)

@@ -1,0 +1,213 @@
+"""Self-attention on feature maps, and the transformer trunk of the U-ViTs."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simple_diffusion.nets import layers, ops, position
+from simple_diffusion.nets.layers import Level, Style
+
+
+class SelfAttention(nn.Module):
+    """x + out(attention(norm(x))), with the last map zero at the start.
+
+    Fields:
+      heads: a divisor of the width.
+      style: QK norm, rotary positions, implementation.
+      norm: "group", "layer" or "rms".
+      norm_bias: whether the norm has a bias.
+      extent: height and width of the training grid in tokens, for rotary positions;
+        None: of the grid at hand.
+      dtype: of the computation.
+    """
+
+    heads: int
+    style: Style
+    norm: Literal["group", "layer", "rms"] = "group"
+    norm_bias: bool = True
+    extent: tuple[int, int] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape.
+
+        Raises:
+          ValueError: if the heads do not divide the width.
+        """
+        b, h, w, c = x.shape
+        if c % self.heads:
+            raise ValueError(f"heads={self.heads} must divide channels={c}")
+        features = (3, self.heads, c // self.heads)
+        y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
+        qkv = nn.DenseGeneral(features, dtype=self.dtype, name="qkv")(y)
+        q, k, v = jnp.unstack(qkv, axis=-3)  # [b, h, w, heads, d]
+        if self.style.qk_norm != "none":
+            q = self._qk_norm("norm_q")(q)
+            k = self._qk_norm("norm_k")(k)
+        if self.style.position == "rope":
+            extent = self.extent or (h, w)
+            rows, columns = (
+                position.centres(n, e) for n, e in zip((h, w), extent, strict=True)
+            )
+            q = position.rope_2d(q, rows, columns)
+            k = position.rope_2d(k, rows, columns)
+        q, k, v = (y.reshape(b, h * w, *features[1:]) for y in (q, k, v))
+        y = ops.attention(q, k, v, self.style.attention).reshape(b, h, w, c)
+        init = nn.initializers.zeros
+        return x + nn.Dense(c, kernel_init=init, dtype=self.dtype, name="out")(y)
+
+    def _qk_norm(self, name: str) -> layers.Norm:
+        kind = "rms" if self.style.qk_norm == "rms" else "layer"
+        return layers.Norm(kind, dtype=self.dtype, name=name)
+
+
+class Mlp(nn.Module):
+    """x + Dense(dropout(FiLM(activation(Dense(norm(x)))))), four times as wide inside.
+
+    Source: simple diffusion (arXiv 2301.11093), appendix, U-ViT; the FiLM on the hidden
+    units is where most ports of the paper have it.
+
+    Fields:
+      style: norm, activation and place of the FiLM.
+      dropout: the rate now, 0 outside training.
+      dtype: of the computation.
+    """
+
+    style: Style
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
+    ) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape."""
+        c, place = x.shape[-1], self.style.film
+        film = None
+        if place != "none":
+            width = c if place == "input" else 4 * c
+            film = layers.FilmDense(width, self.dtype, name="film")(emb)
+        norm = layers.Norm(self.style.token_norm, False, self.dtype, name="norm")
+        h = norm(x, film if place == "input" else None)
+        h = nn.Dense(4 * c, dtype=self.dtype, name="dense_1")(h)
+        if place == "before_activation":
+            h = _modulate(h, film)
+        h = layers.ACTIVATIONS[self.style.activation](h)
+        if place == "hidden":
+            h = _modulate(h, film)
+        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        init = nn.initializers.zeros
+        return x + nn.Dense(c, kernel_init=init, dtype=self.dtype, name="dense_2")(h)
+
+
+def _modulate(h: Array, film: layers.Film | None) -> Array:
+    assert film is not None
+    scale, shift = (f[:, None, None] for f in film)
+    return h * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """A transformer block, MLP first, then attention; fields as in the two."""
+
+    heads: int
+    style: Style
+    dropout: float = 0.0
+    extent: tuple[int, int] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
+    ) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape."""
+        x = Mlp(self.style, self.dropout, self.dtype, name="mlp")(x, emb)
+        attention = SelfAttention(
+            self.heads,
+            self.style,
+            norm=self.style.token_norm,
+            norm_bias=False,
+            extent=self.extent,
+            dtype=self.dtype,
+            name="attention",
+        )
+        return attention(x)
+
+
+class PositionTable(nn.Module):
+    """x + the embedding of each token's place, as `Style.position` says.
+
+    Fields:
+      style: "learned" starts at a standard deviation of 0.01 at the training grid and
+        is resized for other grids; "sincos" is fixed; otherwise nothing is added.
+      extent: height and width of the training grid in tokens.
+    """
+
+    style: Style
+    extent: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape."""
+        size, c = (x.shape[1], x.shape[2]), x.shape[3]
+        if self.style.position == "learned":
+            init = nn.initializers.normal(0.01)
+            table = self.param("table", init, (*self.extent, c), jnp.float32)
+            table = position.resize_table(table, size)
+        elif self.style.position == "sincos":
+            rows, columns = (
+                position.centres(n, e) for n, e in zip(size, self.extent, strict=True)
+            )
+            table = position.sincos_2d(rows, columns, c)
+        else:
+            return x
+        return x + table[None].astype(x.dtype)
+
+
+class Trunk(nn.Module):
+    """Equal transformer blocks; parameters are stacked over the blocks on axis 0.
+
+    Fields:
+      level: heads and dropout of the blocks.
+      depth: number of blocks.
+      style: see `Style`.
+      extent: see `SelfAttention`.
+      train: whether dropout is on.
+      remat: per block, see `layers.remat`.
+      unroll: blocks per turn of the scan. 1 compiles in constant time; depth makes
+        straight-line code, faster on CPU. The parameters are the same.
+      dtype: of the computation.
+    """
+
+    level: Level
+    depth: int
+    style: Style
+    extent: tuple[int, int]
+    train: bool = False
+    remat: str | None = None
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
+    ) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape."""
+        block = layers.remat(Block, self.remat, in_scan=self.unroll == 1)(
+            self.level.heads,
+            self.style,
+            self.level.dropout if self.train else 0.0,
+            self.extent,
+            self.dtype,
+            name="blocks",
+        )
+        scan = nn.scan(
+            lambda block, x, _: (block(x, emb), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        return scan(block, x, None)[0]

@@ -1,0 +1,165 @@
+"""The U-Net of simple diffusion: residual blocks with skips at every level."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simple_diffusion.core.types import Conditioning
+from simple_diffusion.nets import layers, transformer
+from simple_diffusion.nets.conditioning import Embedding, join_image
+from simple_diffusion.nets.layers import Level, Style
+from simple_diffusion.nets.patching import Head, Stem, check_size
+
+
+class UNet(nn.Module):
+    """Levels of residual blocks, down and up again, with attention where a level says.
+
+    A level has one block more on the way up than down unless `Level.blocks_up` says
+    otherwise. Source: simple diffusion (arXiv 2301.11093), figure of the U-Net.
+
+    Fields:
+      levels: from the highest resolution to the lowest; all of kind "conv".
+      embedding: logsnr and label -> vector.
+      style: see `Style`.
+      patching: first and last operation, see `patching`.
+      normalise_bands: see `patching.Stem`.
+      output_channels: None means as many as the input.
+      dtype: of the computation; parameters, norm statistics, softmax and the embedding
+        are float32 always.
+      remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
+    """
+
+    levels: tuple[Level, ...]
+    embedding: Embedding
+    style: Style = Style()
+    patching: str = "none"
+    normalise_bands: bool = False
+    output_channels: int | None = None
+    dtype: Any = jnp.float32
+    remat: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        z_t: Float[Array, "b h w c"],
+        logsnr: Float[Array, "b"],
+        cond: Conditioning,
+        train: bool = False,
+    ) -> Float[Array, "b h w d"]:
+        """Returns the prediction, float32, zero in a fresh network.
+
+        Raises:
+          ValueError: if the levels cannot divide the image, naming the multiple, or
+            if a level is not convolutional.
+        """
+        if any(level.kind != "conv" for level in self.levels):
+            raise ValueError("all levels of a U-Net must have kind='conv'")
+        if self.style.position not in ("rope", "none"):
+            raise ValueError(
+                f"position={self.style.position!r} needs a transformer level;"
+                " a U-Net has 'rope' or 'none'"
+            )
+        check_size(z_t.shape[1:3], self.patching, len(self.levels))
+        emb = self.embedding(logsnr, cond)
+        ends = (self.patching, self.normalise_bands, self.dtype)
+        conv_block = partial(
+            layers.remat(ConvBlock, self.remat),
+            style=self.style,
+            train=train,
+            dtype=self.dtype,
+        )
+        deepest = self.levels[-1]
+
+        def middle(h: Array) -> Array:
+            h = conv_block(deepest, attention=True, name="middle_1")(h, emb)
+            return conv_block(deepest, attention=False, name="middle_2")(h, emb)
+
+        h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
+        h = conv_levels(h, emb, self.levels, conv_block, middle, extra_up=1)
+        channels = self.output_channels or z_t.shape[-1]
+        return Head(channels, self.style, *ends, name="head")(h)
+
+
+class ConvBlock(nn.Module):
+    """A residual block, and attention after it where wanted, as its level says.
+
+    Fields:
+      level: width, heads, dropout.
+      style: see `Style`.
+      train: whether dropout is on.
+      attention: None means as the level says.
+      dtype: of the computation.
+    """
+
+    level: Level
+    style: Style
+    train: bool = False
+    attention: bool | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b d"],
+        skip: Float[Array, "b h w s"] | None = None,
+    ) -> Array:
+        """Returns [b, h, w, level.channels]."""
+        level, dtype = self.level, self.dtype
+        dropout = level.dropout if self.train else 0.0
+        block = layers.ResBlock(level.channels, self.style, dropout, dtype, name="res")
+        x = block(x, emb, skip)
+        if level.attention if self.attention is None else self.attention:
+            norm = self.style.conv_norm
+            attend = transformer.SelfAttention(
+                level.heads, self.style, norm, dtype=dtype, name="attention"
+            )
+            x = attend(x)
+        return x
+
+
+def conv_levels(
+    h: Float[Array, "b h w c"],
+    emb: Float[Array, "b d"],
+    levels: tuple[Level, ...],
+    conv_block: Callable[..., nn.Module],
+    bottom: Callable[[Array], Array],
+    extra_up: int,
+    number: int = 0,
+) -> Array:
+    """Returns the features after going down these levels, the bottom, and up again.
+
+    The maps that a level has made on the way down, its input first, are taken in as
+    skips in reverse order; blocks on the way up beyond their number have none.
+
+    Args:
+      h: input, of the width of the first level.
+      emb: modulates every block.
+      levels: those still to go down.
+      conv_block: makes a block from (level, name=).
+      bottom: what happens below the blocks of the lowest of the levels.
+      extra_up: blocks on the way up beyond those on the way down, where a level does
+        not say.
+      number: of the first level, for the names.
+    """
+    if not levels:
+        return bottom(h)
+    level, below = levels[0], levels[1:]
+    skips = [h]
+    for j in range(level.blocks):
+        h = conv_block(level, name=f"down_{number}_{j}")(h, emb)
+        skips.append(h)
+    if below:
+        h = layers.Down(below[0].channels, h.dtype, name=f"down_{number + 1}")(h)
+    h = conv_levels(h, emb, below, conv_block, bottom, extra_up, number + 1)
+    if below:
+        h = layers.Up(level.channels, h.dtype, name=f"up_{number}")(h)
+    blocks_up = level.blocks + extra_up if level.blocks_up is None else level.blocks_up
+    for j in range(blocks_up):
+        skip = skips.pop() if skips else None
+        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip)
+    return h
