@@ -1,0 +1,151 @@
+"""What is minimised: the weighted error of a denoiser, one number per example.
+
+The network may predict any kind. Its error is measured where it predicts, against the
+target made from x and eps themselves, and then counted in the one measure that weights
+refer to (squared error of eps per unit of logsnr, see `core.types.WeightFn`):
+
+    loss_i = |error_i|^2 exp( log w(logsnr)           the weight
+                            + log E_eps/E_kind        from the network's kind to eps
+                            - log p(logsnr)           how often training visits logsnr:
+                            - log p(t) )              schedule, then time law
+
+The conversion between kinds is exact for every loss that is quadratic in the error, so
+neither the value nor the gradient depends on the kind in which the error is measured,
+and the expected loss does not depend on schedule or time law.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from simple_diffusion.core import images, rng
+from simple_diffusion.core.types import (
+    ApplyFn,
+    Batch,
+    Codec,
+    Conditioning,
+    Key,
+    LossFn,
+    Params,
+    WeightFn,
+)
+from simple_diffusion.diffusion import parameterization, process, schedules, time_laws
+
+
+@flax.struct.dataclass
+class Draw:
+    """Everything random about one batch, drawn for the whole batch at once.
+
+    t: times, [b].
+    keys: one key per example, [b]; its noise and label drop depend on nothing else, so
+      the batch can be split over devices or microbatches without changing a number.
+    """
+
+    t: Any
+    keys: Any
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What `step.make_train_step` minimises."""
+
+    def draw(self, key: Key, batch: Batch) -> Any:
+        """Returns all randomness of the batch: a tree of arrays [b, ...]."""
+        ...
+
+    def __call__(
+        self, params: Params, batch: Batch, draw: Any, train: bool = True
+    ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
+        """Returns the loss of each example, and {"logsnr": where it was measured}."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionObjective:
+    """The denoising objective of every model here, pixels or latents.
+
+    apply: the network.
+    schedule, time_law: where training puts its samples; they do not change the expected
+      loss.
+    weight: what is minimised, as a function of logsnr alone.
+    loss: the quadratic form, such as the mean square or the multiscale loss.
+    kind: what the network predicts: "eps", "v", "x" or "u".
+    family: how signal and noise are mixed.
+    codec: images -> x; None for pixels.
+    num_classes: 0 for a network without labels; otherwise also the null class.
+    label_drop: share of labels replaced by the null class in training, for guidance.
+    """
+
+    apply: ApplyFn
+    schedule: schedules.Schedule
+    time_law: time_laws.TimeLaw
+    weight: WeightFn
+    loss: LossFn
+    kind: str = "v"
+    family: process.Family = process.VP
+    codec: Codec | None = None
+    num_classes: int = 0
+    label_drop: float = 0.1
+
+    def draw(self, key: Key, batch: Batch) -> Draw:
+        """Returns times and keys for a whole batch."""
+        b = batch.label.shape[0]
+        time_key, example_key = jax.random.split(key)
+        return Draw(
+            t=self.time_law.sample(time_key, b),
+            keys=rng.per_example(example_key, jnp.arange(b)),
+        )
+
+    def __call__(
+        self, params: Params, batch: Batch, draw: Draw, train: bool = True
+    ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
+        """Returns the loss of each example and the logsnr at which it was measured.
+
+        Args:
+          params: of the network.
+          batch: images, labels; `mask` is the caller's business.
+          draw: from `draw`, the same slice as the batch.
+          train: drops labels and lets the network drop units; False for evaluation.
+        """
+        x = images.to_unit_range(batch.image)
+        if self.codec is not None:
+            x = self.codec.encode(x)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(draw.keys)  # [b, 3]
+        eps = rng.normal_per_example(keys[:, 0], x.shape[1:])
+        logsnr = self.schedule(draw.t)
+        z_t = process.add_noise(self.family, x, eps, logsnr)
+        cond = Conditioning(label=self._labels(batch.label, keys[:, 1], train))
+        # Units are dropped in a batch as a whole: its first key stands for all.
+        dropout_key = keys[0, 2] if train else None
+        output = self.apply(params, z_t, logsnr, cond, dropout_key)
+        target = parameterization.target(self.kind, x, eps, logsnr, self.family)
+        error = output.astype(jnp.float32) - target
+        return self.loss(error) * jnp.exp(self._log_factor(draw.t, logsnr)), {
+            "logsnr": logsnr
+        }
+
+    def _labels(
+        self, label: Int[Array, "b"], keys: Key, train: bool
+    ) -> Int[Array, "b"] | None:
+        if self.num_classes == 0:
+            return None
+        if not train:
+            return label
+        drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_drop))(keys)
+        return jnp.where(drop, self.num_classes, label)
+
+    def _log_factor(
+        self, t: Float[Array, "b"], logsnr: Float[Array, "b"]
+    ) -> Float[Array, "b"]:
+        # Each term alone spans more than float32 can hold once exponentiated; their sum
+        # is moderate. Hence one sum and one exp.
+        return (
+            self.weight(logsnr)
+            + parameterization.log_error_factor(self.kind, logsnr, self.family)
+            - self.schedule.log_density(logsnr)
+            - self.time_law.log_density(t)
+        )

@@ -1,0 +1,135 @@
+"""Adam and AdamW with clipping, and the learning rate over the updates.
+
+The learning rate is the one that was asked for: it is never scaled by the batch, by the
+number of devices or by accumulation, and it is reported at each step.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from simple_diffusion.core import arrays
+from simple_diffusion.core.types import Params
+from simple_diffusion.training import sharding
+
+LearningRate = Callable[[Int[Array, ""]], Float[Array, ""]]
+
+SHAPES = ("constant", "cosine", "rsqrt")
+
+
+class Optimizer(NamedTuple):
+    """The transformation of gradients, and the learning rate it uses.
+
+    transform: optax; `updates, opt_state = transform.update(grads, opt_state, params)`.
+    learning_rate: number of updates made so far -> learning rate of the next one.
+    """
+
+    transform: optax.GradientTransformation
+    learning_rate: LearningRate
+
+
+def learning_rate(
+    peak: float,
+    *,
+    shape: str = "constant",
+    warmup_steps: int = 0,
+    total_steps: int | None = None,
+    final: float = 0.0,
+    decay_from: int | None = None,
+) -> LearningRate:
+    """Returns a learning rate that rises linearly and then follows a shape.
+
+    Args:
+      peak: the rate after the warm-up.
+      shape: "constant"; "cosine", which reaches `final` at `total_steps`; "rsqrt",
+        which is peak * sqrt(decay_from / n) for n > decay_from (EDM2, section 2.3).
+      warmup_steps: update n = 1, 2, ... of the warm-up uses peak * n / warmup_steps;
+        the first update is not wasted on a rate of zero.
+      total_steps: needed by "cosine".
+      final: where "cosine" ends, in the units of `peak`.
+      decay_from: where "rsqrt" begins; by default, at the end of the warm-up.
+
+    Raises:
+      ValueError: an unknown shape, or one that lacks what it needs.
+    """
+    if shape not in SHAPES:
+        raise ValueError(
+            f"learning-rate shape {shape!r} is none of {', '.join(SHAPES)}"
+        )
+    if shape == "cosine" and (total_steps is None or total_steps <= warmup_steps):
+        raise ValueError(
+            f"a cosine learning rate needs total_steps > warmup_steps={warmup_steps}, "
+            f"got total_steps={total_steps}"
+        )
+    start = warmup_steps if decay_from is None else decay_from
+    if shape == "rsqrt" and start < 1:
+        raise ValueError("an rsqrt learning rate needs a warm-up or decay_from >= 1")
+
+    def rate(count: Int[Array, ""]) -> Float[Array, ""]:
+        n = jnp.asarray(count, jnp.float32) + 1  # the number of the update to come
+        value = jnp.float32(peak)
+        if shape == "cosine":
+            assert total_steps is not None
+            passed = (n - 1 - warmup_steps) / (total_steps - warmup_steps)
+            cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(passed, 0.0, 1.0)))
+            value = final + (peak - final) * cosine
+        elif shape == "rsqrt":
+            value = peak * jnp.sqrt(start / jnp.maximum(n, start))
+        return value * jnp.minimum(1.0, n / max(1, warmup_steps))
+
+    return rate
+
+
+def adam(
+    rate: LearningRate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    eps: float = 1e-12,
+    weight_decay: float = 0.0,
+    decayed: str = r"(^|/)kernel$",
+    clip: float | None = 1.0,
+) -> Optimizer:
+    """Returns Adam, or AdamW where there is a weight decay.
+
+    Args:
+      rate: the learning rate.
+      b1: decay of the first moment.
+      b2: decay of the second; 0.99 and eps 1e-12 in simple diffusion, appendix.
+      eps: added to the root of the second moment.
+      weight_decay: AdamW's, times the learning rate; 0 in all published recipes here.
+      decayed: which parameters it acts on, a pattern on paths such as
+        "trunk/mlp/kernel". Not by rank: where blocks are stacked, a bias has two axes.
+      clip: largest global norm of the gradient; None for no limit.
+    """
+    steps = []
+    if clip is not None:
+        steps.append(_clip_by_global_norm(clip))
+    steps.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+    if weight_decay:
+        mask = functools.partial(_named, pattern=decayed)
+        steps.append(optax.add_decayed_weights(weight_decay, mask=mask))
+    steps.append(optax.scale_by_learning_rate(rate))
+    return Optimizer(optax.chain(*steps), rate)
+
+
+def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    # optax's divides 0 by 0 for a gradient of zero before it discards the result, which
+    # NaN checks take for an error. This one is exactly 1 below the limit.
+    def clip(grads: Params, params: Params | None) -> Params:
+        scale = limit / jnp.maximum(arrays.tree_norm(grads), limit)
+        return jax.tree.map(lambda g: scale * g, grads)
+
+    return optax.stateless(clip)
+
+
+def _named(params: Params, pattern: str) -> Params:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(pattern, sharding.path_name(path)) is not None, params
+    )

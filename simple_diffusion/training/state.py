@@ -1,0 +1,101 @@
+"""The state of a training run: everything a checkpoint holds, and nothing else."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from simple_diffusion.core import rng
+from simple_diffusion.core.types import Key, Params
+from simple_diffusion.training import sharding
+from simple_diffusion.training.ema import Average
+from simple_diffusion.training.optimizer import Optimizer
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All arrays that a step reads and writes.
+
+    step: batches seen, int32. Random keys and data order are functions of it.
+    params: float32 parameters.
+    ema: averages of the parameters by name.
+    opt_state: the optimizer's.
+    skipped: steps so far whose loss or gradient was not finite and that changed
+      nothing, int32; the number of updates made is step - skipped.
+    skipped_in_row: how many of the last steps were such, int32.
+    """
+
+    step: Any
+    params: Any
+    ema: Any
+    opt_state: Any
+    skipped: Any
+    skipped_in_row: Any
+
+    @property
+    def updates(self) -> Int[Array, ""]:
+        """The number of updates made so far."""
+        return self.step - self.skipped
+
+
+class Blueprint(NamedTuple):
+    """A state that does not exist yet.
+
+    abstract: its shapes, dtypes and shardings (a `TrainState` of `ShapeDtypeStruct`).
+    create: makes it, each device only its own part.
+    """
+
+    abstract: TrainState
+    create: Callable[[], TrainState]
+
+    @property
+    def shardings(self) -> TrainState:
+        """The sharding of each array."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+
+def blueprint(
+    init: Callable[[Key], Params],
+    optimizer: Optimizer,
+    averages: Mapping[str, Average],
+    *,
+    mesh: Mesh,
+    rules: sharding.Rules = sharding.RULES,
+    seed: int = 0,
+) -> Blueprint:
+    """Returns the plan of a state, without allocating it.
+
+    Args:
+      init: makes the parameters from a key.
+      optimizer: owns `opt_state`.
+      averages: the averages to track, by name; each starts at the initial parameters.
+      mesh: see `sharding.make_mesh`.
+      rules: which array is split how.
+      seed: of the run; the initial parameters depend on nothing else.
+    """
+
+    def initial() -> TrainState:
+        params = init(rng.key_for(seed, 0, "init"))
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            ema={name: jax.tree.map(jnp.copy, params) for name in averages},
+            opt_state=optimizer.transform.init(params),
+            skipped=jnp.int32(0),
+            skipped_in_row=jnp.int32(0),
+        )
+
+    shapes = jax.eval_shape(initial)
+    placed = sharding.state_shardings(shapes, mesh, rules)
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        placed,
+    )
+    return Blueprint(abstract, jax.jit(initial, out_shardings=placed))

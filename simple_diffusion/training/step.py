@@ -1,0 +1,173 @@
+"""One optimisation step, pure: (state, batch) -> (state, metrics).
+
+One step trains every model on every mesh: it sees neither networks nor devices. The
+loop jits it with shardings.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Shaped
+
+from simple_diffusion.core import arrays, rng
+from simple_diffusion.core.types import Batch, Params
+from simple_diffusion.training import ema
+from simple_diffusion.training.objectives import Objective
+from simple_diffusion.training.optimizer import Optimizer
+from simple_diffusion.training.state import TrainState
+
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+# Bounds between the logsnr bins in which the loss is reported; the first and the last
+# bin are open, so that every example is counted and runs can be compared bin by bin
+# whatever their schedule.
+BIN_EDGES = tuple(float(edge) for edge in range(-12, 13, 3))
+
+# Metrics that must be finite, in the order in which trouble shows.
+WATCHED = ("loss", "grad_norm", "param_norm")
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: Optimizer,
+    averages: Mapping[str, ema.Average],
+    *,
+    seed: int = 0,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Returns the training step.
+
+    Args:
+      objective: per-example losses; the mean over the batch is taken here, once.
+      optimizer: see `optimizer.adam`.
+      averages: the tracked averages by name, as the state was made with.
+      seed: of the run; all randomness of a step comes from (seed, state.step).
+      accumulate: microbatches the batch is cut into: the same result in less memory.
+
+    Returns:
+      (state, batch) -> (state, metrics). A step whose loss or gradient is not finite
+      leaves parameters, optimizer state and averages as they were, counts itself in
+      `skipped`, and says `finite` = False. The metrics are float32 scalars, apart from
+      loss_bin_sum and loss_bin_count [bins], see `BIN_EDGES`.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        draw = objective.draw(rng.key_for(seed, state.step, "objective"), batch)
+        mask = batch.mask.astype(jnp.float32)
+        # Shares of the mean, fixed before the batch is cut: microbatches only add up.
+        share = mask / jnp.maximum(jnp.sum(mask), 1.0)
+        losses, logsnr, grads = _gradient(
+            objective, state.params, (batch, draw, share), accumulate
+        )
+        loss, grad_norm = jnp.sum(share * losses), arrays.tree_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        updates, opt_state = optimizer.transform.update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        averaged = ema.update(state.ema, params, averages, state.updates + 1)
+        new = TrainState(
+            step=state.step + 1,
+            params=_keep_if(finite, params, state.params),
+            ema=_keep_if(finite, averaged, state.ema),
+            opt_state=_keep_if(finite, opt_state, state.opt_state),
+            skipped=state.skipped + ~finite,
+            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+        )
+        bin_sum, bin_count = loss_per_bin(losses, logsnr, mask)
+        return new, {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "update_norm": arrays.tree_norm(updates),
+            "param_norm": arrays.tree_norm(new.params),
+            "learning_rate": optimizer.learning_rate(state.updates),
+            "finite": finite,
+            "skipped": new.skipped,
+            "skipped_in_row": new.skipped_in_row,
+            "loss_bin_sum": bin_sum,
+            "loss_bin_count": bin_count,
+        }
+
+    return train_step
+
+
+def loss_per_bin(
+    losses: Float[Array, "b"], logsnr: Float[Array, "b"], mask: Float[Array, "b"]
+) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
+    """Returns the sum of the losses and the number of examples in each logsnr bin.
+
+    Sums and counts rather than means: they add up over steps and hosts, and their
+    totals give the loss itself.
+    """
+    index = jnp.searchsorted(jnp.asarray(BIN_EDGES), logsnr, side="right")
+    member = jax.nn.one_hot(index, len(BIN_EDGES) + 1) * mask[:, None]
+    # where: 0 * nan is nan, and one bad example must not spoil the bins of the others.
+    kept = jnp.where(member > 0, losses[:, None], 0.0)
+    return jnp.sum(kept, axis=0), jnp.sum(member, axis=0)
+
+
+def bin_names() -> list[str]:
+    """Returns a name for each logsnr bin, such as "-3..0"."""
+    edges = ["", *(f"{edge:g}" for edge in BIN_EDGES), ""]
+    return [f"{low}..{high}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def first_bad_metric(metrics: Mapping[str, np.ndarray]) -> str | None:
+    """Returns the name of the first watched metric that is not finite, if any."""
+    bad = (name for name in WATCHED if not np.isfinite(metrics[name]))
+    return next(bad, None)
+
+
+def _gradient(
+    objective: Objective, params: Params, whole: Any, accumulate: int
+) -> tuple[Float[Array, "b"], Float[Array, "b"], Params]:
+    """Returns losses, logsnr and the gradient of the mean loss."""
+
+    def weighted(params: Params, part: Any) -> tuple[Array, tuple[Array, Array]]:
+        batch, draw, share = part
+        losses, aux = objective(params, batch, draw)
+        return jnp.sum(share * losses), (losses, aux["logsnr"])
+
+    gradient = jax.grad(weighted, has_aux=True)
+    if accumulate == 1:
+        grads, (losses, logsnr) = gradient(params, whole)
+        return losses, logsnr, grads
+
+    # Only a microbatch is a batch again; the stack of them is scanned as bare arrays.
+    leaves, structure = jax.tree.flatten(whole)
+
+    def add(total: Params, part: list[Array]) -> tuple[Params, tuple[Array, Array]]:
+        grads, aux = gradient(params, jax.tree.unflatten(structure, part))
+        return jax.tree.map(jnp.add, total, grads), aux
+
+    grads, (losses, logsnr) = jax.lax.scan(
+        add,
+        jax.tree.map(jnp.zeros_like, params),
+        [_cut(leaf, accumulate) for leaf in leaves],
+    )
+    return _join(losses), _join(logsnr), grads
+
+
+def _cut(v: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts n ..."]:
+    if v.shape[0] % parts:
+        raise ValueError(
+            f"a batch of {v.shape[0]} cannot be cut into {parts} microbatches: "
+            f"train.batch_size must be a multiple of the accumulation"
+        )
+    # Every parts-th example, not a run of them: each device then cuts up the examples
+    # it already holds, and none has to travel.
+    return v.reshape(v.shape[0] // parts, parts, *v.shape[1:]).swapaxes(0, 1)
+
+
+def _join(v: Float[Array, "parts n"]) -> Float[Array, "b"]:
+    return v.swapaxes(0, 1).reshape(-1)
+
+
+def _keep_if(finite: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
