@@ -1,0 +1,235 @@
+"""Every key of a run, with its default and what it means.
+
+A recipe starts from `default()` and changes what its experiment needs. The tree is
+locked: a key that is not here is an error that names it. Sections that describe one of
+several kinds of thing (`model`, `schedule`) are made by a function each, so that a
+recipe holds the keys of the kind it uses and no others.
+
+Durations come as three keys, `*_steps`, `*_epochs` and `*_examples`, of which at most
+one is set; they are converted to steps once, when the run is built.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def _duration(name: str, steps: int | None = None) -> dict:
+    """Returns the three keys of a duration, of which at most one may be set."""
+    keys = {
+        f"{name}_steps": placeholder(int),
+        f"{name}_epochs": placeholder(float),
+        f"{name}_examples": placeholder(int),
+    }
+    if steps is not None:
+        keys[f"{name}_steps"] = steps
+    return keys
+
+
+def cosine() -> ConfigDict:
+    """The cosine schedule of the unit of resolution, between two bounds of logsnr."""
+    return ConfigDict(dict(name="cosine", logsnr_min=-15.0, logsnr_max=15.0))
+
+
+def shifted_cosine(noise_d: int = 64) -> ConfigDict:
+    """The cosine schedule with the SNR it has at `noise_d` pixels (section 3.1)."""
+    return ConfigDict(
+        dict(
+            name="shifted_cosine",
+            logsnr_min=-15.0,
+            logsnr_max=15.0,
+            # Reference resolution in pixels; smaller means more noise.
+            noise_d=noise_d,
+            # Move the bounds so that the ends stay at logsnr_min and logsnr_max.
+            keep_end_points=False,
+        )
+    )
+
+
+def interpolated_cosine(clean_d: int = 256, noisy_d: int = 32) -> ConfigDict:
+    """From the shift of `clean_d` at t = 0 to that of `noisy_d` at t = 1."""
+    return ConfigDict(
+        dict(
+            name="interpolated_cosine",
+            logsnr_min=-15.0,
+            logsnr_max=15.0,
+            clean_d=clean_d,
+            noisy_d=noisy_d,
+        )
+    )
+
+
+def flow() -> ConfigDict:
+    """Rectified flow: t = sigmoid(-logsnr / 2)."""
+    return ConfigDict(
+        dict(
+            name="flow",
+            logsnr_min=-15.0,
+            logsnr_max=15.0,
+            # As of shifted_cosine; none shifts nothing.
+            noise_d=placeholder(int),
+        )
+    )
+
+
+def default() -> ConfigDict:
+    """Returns every key with its default; `model` is the U-ViT of the paper."""
+    # Imported here so that the sections of this file can be read in order.
+    from configs import networks
+
+    config = ConfigDict()
+
+    config.data = ConfigDict(
+        dict(
+            # scenes | digits | folder:PATH | tfds:NAME
+            source="scenes",
+            # Where TFDS data sets lie; none means TFDS's own default.
+            data_dir=placeholder(str),
+            # Side in pixels of the square images that are trained on.
+            resolution=64,
+            # Number of classes: none means as many as the source has, 0 ignores labels.
+            num_classes=placeholder(int),
+            # area | antialias (Lanczos)
+            resize="area",
+            # center | random
+            crop="center",
+            # Mirror every second image, at random.
+            flip=True,
+            # Share of a folder's images that is kept from training.
+            holdout_fraction=0.05,
+        )
+    )
+
+    config.model = networks.uvit()
+
+    config.diffusion = ConfigDict(
+        dict(
+            # Scale of z: vp | flow
+            family="vp",
+            schedule=shifted_cosine(),
+            # How training draws t: uniform | stratified | logit_normal
+            time_law="stratified",
+            time_mean=0.0,
+            time_std=1.0,
+            # What the network predicts: eps | x | v | u
+            prediction="v",
+        )
+    )
+
+    config.loss = ConfigDict(
+        dict(
+            # eps_mse | v_mse | x_mse | u_mse | snr_trunc | min_snr | soft_min_snr |
+            # sigmoid | edm
+            weighting="v_mse",
+            min_snr_gamma=5.0,
+            # Bias of the sigmoid weighting; none means that of the resolution (SiD2).
+            sigmoid_bias=placeholder(float),
+            edm_mean=-1.2,
+            edm_std=1.2,
+            edm_sigma_data=0.5,
+            # Add the errors of the pooled images, for > 256 pixels (section 3.2).
+            multiscale=False,
+            multiscale_smallest=32,
+            # mean | paper: with or without the factor d that keeps clip_norm meaningful
+            multiscale_normalise="mean",
+            # Share of labels replaced by the null class, so that guidance is possible.
+            label_drop=0.1,
+        )
+    )
+
+    config.optimizer = ConfigDict(
+        dict(
+            # adam | adamw
+            name="adam",
+            # Never scaled by batch size or device count behind your back.
+            learning_rate=1e-4,
+            # constant | cosine | rsqrt, after the warm-up
+            decay="constant",
+            warmup_steps=10_000,
+            b1=0.9,
+            b2=0.99,
+            eps=1e-12,
+            weight_decay=0.0,
+            # Largest norm of the whole gradient; 0 clips nothing.
+            clip_norm=1.0,
+        )
+    )
+
+    config.ema = ConfigDict(
+        dict(
+            decay=0.9999,
+            # Let the decay grow from 0.1 in the first steps: for short runs.
+            warmup=False,
+            # Lengths of power-function averages tracked beside it (EDM2), such as
+            # (0.05, 0.1); any other length can be made of their snapshots afterwards.
+            power=(),
+            # 0 takes no snapshots.
+            snapshot_every_steps=0,
+        )
+    )
+
+    # Devices along each axis of the mesh; -1 is whatever remains.
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+
+    config.train = ConfigDict(
+        dict(
+            seed=0,
+            batch_size=512,
+            # Split each batch into so many parts, one after the other, to save memory.
+            accumulate=1,
+            **_duration("total", steps=500_000),
+            **_duration("log_every", steps=100),
+            **_duration("checkpoint_every", steps=5_000),
+            **_duration("sample_every", steps=10_000),
+            # Newest checkpoints kept; and every so many steps, one kept for good.
+            keep_checkpoints=2,
+            keep_every_steps=placeholder(int),
+            # First and last step of a profile written to the workdir.
+            profile_steps=(),
+        )
+    )
+
+    config.sample = ConfigDict(
+        dict(
+            seed=0,
+            count=64,
+            # Images at a time on all devices together.
+            batch_size=64,
+            # HxW; none means data.resolution, square.
+            size=placeholder(str),
+            # Comma-separated names or numbers, repeated in turn; none means all.
+            classes=placeholder(str),
+            # ancestral | ddim | heun | dpmpp_2m
+            solver="ancestral",
+            # Where the solver stops on its way: uniform_t | uniform_logsnr | karras
+            grid="uniform_t",
+            # Network evaluations; heun makes two at each.
+            steps=256,
+            # ancestral: between posterior variance (0) and its upper bound (1).
+            gamma=0.2,
+            # ddim: share of fresh noise; 0 is deterministic.
+            eta=0.0,
+            # x = x_weak + guidance (x_strong - x_weak); 1 is no guidance.
+            guidance=1.0,
+            # Guide only while low < logsnr < high; none means always.
+            guidance_low=placeholder(float),
+            guidance_high=placeholder(float),
+            # Workdir of a weaker model to guide by, in place of the null class.
+            guidance_workdir=placeholder(str),
+            # static | dynamic | none
+            clip="static",
+            # Which parameters: ema | ema_SIGMA of ema.power | params
+            weights="ema",
+        )
+    )
+
+    config.evaluate = ConfigDict(
+        dict(
+            seed=0,
+            # Samples drawn and held-out images read.
+            count=10_000,
+            batch_size=256,
+            # Samples and images for the cheap evaluation at the end of training.
+            count_after_training=512,
+        )
+    )
+    return config.lock()

@@ -1,0 +1,187 @@
+"""The `model` section: from the columns of a level table to a network."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from simple_diffusion.build.options import pick
+from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
+from simple_diffusion.diffusion import parameterization, process
+from simple_diffusion.nets import conditioning, patching, residual_uvit, unet, uvit
+from simple_diffusion.nets.layers import Level, Style
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, and the process it denoises.
+
+    apply, init: the network as pure functions.
+    size: height, width and channels it is trained at.
+    num_classes: 0 if it has no labels.
+    kind, family: what it predicts, and the scale of its input.
+    """
+
+    apply: ApplyFn
+    init: Callable[[Key], Params]
+    size: tuple[int, int, int]
+    num_classes: int
+    kind: str
+    family: process.Family
+
+
+def model(config: ConfigDict, num_classes: int) -> Model:
+    """Returns the network of a config; no parameters are made yet.
+
+    Args:
+      config: the whole config.
+      num_classes: 0 for a network without labels.
+
+    Raises:
+      ValueError: for an unknown name, or a resolution that the network cannot divide.
+    """
+    side = config.data.resolution
+    net = network(config.model, side, num_classes)
+
+    def apply(
+        params: Params,
+        z_t: jax.Array,
+        logsnr: jax.Array,
+        cond: Conditioning,
+        dropout_key: Key | None = None,
+    ) -> jax.Array:
+        train = dropout_key is not None
+        rngs = {"dropout": dropout_key} if train else None
+        return net.apply({"params": params}, z_t, logsnr, cond, train, rngs=rngs)
+
+    def init(key: Key) -> Params:
+        label = jnp.zeros(1, jnp.int32) if num_classes else None
+        z_t = jnp.zeros((1, side, side, 3))
+        return net.init(key, z_t, jnp.zeros(1), Conditioning(label=label))["params"]
+
+    kinds = {kind: kind for kind in parameterization.KINDS}
+    families = {"vp": process.VP, "flow": process.FLOW}
+    return Model(
+        apply=apply,
+        init=init,
+        size=(side, side, 3),
+        num_classes=num_classes,
+        kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
+        family=pick(families, config.diffusion.family, "diffusion.family"),
+    )
+
+
+def network(m: ConfigDict, side: int, num_classes: int) -> nn.Module:
+    """Returns the linen module of a `model` section for square images of this side."""
+    networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
+    make = pick(networks, m.name, "model.name")
+    net = make(
+        m,
+        side,
+        embedding=conditioning.Embedding(
+            channels=m.emb_channels,
+            sinusoid_channels=m.base_channels,
+            num_classes=num_classes,
+            input=m.logsnr_input,
+        ),
+        patching=m.patching,
+        normalise_bands=m.normalise_bands,
+        dtype=_dtype(m.dtype),
+        remat=None if m.remat == "none" else m.remat,
+    )
+    # Here rather than in the first call: the error can then name the key.
+    try:
+        patching.check_size((side, side), m.patching, len(net.levels))
+    except ValueError as error:
+        raise ValueError(f"data.resolution={side}: {error}") from None
+    return net
+
+
+def _dtype(name: str | None) -> Any:
+    if name is None:
+        # bfloat16 halves the time on accelerators and doubles it on CPUs.
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    names = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    return pick(names, name, "model.dtype")
+
+
+def _style(m: ConfigDict, **film: Any) -> Style:
+    return Style(
+        conv_norm=m.conv_norm,
+        token_norm=m.token_norm,
+        activation=m.activation,
+        skip=m.skip,
+        qk_norm=m.qk_norm,
+        position=m.position,
+        attention=m.attention,
+        **film,
+    )
+
+
+def _unet(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+    finest = side // patching.parse(m.patching).factor
+    levels = []
+    rows = _rows(channels=m.channels, blocks=m.blocks, heads=m.heads)
+    for k, row in enumerate(rows):
+        resolution = finest // 2**k
+        level = Level(
+            **row,
+            blocks_up=row["blocks"] + m.extra_up_blocks,
+            attention=resolution in m.attention_resolutions,
+            dropout=m.dropout if resolution <= m.dropout_resolution else 0.0,
+        )
+        levels.append(level)
+    return unet.UNet(tuple(levels), style=_style(m), **common)
+
+
+def _uvit(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+    levels = [
+        Level(**row, blocks_up=row["blocks"] + m.extra_up_blocks)
+        for row in _rows(channels=m.channels, blocks=m.blocks)
+    ]
+    trunk = Level(
+        m.trunk_channels,
+        m.trunk_blocks,
+        kind="transformer",
+        heads=m.trunk_heads,
+        dropout=m.trunk_dropout,
+    )
+    return uvit.UViT(
+        (*levels, trunk),
+        training_size=(side, side),
+        style=_style(m, film=m.film),
+        scan_unroll=m.scan_unroll,
+        **common,
+    )
+
+
+def _residual_uvit(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+    rows = _rows(
+        channels=m.channels,
+        kind=m.kinds,
+        blocks=m.blocks,
+        heads=m.heads,
+        dropout=m.dropout,
+    )
+    return residual_uvit.ResidualUViT(
+        tuple(Level(**v, blocks_up=v["blocks"] + m.extra_up_blocks) for v in rows),
+        training_size=(side, side),
+        style=_style(m, film=m.film),
+        scan_unroll=m.scan_unroll,
+        **common,
+    )
+
+
+def _rows(**columns: tuple) -> list[dict[str, Any]]:
+    """Returns the columns of a level table as rows."""
+    if len({len(column) for column in columns.values()}) != 1:
+        lengths = ", ".join(f"{name}: {len(v)}" for name, v in columns.items())
+        raise ValueError(f"model: one entry per level is needed, got {lengths}")
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
+    ]

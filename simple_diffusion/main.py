@@ -1,0 +1,60 @@
+"""The command line: flags, start of the platform, dispatch to a mode.
+
+  python -m simple_diffusion.main --config configs/quickstart.py --workdir runs/quickstart
+"""
+
+import importlib
+import os
+import sys
+
+# Before jax and TensorFlow start: their banners would bury our first lines.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+MODES = ("train", "sample", "evaluate")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    "configs/quickstart.py",
+    "Recipe; configs/x.py:variant picks a variant, --config.a.b=c overrides a key.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, pictures, metrics."
+)
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of the cluster (Cloud TPU, SLURM, Open MPI).",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs one mode; what goes wrong for a reason the user can mend is one line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
+    try:
+        mode.run(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
+            raise
+        sys.exit(
+            f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where it arose)"
+        )
+
+
+def cli() -> None:
+    """Parses the flags and runs `main`."""
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()
