@@ -199,9 +199,10 @@ def assert_importable_without(blocked: list[str], modules: list[str]):
     assert run.returncode == 0, run.stderr
 
 
-def test_networks_step_and_sampling_start_without_tensorflow_clu_and_ml_collections():
+def test_networks_step_sampling_and_benchmarks_start_without_host_libraries():
     light = {"core", "diffusion", "nets", "sampling", "restoration", "training"}
     host = {f"{PACKAGE}.training.{name}" for name in ("report", "checkpoint", "loop")}
     modules = [m for m in MODULES if light & set(rooms(m)) and m not in host]
+    modules += ["benchmarks.train_step", "benchmarks.sampling_overhead"]
     heavy = ["tensorflow", "tensorflow_datasets", "clu", "ml_collections"]
     assert_importable_without(heavy, modules)

@@ -1,0 +1,42 @@
+"""The benchmarks run, at a size at which their figures mean nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Nearly all of the time here goes into compiling, and nobody will read the figures.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+SMALL = "--resolution=16 --width=16 --depth=1 --batch=2 --rounds=1".split()
+
+
+def figures(script: str, *flags: str, output: Path) -> dict:
+    command = [sys.executable, "-m", f"benchmarks.{script}", *SMALL, *flags]
+    command += ["--json", str(output)]
+    env = {**os.environ, "XLA_FLAGS": FAST}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(output.read_text())
+
+
+@pytest.mark.slow
+def test_the_training_step_is_measured_beside_a_matrix_product(tmp_path):
+    flags = ["--ours=paper", "--steps=1", "--matmul=64"]
+    found = figures("train_step", *flags, output=tmp_path / "figures.json")
+    product, ours = found["rows"]
+    assert product["flops"] == 2 * 64**3
+    # XLA's count leaves out what it can simplify away, such as products with padding.
+    assert 0.8 < ours["xla_flops"] / ours["flops"] < 1.2
+    assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"])
+
+
+@pytest.mark.slow
+def test_sampling_is_measured_beside_bare_calls(tmp_path):
+    flags = ["--solvers", "ddim", "--calls=2"]
+    found = figures("sampling_overhead", *flags, output=tmp_path / "figures.json")
+    assert set(found["seconds"]) == {"bare network", "ddim"}
+    assert all(min(values) > 0 for values in found["seconds"].values())
