@@ -63,5 +63,7 @@ if [ "$accelerator" = cpu ]; then
   # asked for before the process starts, the page faults no longer decide its time.
   export GLIBC_TUNABLES=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
 fi
-# TensorFlow only reads data here; what it says at start is about other uses.
+# TensorFlow only reads data here: its notes on processors concern other uses. The one on
+# oneDNN, which speeds up products, comes at any log level and goes when that is off.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-0}
