@@ -49,8 +49,9 @@ def classifier_free(
     null_cond: Conditioning,
     weight: Weight,
 ) -> DenoiseFn:
-    """Returns classifier-free guidance (arXiv 2207.12598) in one call of twice the
-    batch.
+    """Returns classifier-free guidance in one call of twice the batch.
+
+    Source: arXiv 2207.12598.
 
     Args:
       bind: conditioning -> denoise function, one network for both.

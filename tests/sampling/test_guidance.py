@@ -84,6 +84,25 @@ def test_classifier_free_guidance_calls_the_network_once():
     assert network.batches == [6]
 
 
+def test_guidance_moves_nothing_between_devices():
+    mesh = jax.make_mesh((8,), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    z, logsnr, label = jax.device_put(
+        (jnp.ones((16, 4, 4, 1)), jnp.zeros(16), jnp.arange(16)), spread
+    )
+
+    def run(z, logsnr, label):
+        cond, null = (
+            Conditioning(label=v, box=jnp.zeros((16, 4))) for v in (label, 0 * label)
+        )
+        return guidance.classifier_free(Network().bind, cond, null, 2.0)(z, logsnr)
+
+    program = jax.jit(run, out_shardings=spread).lower(z, logsnr, label).compile()
+    text = program.as_text()
+    for collective in ("all-gather", "all-to-all", "all-reduce", "collective-permute"):
+        assert collective not in text
+
+
 def test_classifier_free_weight_one_is_the_conditional_model_alone():
     network = Network()
     guided = guidance.classifier_free(network.bind, COND, NULL, 1.0)
