@@ -7,9 +7,9 @@ section 5; the process in the notation of process.py),
                  + E[-log p(x | z_0)]                what is unsure at the clean end
                  + 1/2 integral E||eps - eps_hat||^2 dlogsnr        all between the ends
 
-with sums over pixels and channels. Divided by how many those are, and by log 2, it is in
-bits per dimension. Of a schedule the bound knows only the two ends, and of the scale of
-z nothing. All functions return one number per example.
+with sums over pixels and channels. Divided by how many those are, and by log 2, it is
+in bits per dimension. Of a schedule the bound knows only the two ends, and of the scale
+of z nothing. All functions return one number per example.
 """
 
 import math
@@ -23,6 +23,7 @@ from simple_diffusion.core import arrays, rng
 from simple_diffusion.core.types import DenoiseFn, Key
 from simple_diffusion.diffusion import process
 from simple_diffusion.diffusion.process import VP, Family
+from simple_diffusion.diffusion.schedules import Schedule
 
 
 class Bound(NamedTuple):
@@ -41,36 +42,34 @@ class Bound(NamedTuple):
 def bound(
     denoise: DenoiseFn,
     x: Float[Array, "b h w c"],
+    schedule: Schedule,
     u: Float[Array, "b"],
     keys: Key,
-    logsnr_min: float = -15.0,
-    logsnr_max: float = 15.0,
     family: Family = VP,
 ) -> Bound:
     """Returns an unbiased estimate of the bound from one noise level per example.
 
-    The levels are uniform in logsnr. A training schedule would visit its ends so rarely
+    The levels are uniform in logsnr. The schedule itself would visit its ends so rarely
     that the few visits, weighted up, would be most of the variance.
 
     Args:
       denoise: the denoise function.
       x: images whose pixels are the 256 levels of [-1, 1].
+      schedule: its ends are those of the integral.
       u: uniform in [0, 1], where between the ends the level lies; stratified numbers
         (time_laws.py) make the estimate far less noisy.
       keys: one per example.
-      logsnr_min: the noisy end; the schedule's at t = 1.
-      logsnr_max: the clean end; the schedule's at t = 0.
       family: the scale of z that `denoise` expects.
     """
     noise_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
     eps = rng.normal_per_example(noise_keys[:, 0], x.shape[1:])
     eps_clean = rng.normal_per_example(noise_keys[:, 1], x.shape[1:])
-    width = logsnr_max - logsnr_min
-    integrand = diffusion(denoise, x, eps, logsnr_min + u * width, family)
+    noisy, clean = schedule(jnp.ones_like(u)), schedule(jnp.zeros_like(u))
+    integrand = diffusion(denoise, x, eps, noisy + u * (clean - noisy), family)
     return Bound(
-        prior=prior(x, jnp.full_like(u, logsnr_min)),
-        reconstruction=reconstruction(x, eps_clean, jnp.full_like(u, logsnr_max)),
-        diffusion=width * integrand,
+        prior=prior(x, noisy),
+        reconstruction=reconstruction(x, eps_clean, clean),
+        diffusion=(clean - noisy) * integrand,
     )
 
 

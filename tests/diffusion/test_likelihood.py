@@ -6,12 +6,14 @@ import scipy.special
 import scipy.stats
 
 from simple_diffusion.core import images, rng
-from simple_diffusion.diffusion import likelihood, process, time_laws
+from simple_diffusion.diffusion import likelihood, process, schedules, time_laws
 from tests.gaussian import Gaussian
 
 LEVELS = images.to_unit_range(jnp.arange(256, dtype=jnp.uint8).reshape(256, 1, 1))[
     :, 0, 0
 ]
+
+COSINE = schedules.cosine()
 
 
 def at(logsnr, x):
@@ -87,7 +89,7 @@ def test_bound_with_the_exact_denoiser_is_the_entropy_of_the_data():
     x = jax.random.choice(x_key, LEVELS, (n, 4, 4, 1), p=jnp.asarray(p, jnp.float32))
     u = time_laws.stratified().sample(u_key, n)
     keys = rng.per_example(key, jnp.arange(n))
-    got = jax.jit(lambda x, u: likelihood.bound(denoise, x, u, keys))(x, u)
+    got = jax.jit(lambda x, u: likelihood.bound(denoise, x, COSINE, u, keys))(x, u)
     # 32768 squared normals of uneven size: a standard error of 0.8 %.
     np.testing.assert_allclose(got.total.mean(), entropy, rtol=0.03)
     assert got.prior.max() < 1e-3
@@ -99,8 +101,8 @@ def test_bound_of_an_image_does_not_depend_on_its_batch():
     u = jnp.array([0.1, 0.4, 0.6, 0.9])
     keys = rng.per_example(jax.random.key(8), jnp.arange(4))
     denoise = Gaussian().denoiser()
-    together = likelihood.bound(denoise, x, u, keys)
-    alone = likelihood.bound(denoise, x[2:3], u[2:3], keys[2:3])
+    bound = jax.jit(lambda x, u, keys: likelihood.bound(denoise, x, COSINE, u, keys))
+    together, alone = bound(x, u, keys), bound(x[2:3], u[2:3], keys[2:3])
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a[2:3], b, rtol=1e-5, atol=1e-6)
 
