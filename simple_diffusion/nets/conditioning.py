@@ -24,6 +24,9 @@ def logsnr_input(
       logsnr: of any shape, float32.
       low: where "linear" is 0.
       high: where "linear" is 1.
+
+    Raises:
+      ValueError: if there is no such kind.
     """
     match kind:
         case "linear":
@@ -33,10 +36,16 @@ def logsnr_input(
         case "inv_cos":
             # Beyond 20 the time is 0 or 1 to four digits; the exponential stays finite.
             return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20))) * (2 / jnp.pi)
+    raise ValueError(f"logsnr input {kind!r} must be linear, sigmoid or inv_cos")
 
 
 def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channels}"]:
-    """Returns sines, then cosines of 1000 value at wavelengths from 2π to 2π 10⁴."""
+    """Returns sines, then cosines of 1000 value at wavelengths from 2π to 2π 10⁴.
+
+    Args:
+      value: of order one.
+      channels: even, at least 4.
+    """
     half = channels // 2
     frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / (half - 1))
     angle = 1000.0 * value[:, None] * frequency[None]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,9 @@ class Level:
     heads: int = 4
     dropout: float = 0.0
 
+    def __post_init__(self):
+        _check_choices(self)
+
 
 @dataclass(frozen=True)
 class Style:
@@ -79,6 +82,17 @@ class Style:
     position: Literal["learned", "sincos", "rope", "none"] = "none"
     film: Literal["hidden", "before_activation", "input", "none"] = "hidden"
     attention: ops.Implementation | ops.AttentionFn = "auto"
+
+    def __post_init__(self):
+        _check_choices(self)
+
+
+def _check_choices(table: Any) -> None:
+    """Raises ValueError if a field that is a choice has none of its values."""
+    for field, hint in get_type_hints(type(table)).items():
+        value = getattr(table, field)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{field}={value!r} must be one of {get_args(hint)}")
 
 
 class Norm(nn.Module):

@@ -30,15 +30,22 @@ def attention(
         tracing, by the default backend and the shapes. For a program lowered for
         another platform than the default one say "xla". A function (q, k, v) -> output
         replaces all of them.
+
+    Raises:
+      ValueError: if there is no such implementation.
     """
     if callable(implementation):
         return implementation(q, k, v)
     if implementation == "auto":
         implementation = _choose(q, k)
-    if implementation == "flash_tpu":
-        return _flash_tpu(q, k, v)
-    name = "cudnn" if implementation == "cudnn" else "xla"
-    return jax.nn.dot_product_attention(q, k, v, implementation=name)
+    match implementation:
+        case "xla" | "cudnn":
+            return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+        case "flash_tpu":
+            return _flash_tpu(q, k, v)
+    raise ValueError(
+        f"attention={implementation!r} must be auto, xla, cudnn, flash_tpu or callable"
+    )
 
 
 def _choose(q: Array, k: Array) -> Implementation:

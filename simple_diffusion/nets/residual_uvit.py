@@ -69,6 +69,7 @@ class ResidualUViT(nn.Module):
         Raises:
           ValueError: if the levels cannot divide the image, naming the multiple.
         """
+        check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         emb = self.embedding(logsnr, cond)
         ends = (self.patching, self.normalise_bands, self.dtype)

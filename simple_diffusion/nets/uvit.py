@@ -71,6 +71,7 @@ class UViT(nn.Module):
                 "the levels of a U-ViT must be 'conv', and the last 'transformer', got"
                 f" {[v.kind for v in self.levels]}"
             )
+        check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         emb = self.embedding(logsnr, cond)
         ends = (self.patching, self.normalise_bands, self.dtype)
