@@ -1,0 +1,38 @@
+"""Real handwritten digits, 8x8 pixels, that come with scikit-learn: nothing to load."""
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+class DigitsSource:
+    """The 1797 digits of scikit-learn's `load_digits`, of which a tenth is held out.
+
+    Args:
+      split: "train" or "holdout".
+    """
+
+    class_names = tuple("0123456789")
+
+    def __init__(self, split: str):
+        # Imported here: it takes a second, and only this source needs it.
+        from sklearn import datasets
+
+        ink, labels = datasets.load_digits(return_X_y=True)  # ink [n, 64], 0 to 16
+        images = np.round(np.asarray(ink) * (255 / 16)).astype(np.uint8)
+        # Neighbours are by the same writer; every tenth thus samples all writers.
+        held_out = np.arange(len(images)) % 10 == 9
+        chosen = held_out if split == "holdout" else ~held_out
+        self._images = images.reshape(-1, 8, 8)[chosen]
+        self._labels = np.asarray(labels)[chosen]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(
+        self, index: int, resolution: int
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+        """Returns white on black at exactly the resolution; see `sources.Source`."""
+        image = Image.fromarray(self._images[index])
+        image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+        return np.asarray(image.convert("RGB")), int(self._labels[index])

@@ -1,0 +1,138 @@
+"""Any folder of images: nested or flat, mixed sizes and formats, with classes or not.
+
+Where every image lies in some subfolder, the subfolder directly below the folder is its
+class, however deep the image lies. Where any image lies directly in the folder, there
+are no classes.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from simple_diffusion.data import decode
+from simple_diffusion.data.errors import BadImage, DataError
+
+log = logging.getLogger(__name__)
+
+# Formats that Pillow cannot read everywhere (HEIC, raw) are here too: a photograph left
+# out is then named in a warning and not just missing.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm "
+    ".pnm .tga .ico .jp2 .j2k .avif .heic .heif .dng .cr2 .nef .arw".split()
+)
+
+
+class FolderSource:
+    """The images of a folder, or the part of them that is held out.
+
+    Args:
+      root: the folder.
+      split: "train" or "holdout".
+      holdout_fraction: share held out, in [0, 1). An image belongs to the one or the
+        other by its path relative to the root alone, so adding images moves none.
+
+    Raises:
+      DataError: if there is no such folder, or it holds no image.
+    """
+
+    def __init__(self, root: Path, split: str, holdout_fraction: float = 0.05):
+        self._root = root
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise DataError(f"data.source=folder:{root}: {root} {what}")
+        paths = sorted(_image_paths(root, ""))
+        if not paths:
+            raise DataError(
+                f"data.source=folder:{root}: no image in {root} or below; "
+                f"files count as images by their suffix: {' '.join(sorted(SUFFIXES))}"
+            )
+        self.class_names = _class_names(paths)
+        self._label_of = {name: k for k, name in enumerate(self.class_names)}
+        self._paths = _split(paths, split, holdout_fraction)
+        log.info(
+            "data.source=folder:%s: %d images, %d of them for %s; %s",
+            root,
+            len(paths),
+            len(self._paths),
+            split,
+            f"classes: {', '.join(self.class_names)}"
+            if self.class_names
+            else "no classes",
+        )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(
+        self, index: int, resolution: int
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+        """Returns image and class; see `sources.Source`."""
+        relative = self._paths[index]
+        path = self._root / relative
+        try:
+            with open(path, "rb") as file:
+                image = decode.decode(file, path, resolution)
+        except OSError as error:
+            raise BadImage(path, error.strerror or type(error).__name__) from error
+        first = relative.split("/")[0]
+        return image, self._label_of.get(first, 0)
+
+
+def _image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
+    """Yields the images below a folder as paths relative to it, "/" between parts.
+
+    Hidden files and folders are passed over; links are followed, but not in circles.
+    """
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"data.source: {folder}: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith((".", "__MACOSX")):
+            continue
+        relative = prefix + entry.name
+        if entry.is_dir():
+            below = above | {identity}
+            yield from _image_paths(Path(entry.path), relative + "/", below)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            # A broken link counts too: reading it fails, and is reported.
+            if entry.is_file() or entry.is_symlink():
+                yield relative
+
+
+def _class_names(paths: list[str]) -> tuple[str, ...]:
+    """Returns the first-level subfolders, or nothing if any image lies above them."""
+    if any("/" not in path for path in paths):
+        return ()
+    return tuple(sorted({path.split("/")[0] for path in paths}))
+
+
+def _split(paths: list[str], split: str, fraction: float) -> list[str]:
+    """Returns the paths of one split; neither is ever empty.
+
+    A path is held out if its hash, as a number in [0, 1), is below the fraction. Of a
+    folder so small that one split would be empty, that gets the image nearest to it; a
+    single image serves as both.
+    """
+    place = {path: _unit_hash(path) for path in paths}
+    ordered = sorted(paths, key=place.__getitem__)
+    held_out = sum(v < fraction for v in place.values())
+    held_out = min(max(held_out, 1), max(len(paths) - 1, 1))
+    if len(paths) == 1:
+        log.warning("data.source: only one image, %s: it is also held out", paths[0])
+        return paths
+    return sorted(ordered[:held_out] if split == "holdout" else ordered[held_out:])
+
+
+def _unit_hash(path: str) -> float:
+    """Returns a number in [0, 1) that depends on the path alone."""
+    digest = hashlib.sha256(os.fsencode(path)).digest()
+    return int.from_bytes(digest[:7], "big") / 256**7

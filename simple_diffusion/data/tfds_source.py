@@ -1,0 +1,159 @@
+"""Any image set of TensorFlow Datasets that has been prepared on disk.
+
+Random access needs the array_record format. Nothing is downloaded here: whoever lacks a
+data set is told how to prepare it.
+"""
+
+import difflib
+import io
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from simple_diffusion.data import decode, tf_runtime
+from simple_diffusion.data.errors import BadImage, DataError
+
+_FORMAT = "array_record"
+# Which split is held out, best first. A set with none of these gives up the end of its
+# training split instead.
+_HOLDOUT_SPLITS = ("validation", "test")
+_HOLDOUT_PERCENT = 5
+
+
+class TfdsSource:
+    """The images of one split of a prepared TFDS data set.
+
+    Args:
+      name: as TFDS spells it: "NAME", "NAME/CONFIG", "NAME:VERSION".
+      data_dir: where it was prepared; by default where TFDS prepares, in the home
+        folder.
+      split: "train", or "holdout": the data set's "validation" or "test" split, or if
+        it has neither, the last 5 % of "train".
+
+    Raises:
+      DataError: if the data set is unknown, not prepared, not in array_record format or
+        has no images; the message says what to do.
+    """
+
+    def __init__(self, name: str, data_dir: str | None, split: str):
+        self._tf = tf_runtime.tensorflow()  # before TFDS imports it by itself
+        import tensorflow_datasets as tfds
+
+        builder = _prepared(tfds, name, data_dir)
+        self._image, self._label = _features(tfds, name, builder.info.features)
+        names = builder.info.features[self._label].names if self._label else []
+        self.class_names = tuple(names)
+        part = _part(name, list(builder.info.splits), split)
+        self._place = f"tfds:{builder.info.full_name} {part}"
+        # As bytes, so that damaged and unusual images meet our own decoder.
+        self._records = builder.as_data_source(
+            part,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            file_format=_FORMAT,
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(
+        self, index: int, resolution: int
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+        """Returns image and class; see `sources.Source`."""
+        name = f"{self._place}[{index}]"
+        try:
+            record = self._tf.train.Example.FromString(self._records[index])
+            feature = record.features.feature
+            encoded = feature[self._image].bytes_list.value[0]
+            label = feature[self._label].int64_list.value[0] if self._label else 0
+        except Exception as error:  # of many types, from three libraries
+            raise BadImage(name, f"damaged record ({error})") from error
+        return decode.decode(io.BytesIO(encoded), name, resolution), label
+
+
+def _prepared(tfds: Any, name: str, data_dir: str | None) -> Any:
+    """Returns the builder of a data set found on disk; its code is not needed."""
+    root = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    here = f"data.data_dir={root}" if data_dir else f"{root} (data.data_dir is not set)"
+    if data_dir and not root.is_dir():
+        problem = f"{here} does not exist"
+        raise DataError(f"{problem}. {_how_to_prepare(tfds, name, root)}")
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        problem = f"data.source=tfds:{name}: no such data set in {here}"
+        advice = _how_to_prepare(tfds, name, root)
+        raise DataError(f"{problem}. {advice}") from error
+    formats = {
+        file_format.value for file_format in builder.info.available_file_formats()
+    }
+    if _FORMAT not in formats:
+        raise DataError(
+            f"data.source=tfds:{name}: prepared at {builder.data_path} as "
+            f"{', '.join(sorted(formats))}, which cannot be read in any order as "
+            f"{_FORMAT} can. Prepare it again, in another folder:\n"
+            f"{_commands(name, str(root) + '_' + _FORMAT)}"
+        )
+    return builder
+
+
+def _how_to_prepare(tfds: Any, name: str, root: Any) -> str:
+    """Returns what to do to get a data set that is not on disk."""
+    base = name.split(":")[0].split("/")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"TFDS has none of this name either{hint}"
+    how = "Nothing is downloaded here."
+    prepare = f"prepare it once, in {_FORMAT} format, for random access:"
+    manual = tfds.builder_cls(base).MANUAL_DOWNLOAD_INSTRUCTIONS
+    if manual:
+        text = "\n".join("   " + line.strip() for line in manual.strip().splitlines())
+        how += (
+            f" Get the files by hand (manual_dir is {root}/downloads/manual):\n{text}"
+        )
+        how += f"\nThen {prepare}"
+    else:
+        how += f" To have it, {prepare}"
+    return f"{how}\n{_commands(name, root)}"
+
+
+def _commands(name: str, root: Any) -> str:
+    """Returns the commands that prepare a data set so that it can be read here."""
+    call = f"tfds.builder('{name}', data_dir='{root}', file_format='{_FORMAT}')"
+    return (
+        f'  python -c "import tensorflow_datasets as tfds; {call}'
+        '.download_and_prepare()"\n'
+        "or with the tfds command, where apache-beam is installed, which it needs:\n"
+        f"  tfds build {name} --data_dir={root} --file_format={_FORMAT}\n"
+        f"and train with --config.data.data_dir={root}"
+    )
+
+
+def _features(tfds: Any, name: str, features: Any) -> tuple[str, str | None]:
+    """Returns the names of the image feature and of the class label, if any."""
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if not images:
+        raise DataError(
+            f"data.source=tfds:{name}: has no images, only {', '.join(features)}"
+        )
+    # The usual names first; a set with several images or labels has one of them.
+    image = "image" if "image" in images else images[0]
+    label = "label" if "label" in labels else next(iter(labels), None)
+    return image, label
+
+
+def _part(name: str, splits: list[str], split: str) -> str:
+    """Returns the TFDS split, perhaps a slice of one, that serves as ours."""
+    if "train" not in splits:
+        raise DataError(
+            f"data.source=tfds:{name}: has no split named train, only "
+            f"{', '.join(splits)}"
+        )
+    for held_out in _HOLDOUT_SPLITS:
+        if held_out in splits:
+            return held_out if split == "holdout" else "train"
+    edge = f"{100 - _HOLDOUT_PERCENT}%"
+    return f"train[{edge}:]" if split == "holdout" else f"train[:{edge}]"
