@@ -63,7 +63,7 @@ def network(spec: protocol.Spec, dtype: str, **style: Any) -> uvit.UViT:
 def apply_fn(net: uvit.UViT) -> ApplyFn:
     """Returns a network as a pure function."""
 
-    def apply(params, z_t, logsnr, cond, dropout_key=None):
+    def apply(params, z_t, logsnr, cond, dropout_key=None) -> Any:
         # Nothing is dropped: the peer is built with a dropout of zero.
         return net.apply({"params": params}, z_t, logsnr, cond)
 

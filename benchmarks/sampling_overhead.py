@@ -35,7 +35,9 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 
 def arguments() -> argparse.Namespace:
     """Returns the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="What sampling costs beyond its network calls."
+    )
     add = parser.add_argument
     add("--solvers", nargs="*", default=list(SOLVERS), choices=list(SOLVERS))
     add("--calls", type=int, default=16, help="noise levels, and bare calls in a turn")

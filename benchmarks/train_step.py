@@ -23,7 +23,9 @@ MATMUL = "matrix product"
 
 def arguments() -> argparse.Namespace:
     """Returns the flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Training step of a U-ViT, ours and the peer's."
+    )
     add = parser.add_argument
     add("--peer-python", help="interpreter of the peer's environment; without it, ours")
     add("--ours", nargs="*", default=OURS, choices=OURS, help="our variants")

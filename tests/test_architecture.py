@@ -206,3 +206,7 @@ def test_networks_step_sampling_and_benchmarks_start_without_host_libraries():
     modules += ["benchmarks.train_step", "benchmarks.sampling_overhead"]
     heavy = ["tensorflow", "tensorflow_datasets", "clu", "ml_collections"]
     assert_importable_without(heavy, modules)
+
+
+def test_nothing_but_reading_data_waits_for_tensorflow():
+    assert_importable_without(["tensorflow", "tensorflow_datasets"], [*MODULES])
