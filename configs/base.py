@@ -180,11 +180,14 @@ def default() -> ConfigDict:
             **_duration("log_every", steps=100),
             **_duration("checkpoint_every", steps=5_000),
             **_duration("sample_every", steps=10_000),
-            # Newest checkpoints kept; and every so many steps, one kept for good.
+            # Newest checkpoints kept, at least 2; and every so many steps, one kept
+            # for good.
             keep_checkpoints=2,
             keep_every_steps=placeholder(int),
-            # First and last step of a profile written to the workdir.
-            profile_steps=(),
+            # Steps in a row that may be skipped because they are not finite.
+            skips_allowed=0,
+            # Steps of which a trace is written to the workdir, for TensorBoard.
+            profile_steps=0,
         )
     )
 
@@ -217,8 +220,11 @@ def default() -> ConfigDict:
             guidance_workdir=placeholder(str),
             # static | dynamic | none
             clip="static",
-            # Which parameters: ema | ema_SIGMA of ema.power | params
+            # ema | params | power_LENGTH, such as power_0.07: an average of ema.power, or
+            # of any other length, made from the snapshots of a run that took some
             weights="ema",
+            # Step of the checkpoint; none means the newest.
+            checkpoint_step=placeholder(int),
         )
     )
 
@@ -227,6 +233,7 @@ def default() -> ConfigDict:
             seed=0,
             # Samples drawn and held-out images read.
             count=10_000,
+            # Held-out images at a time; samples are drawn sample.batch_size at a time.
             batch_size=256,
             # Samples and images for the cheap evaluation at the end of training.
             count_after_training=512,

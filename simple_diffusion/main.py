@@ -1,10 +1,11 @@
 """The command line: flags, start of the platform, dispatch to a mode.
 
-  python -m simple_diffusion.main --config configs/quickstart.py --workdir runs/quickstart
+python -m simple_diffusion.main --config configs/quickstart.py --workdir runs/quickstart
 """
 
 import importlib
 import os
+import signal
 import sys
 
 # Before jax and TensorFlow start: their banners would bury our first lines.
@@ -13,6 +14,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from simple_diffusion.training.checkpoint import CheckpointError
+from simple_diffusion.training.loop import STOPPED, NotFinite
 
 MODES = ("train", "sample", "evaluate")
 
@@ -41,13 +45,15 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize()
     mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
     try:
-        mode.run(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError) as error:
+        result = mode.run(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, OSError, CheckpointError, NotFinite) as error:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
             raise
         sys.exit(
             f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where it arose)"
         )
+    if getattr(result, "status", None) == STOPPED:
+        sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
 
 
 def cli() -> None:

@@ -2,10 +2,8 @@
 
 import math
 
-from ml_collections import ConfigDict
-
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import pick
+from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import WeightFn
 from simple_diffusion.diffusion import (
     loss,
@@ -17,7 +15,7 @@ from simple_diffusion.diffusion import (
 from simple_diffusion.training import objectives
 
 
-def schedule(config: ConfigDict, side: float) -> schedules.Schedule:
+def schedule(config: Config, side: int | float) -> schedules.Schedule:
     """Returns the schedule for images of this side in pixels, sqrt(h w) if not square.
 
     Raises:
@@ -45,7 +43,7 @@ def schedule(config: ConfigDict, side: float) -> schedules.Schedule:
     )
 
 
-def weight(config: ConfigDict, family: process.Family) -> WeightFn:
+def weight(config: Config, family: process.Family) -> WeightFn:
     """Returns the loss weighting; it belongs to the schedule of `data.resolution`.
 
     Raises:
@@ -68,7 +66,7 @@ def weight(config: ConfigDict, family: process.Family) -> WeightFn:
     return pick(table, c.weighting, "loss.weighting")
 
 
-def objective(config: ConfigDict, built: Model) -> objectives.DiffusionObjective:
+def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
     """Returns what training minimises."""
     c, d = config.loss, config.diffusion
     laws = {

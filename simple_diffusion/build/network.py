@@ -7,9 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from simple_diffusion.build.options import pick
+from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import conditioning, patching, residual_uvit, unet, uvit
@@ -34,7 +33,7 @@ class Model:
     family: process.Family
 
 
-def model(config: ConfigDict, num_classes: int) -> Model:
+def model(config: Config, num_classes: int) -> Model:
     """Returns the network of a config; no parameters are made yet.
 
     Args:
@@ -75,7 +74,7 @@ def model(config: ConfigDict, num_classes: int) -> Model:
     )
 
 
-def network(m: ConfigDict, side: int, num_classes: int) -> nn.Module:
+def network(m: Config, side: int, num_classes: int) -> nn.Module:
     """Returns the linen module of a `model` section for square images of this side."""
     networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
     make = pick(networks, m.name, "model.name")
@@ -109,7 +108,7 @@ def _dtype(name: str | None) -> Any:
     return pick(names, name, "model.dtype")
 
 
-def _style(m: ConfigDict, **film: Any) -> Style:
+def _style(m: Config, **film: Any) -> Style:
     return Style(
         conv_norm=m.conv_norm,
         token_norm=m.token_norm,
@@ -122,7 +121,7 @@ def _style(m: ConfigDict, **film: Any) -> Style:
     )
 
 
-def _unet(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+def _unet(m: Config, side: int, **common: Any) -> nn.Module:
     finest = side // patching.parse(m.patching).factor
     levels = []
     rows = _rows(channels=m.channels, blocks=m.blocks, heads=m.heads)
@@ -138,7 +137,7 @@ def _unet(m: ConfigDict, side: int, **common: Any) -> nn.Module:
     return unet.UNet(tuple(levels), style=_style(m), **common)
 
 
-def _uvit(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+def _uvit(m: Config, side: int, **common: Any) -> nn.Module:
     levels = [
         Level(**row, blocks_up=row["blocks"] + m.extra_up_blocks)
         for row in _rows(channels=m.channels, blocks=m.blocks)
@@ -159,7 +158,7 @@ def _uvit(m: ConfigDict, side: int, **common: Any) -> nn.Module:
     )
 
 
-def _residual_uvit(m: ConfigDict, side: int, **common: Any) -> nn.Module:
+def _residual_uvit(m: Config, side: int, **common: Any) -> nn.Module:
     rows = _rows(
         channels=m.channels,
         kind=m.kinds,

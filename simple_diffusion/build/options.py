@@ -1,7 +1,10 @@
-"""Options by name."""
+"""Configs as types see them, and options by name."""
 
 from collections.abc import Mapping
 from typing import Any
+
+# An ml_collections.ConfigDict, or a section of one. No type checker can know its keys.
+Config = Any
 
 
 def pick(table: Mapping[str, Any], name: str, key: str) -> Any:

@@ -9,15 +9,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import pick
+from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.types import Conditioning, DenoiseFn, Params, Solver
 from simple_diffusion.diffusion import denoiser, process
-from simple_diffusion.sampling import grids, guidance, loop, solvers
+from simple_diffusion.sampling import generate, grids, guidance, loop, solvers
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which images are drawn.
+
+    labels: the class of each image, [count].
+    weights, checkpoint_step: which parameters, as in the config.
+    guidance_workdir: of the weaker model to guide by, if any.
+    """
+
+    labels: np.ndarray
+    batch_size: int
+    weights: str
+    checkpoint_step: int | None
+    guidance_workdir: str | None
+
+
+def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
+    """Returns which images `config.sample` asks for.
+
+    Raises:
+      ValueError: for numbers below 1 and for classes that do not exist.
+    """
+    c = config.sample
+    for key in ("count", "batch_size"):
+        if c[key] < 1:
+            raise ValueError(f"sample.{key}={c[key]} must be at least 1")
+    classes = parse_classes(c.classes, class_names, built.num_classes)
+    labels = generate.balanced_labels(classes, c.count)
+    return Plan(labels, c.batch_size, c.weights, c.checkpoint_step, c.guidance_workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +65,7 @@ class Sampling:
     network_calls: int
 
 
-def sampling(config: ConfigDict, built: Model, weak: Model | None = None) -> Sampling:
+def sampling(config: Config, built: Model, weak: Model | None = None) -> Sampling:
     """Returns the sampler of `config.sample`.
 
     Args:
@@ -119,7 +149,7 @@ def parse_classes(text: str | None, names: tuple[str, ...], count: int) -> list[
 
 
 def _solver(
-    config: ConfigDict, family: process.Family, side: float
+    config: Config, family: process.Family, side: int | float
 ) -> tuple[Solver, np.ndarray]:
     c, own = config.sample, diffusion.schedule(config, side)
     table = {
@@ -139,7 +169,7 @@ def _solver(
     return pick(table, c.solver, "sample.solver"), grid
 
 
-def _guidance_weight(c: ConfigDict) -> guidance.Weight:
+def _guidance_weight(c: Config) -> guidance.Weight:
     low = -math.inf if c.guidance_low is None else c.guidance_low
     high = math.inf if c.guidance_high is None else c.guidance_high
     if low == -math.inf and high == math.inf:

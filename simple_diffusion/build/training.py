@@ -1,14 +1,84 @@
-"""The sections `optimizer`, `ema` and `train`."""
+"""The sections `train`, `mesh`, `optimizer` and `ema`."""
 
+import dataclasses
 import math
 
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from simple_diffusion.build.options import pick
-from simple_diffusion.training import ema, optimizer
+from simple_diffusion.build.options import Config, pick
+from simple_diffusion.training import ema, optimizer, sharding
 
 
-def steps_of(section: ConfigDict, name: str, batch_size: int, epoch: int) -> int | None:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run does when; all durations in steps, None or 0 for never.
+
+    keep: newest checkpoints that are kept; keep_every: those kept for good.
+    skips_allowed: steps in a row that may be skipped because they are not finite.
+    profile: number of steps to trace.
+    snapshot_every: how often the power-function averages are stored.
+    """
+
+    seed: int
+    batch_size: int
+    accumulate: int
+    total: int
+    log_every: int
+    checkpoint_every: int
+    sample_every: int | None
+    snapshot_every: int
+    keep: int
+    keep_every: int | None
+    skips_allowed: int
+    profile: int
+
+
+def plan(config: Config, epoch: int) -> Plan:
+    """Returns the plan of a run whose epochs have so many examples.
+
+    Raises:
+      ValueError: a duration that is set twice or, where it is needed, not at all; a
+        number that makes no sense; all naming the key.
+    """
+    c = config.train
+    # Two checkpoints, or there is nothing to fall back to when the newest is damaged.
+    for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
+        if c[key] < least:
+            raise ValueError(f"train.{key}={c[key]} must be at least {least}")
+    if c.batch_size % c.accumulate:
+        raise ValueError(
+            f"train.batch_size={c.batch_size} must be a multiple of "
+            f"train.accumulate={c.accumulate}"
+        )
+
+    def needed(name: str) -> int:
+        value = optional(name)
+        if not value:
+            raise ValueError(
+                f"train.{name}_steps, _epochs or _examples must be set, and positive"
+            )
+        return value
+
+    def optional(name: str) -> int | None:
+        return steps_of(c, name, c.batch_size, epoch)
+
+    return Plan(
+        seed=c.seed,
+        batch_size=c.batch_size,
+        accumulate=c.accumulate,
+        total=needed("total"),
+        log_every=needed("log_every"),
+        checkpoint_every=needed("checkpoint_every"),
+        sample_every=optional("sample_every"),
+        snapshot_every=config.ema.snapshot_every_steps,
+        keep=c.keep_checkpoints,
+        keep_every=c.keep_every_steps,
+        skips_allowed=c.skips_allowed,
+        profile=c.profile_steps,
+    )
+
+
+def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | None:
     """Returns a duration in steps, or None if it is not set.
 
     Args:
@@ -34,14 +104,41 @@ def steps_of(section: ConfigDict, name: str, batch_size: int, epoch: int) -> int
     return value if unit == "steps" else math.ceil(value * examples[unit] / batch_size)
 
 
-def adam(config: ConfigDict, total_steps: int) -> optimizer.Optimizer:
-    """Returns the optimizer of a run of so many steps."""
+def mesh(config: Config) -> Mesh:
+    """Returns the mesh over all devices.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices, or do not divide
+        the batch.
+    """
+    c, batch_size = config.mesh, config.train.batch_size
+    made = sharding.make_mesh(c.data, c.fsdp, c.tensor)
+    ways = made.shape["data"] * made.shape["fsdp"]
+    if batch_size % ways:
+        raise ValueError(
+            f"train.batch_size={batch_size} must be a multiple of the {ways} devices "
+            f"that share a batch (mesh.data={c.data}, mesh.fsdp={c.fsdp})"
+        )
+    return made
+
+
+def adam(config: Config, total_steps: int) -> optimizer.Optimizer:
+    """Returns the optimizer of a run of so many steps.
+
+    Raises:
+      ValueError: for unknown names, or a weight decay that nothing would use.
+    """
     c = config.optimizer
-    names = {"adam": 0.0, "adamw": c.weight_decay}
-    decay = pick(names, c.name, "optimizer.name")
+    pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
     if c.name == "adam" and c.weight_decay:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"
+        )
+    if c.decay == "cosine" and c.warmup_steps >= total_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps={c.warmup_steps} must be below the "
+            f"{total_steps} steps of the run (train.total_steps) for "
+            "optimizer.decay='cosine'"
         )
     rate = optimizer.learning_rate(
         c.learning_rate,
@@ -54,15 +151,15 @@ def adam(config: ConfigDict, total_steps: int) -> optimizer.Optimizer:
         b1=c.b1,
         b2=c.b2,
         eps=c.eps,
-        weight_decay=decay,
+        weight_decay=c.weight_decay,
         clip=c.clip_norm or None,
     )
 
 
-def averages(config: ConfigDict) -> dict[str, ema.Average]:
-    """Returns the tracked averages by the names that `sample.weights` knows."""
+def averages(config: Config) -> dict[str, ema.Average]:
+    """Returns the tracked averages: "main", and "power_0.05" and so on."""
     c = config.ema
-    tracked: dict[str, ema.Average] = {"ema": ema.Exponential(c.decay, c.warmup)}
+    tracked: dict[str, ema.Average] = {"main": ema.Exponential(c.decay, c.warmup)}
     for sigma_rel in c.power:
-        tracked[f"ema_{sigma_rel:g}"] = ema.PowerFunction(sigma_rel)
+        tracked[f"power_{sigma_rel:g}"] = ema.PowerFunction(sigma_rel)
     return tracked

@@ -1,0 +1,93 @@
+"""Mode `evaluate`: held-out loss, likelihood bound and sample distance of a model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simple_diffusion.build import data, evaluation, network, sampling, training
+from simple_diffusion.core.types import Batch, Params
+from simple_diffusion.data import feed
+from simple_diffusion.modes import pictures, weights
+from simple_diffusion.modes import workdir as files
+from simple_diffusion.sampling import generate
+from simple_diffusion.training import sharding
+
+Metrics = dict[str, float]
+
+
+def run(config: ConfigDict, workdir: str) -> Metrics:
+    """Evaluates the parameters of a workdir and writes `metrics.json`."""
+    folder = Path(workdir)
+    files.class_names(folder)  # an error if nothing was trained there
+    opened = data.data(config)
+    built = network.model(config, opened.num_classes)
+    mesh = training.mesh(config)
+    plan = sampling.plan(config, built, opened.class_names)
+    step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
+    sampler = sampling.sampling(config, built)
+    draw = pictures.drawer(sampler, mesh, plan.batch_size)
+    count = evaluation.plan(config).count
+    files.say(f"evaluating step {step} with {count} samples and held-out images")
+    metrics = measure(config, built, params, opened, mesh, draw, count)
+    record = describe(config, sampler, step, metrics)
+    files.say(f"metrics: {files.write_metrics(folder, record)}")
+    return metrics
+
+
+def describe(
+    config: ConfigDict, sampler: sampling.Sampling, step: int | None, metrics: Metrics
+) -> dict[str, Any]:
+    """Returns metrics together with what they are metrics of."""
+    c = config.sample
+    return {
+        "step": step,
+        "weights": c.weights,
+        "solver": c.solver,
+        "network_calls": sampler.network_calls,
+        "guidance": c.guidance,
+        "size": list(sampler.size),
+        "seed": c.seed,
+        "metrics": metrics,
+    }
+
+
+def measure(
+    config: ConfigDict,
+    built: network.Model,
+    params: Params,
+    opened: data.Data,
+    mesh: Mesh,
+    draw: pictures.Draw,
+    count: int,
+) -> Metrics:
+    """Returns all metrics, printing each as it is known.
+
+    Args:
+      config: the whole config.
+      built: the model.
+      params: on the devices.
+      opened: the data it is compared with.
+      mesh: the devices.
+      draw: draws samples, see `pictures.drawer`.
+      count: how many samples and held-out images.
+    """
+    batch_size = evaluation.plan(config).batch_size
+
+    def held_out() -> Iterator[Batch]:
+        batches = opened.held_out(count, batch_size)
+        return feed.Feed(batches, sharding.batch_sharding(mesh))
+
+    def sample(number: int) -> Iterator[np.ndarray]:
+        classes = list(range(max(1, built.num_classes)))
+        return draw(params, None, generate.balanced_labels(classes, number))
+
+    evaluator = evaluation.evaluator(config, built, params, held_out)
+    metrics = {}
+    for name, value in evaluator.run(sample):
+        metrics[name] = value
+        files.say(f"  {name} = {value:.4f}")
+    return metrics

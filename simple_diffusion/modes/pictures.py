@@ -1,0 +1,59 @@
+"""Drawing images of a model and laying them out for a person."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from simple_diffusion.build.sampling import Sampling
+from simple_diffusion.core import images
+from simple_diffusion.core.types import Params
+from simple_diffusion.sampling import generate
+from simple_diffusion.training import sharding
+
+# Smaller images are enlarged by whole factors up to this side, or nobody sees them.
+VISIBLE = 64
+MAX_COLUMNS = 16
+
+Draw = Callable[[Params, Params | None, np.ndarray], Iterator[np.ndarray]]
+
+
+def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
+    """Returns (params, weak params, labels) -> batches of uint8 images.
+
+    Compiled once, however often it is called.
+
+    Raises:
+      ValueError: if the devices do not divide the batch.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % ways:
+        raise ValueError(
+            f"sample.batch_size={batch_size} must be a multiple of the {ways} devices "
+            "that share a batch"
+        )
+    place = sharding.batch_sharding(mesh)
+    # Gathered: every process can then write images that another one's devices made.
+    compiled = jax.jit(sampling.draw, out_shardings=sharding.replicated(mesh))
+
+    def draw(
+        params: Params, weak: Params | None, labels: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        def sample(index: np.ndarray, label: np.ndarray) -> jax.Array:
+            index, label = jax.device_put((index, label), place)
+            return compiled(params, weak, index, label)
+
+        yield from generate.generate(sample, labels, batch_size)
+
+    return draw
+
+
+def write_grid(path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
+    """Writes images in rows; where the classes come in turn, each has its column."""
+    columns = len(np.unique(labels))
+    if not 1 < columns <= MAX_COLUMNS or len(labels) < columns:
+        columns = None
+    factor = max(1, VISIBLE // min(pictures.shape[1:3]))
+    images.write_png(path, images.enlarge(images.grid(pictures, columns), factor))

@@ -1,0 +1,75 @@
+"""Mode `sample`: images of a trained model as PNGs, a grid, and an .npz."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from simple_diffusion.build import network, sampling, training
+from simple_diffusion.core import images
+from simple_diffusion.modes import pictures, weights
+from simple_diffusion.modes import workdir as files
+
+
+class Result(NamedTuple):
+    """What was drawn.
+
+    images: uint8, [n, h, w, c], with their labels [n].
+    grid: the picture that shows them all.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    grid: Path
+
+
+def run(config: ConfigDict, workdir: str) -> Result:
+    """Draws `sample.count` images with the parameters of a workdir.
+
+    Writes `samples/00000_CLASS.png` and so on, `samples.png` with all of them, and
+    `samples.npz` with `arr_0` (images) and `arr_1` (labels), as evaluators read it.
+    """
+    folder = Path(workdir)
+    names = files.class_names(folder)
+    built = network.model(config, len(names))
+    mesh = training.mesh(config)
+    plan = sampling.plan(config, built, names)
+    step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
+    weak = weak_params = None
+    if plan.guidance_workdir is not None:
+        # The weaker model is an earlier or shorter run of the same recipe.
+        weak = built
+        _, weak_params = weights.load(
+            Path(plan.guidance_workdir), built, mesh, plan.weights
+        )
+    sampler = sampling.sampling(config, built, weak)
+    draw = pictures.drawer(sampler, mesh, plan.batch_size)
+    height, width = sampler.size
+    files.say(
+        f"sampling {len(plan.labels)} images of {height}x{width} from step {step}: "
+        f"{config.sample.solver}, {sampler.network_calls} network calls each, "
+        f"guidance {config.sample.guidance:g}"
+    )
+    start, drawn = time.perf_counter(), []
+    for batch in draw(params, weak_params, plan.labels):
+        drawn.append(batch)
+        done = sum(map(len, drawn))
+        rate = done / (time.perf_counter() - start)
+        left = (len(plan.labels) - done) / rate
+        files.say(
+            f"  {done}/{len(plan.labels)}  {rate:.2f} images/s  {left:.0f} s left"
+        )
+    every = np.concatenate(drawn)
+    grid = folder / "samples.png"
+    if jax.process_index() == 0:
+        for k, (image, label) in enumerate(zip(every, plan.labels, strict=True)):
+            name = names[label] if names else str(label)
+            safe = "".join(c if c.isalnum() else "_" for c in name)
+            images.write_png(folder / "samples" / f"{k:05d}_{safe}.png", image)
+        pictures.write_grid(grid, every, plan.labels)
+        np.savez(folder / "samples.npz", every, plan.labels)
+    files.say(f"pictures: {grid}, {folder / 'samples'} and {folder / 'samples.npz'}")
+    return Result(every, plan.labels, grid)

@@ -1,0 +1,142 @@
+"""Mode `train`: from a config to a trained model, a grid of samples and its metrics."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from simple_diffusion.build import (
+    data,
+    diffusion,
+    evaluation,
+    network,
+    sampling,
+    training,
+)
+from simple_diffusion.core import arrays
+from simple_diffusion.core.types import Batch
+from simple_diffusion.data import feed
+from simple_diffusion.modes import evaluate, pictures, weights
+from simple_diffusion.modes import workdir as files
+from simple_diffusion.training import checkpoint, loop, report, sharding, state, step
+
+GRID = "samples.png"
+
+
+class Result(NamedTuple):
+    """How a training ended.
+
+    status: one of the words of `training.loop`.
+    state: the last one.
+    metrics: of the cheap evaluation at the end; empty if the run was stopped.
+    grid: the picture of samples.
+    """
+
+    status: str
+    state: state.TrainState
+    metrics: dict[str, float]
+    grid: Path
+
+
+def run(config: ConfigDict, workdir: str) -> Result:
+    """Trains, resuming where a checkpoint is found; then samples and evaluates."""
+    folder = Path(workdir)
+    opened = data.data(config)
+    built = network.model(config, opened.num_classes)
+    plan = training.plan(config, opened.epoch)
+    mesh = training.mesh(config)
+    optimizer = training.adam(config, plan.total)
+    averages = training.averages(config)
+    blueprint = state.blueprint(
+        built.init, optimizer, averages, mesh=mesh, seed=plan.seed
+    )
+    train_step = step.make_train_step(
+        diffusion.objective(config, built),
+        optimizer,
+        averages,
+        seed=plan.seed,
+        accumulate=plan.accumulate,
+    )
+    picture_plan = sampling.plan(config, built, opened.class_names)
+    sampler = sampling.sampling(config, built)
+    draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
+    count = evaluation.plan(config).after_training
+
+    checkpoints = checkpoint.Checkpoints(
+        (folder / weights.CHECKPOINTS).resolve(), plan.keep, plan.keep_every
+    )
+    log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
+    size = arrays.tree_size(blueprint.abstract.params)
+    log.say(
+        f"{config.model.name} of {size:,} parameters on {mesh.size} "
+        f"{jax.devices()[0].platform} device(s); {opened.epoch:,} images of "
+        f"{opened.num_classes} classes; workdir {folder}"
+    )
+    files.remember(config, folder, opened.class_names, log.say)
+
+    def batches(first_step: int) -> Iterator[Batch]:
+        return feed.Feed(opened.train(first_step), sharding.batch_sharding(mesh))
+
+    def show(now: int, current: state.TrainState) -> None:
+        # The same noise and classes every time: progress can be seen.
+        drawn = draw(current.ema["main"], None, picture_plan.labels)
+        path = folder / "grids" / f"step_{now:07d}.png"
+        if now == plan.total:
+            path = folder / GRID
+        else:
+            drawn = itertools.islice(drawn, 1)
+        whole = np.concatenate(list(drawn))
+        if jax.process_index() == 0:
+            pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
+        log.say(f"samples of step {now}: {path}")
+
+    actions = [loop.Action(plan.sample_every or plan.total, show)]
+    if plan.snapshot_every:
+        snapshots = checkpoint.Snapshots(folder / weights.SNAPSHOTS, averages)
+        actions.append(loop.Action(plan.snapshot_every, snapshots.save))
+    outcome = loop.train(
+        train_step,
+        blueprint,
+        batches,
+        mesh=mesh,
+        total_steps=plan.total,
+        checkpoints=checkpoints,
+        save_every=plan.checkpoint_every,
+        report=log,
+        actions=actions,
+        skips_allowed=plan.skips_allowed,
+        profile=loop.Profile(plan.profile, str(folder / "profile"))
+        if plan.profile
+        else None,
+    )
+    checkpoints.close()
+    log.close()
+    if outcome.status == loop.STOPPED:
+        return Result(outcome.status, outcome.state, {}, folder / GRID)
+
+    record = files.read_metrics(folder)
+    if record.get("step") != plan.total:
+        log.say(f"evaluating with {count} samples and held-out images")
+        params = outcome.state.ema["main"]
+        metrics = evaluate.measure(config, built, params, opened, mesh, draw, count)
+        record = evaluate.describe(config, sampler, plan.total, metrics)
+        files.write_metrics(folder, record)
+    if not (folder / GRID).exists():
+        show(plan.total, outcome.state)
+    _summarise(record["metrics"], folder, log.say)
+    return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
+
+
+def _summarise(
+    metrics: dict[str, float], folder: Path, say: Callable[[str], None]
+) -> None:
+    """Says what there is to see; one line per number that sums up the run."""
+    say(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
+    for name, value in metrics.items():
+        if "[" not in name:  # a single bin of logsnr
+            say(f"  {name:32s} {value:.4f}")
+    say(f"pictures: {folder / GRID}, and how they came about: {folder / 'grids'}")

@@ -1,0 +1,62 @@
+"""Trained parameters from a workdir, by the names that `sample.weights` has."""
+
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from simple_diffusion.build.network import Model
+from simple_diffusion.core.types import Params
+from simple_diffusion.training import checkpoint, sharding
+
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
+_POWER = "power_"
+
+
+def load(
+    workdir: Path, built: Model, mesh: Mesh, name: str, step: int | None = None
+) -> tuple[int | None, Params]:
+    """Returns (step, parameters), each device holding only its part.
+
+    Args:
+      workdir: of the training run.
+      built: the model they are for.
+      mesh: the devices.
+      name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
+        from the snapshots of the lengths that were.
+      step: of the checkpoint; by default the newest.
+
+    Raises:
+      ValueError: for a name of another form.
+      CheckpointError: if there is no such checkpoint or it does not fit the model.
+    """
+    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+    folder = workdir / CHECKPOINTS
+    if name in ("ema", "params"):
+        average = "main" if name == "ema" else None
+        return checkpoint.restore_params(folder, abstract, average, step)
+    length = name.removeprefix(_POWER)
+    try:
+        sigma_rel = float(length)
+    except ValueError:
+        sigma_rel = None
+    if not name.startswith(_POWER) or sigma_rel is None:
+        raise ValueError(
+            f"sample.weights={name!r} must be ema, params or power_LENGTH, such as "
+            "power_0.05"
+        )
+    try:
+        return checkpoint.restore_params(folder, abstract, name, step)
+    except checkpoint.Mismatch:
+        snapshots = workdir / SNAPSHOTS
+        params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return step, jax.device_put(params, placed)

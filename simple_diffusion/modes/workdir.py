@@ -1,0 +1,81 @@
+"""What a run leaves in its workdir besides checkpoints, pictures and metrics."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+CONFIG = "config.json"
+CLASSES = "classes.json"
+METRICS = "metrics.json"
+
+# What the trained parameters depend on.
+_SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
+
+
+def remember(
+    config: ConfigDict,
+    folder: Path,
+    class_names: tuple[str, ...],
+    say: Callable[[str], None],
+) -> None:
+    """Writes config and class names; says which keys differ from those of before."""
+    if jax.process_index():
+        return
+    now = json.loads(config.to_json_best_effort())
+    path = folder / CONFIG
+    if path.exists():
+        before = json.loads(path.read_text())
+        for section in _SECTIONS:
+            for line in differences(before.get(section), now[section], section):
+                say(f"changed since this run began: {line}")
+    path.write_text(json.dumps(now, indent=2) + "\n")
+    (folder / CLASSES).write_text(json.dumps(class_names) + "\n")
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Returns the names of the classes of the run; () if it has none.
+
+    Raises:
+      ValueError: if nothing was ever trained in this folder.
+    """
+    path = folder / CLASSES
+    if not path.exists():
+        raise ValueError(
+            f"--workdir {folder} holds no trained model ({path.name} is missing); "
+            "train first, with --mode train"
+        )
+    return tuple(json.loads(path.read_text()))
+
+
+def write_metrics(folder: Path, record: dict[str, Any]) -> Path:
+    """Writes the newest metrics, with what they are metrics of."""
+    path = folder / METRICS
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Returns what `write_metrics` wrote, {} if nothing yet."""
+    path = folder / METRICS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def say(line: str) -> None:
+    """Prints a line, on the first process only."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def differences(before: Any, now: Any, path: str) -> list[str]:
+    """Returns "path: before -> now" for all leaves of two JSON trees that differ."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [] if before == now else [f"{path}: {before} -> {now}"]
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        lines += differences(before.get(key), now.get(key), f"{path}.{key}")
+    return lines

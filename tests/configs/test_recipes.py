@@ -1,0 +1,154 @@
+"""Every recipe, as far as a CPU can try it: shapes, keys, and one small step."""
+
+import importlib
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from simple_diffusion.build import data, diffusion, network, sampling, training
+from simple_diffusion.build import evaluation as build_evaluation
+from simple_diffusion.core import arrays
+from simple_diffusion.core.types import Batch
+from simple_diffusion.training import sharding, state, step
+from tests.vectors import vector
+
+IMAGENET = itertools.product((64, 128, 256, 512), ("unet", "uvit", "sid2"))
+RECIPES = ["quickstart", "digits", *(f"imagenet{r}:{v}" for r, v in IMAGENET)]
+
+
+def recipe(name):
+    module, _, variant = name.partition(":")
+    get_config = importlib.import_module(f"configs.{module}").get_config
+    return get_config(variant) if variant else get_config()
+
+
+def classes(config):
+    return config.data.num_classes or 12
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_key_of_a_recipe_is_read(name, monkeypatch):
+    config = recipe(name)
+    read = set()
+    plain = ConfigDict.__getitem__
+
+    def recorded(section, key):
+        read.add((id(section), key))
+        return plain(section, key)
+
+    unread = {
+        f"{section_name}.{key}": (id(section), key)
+        for section_name, section in sections(config)
+        for key, value in section.items()
+        if not isinstance(value, ConfigDict)
+    }
+    monkeypatch.setattr(ConfigDict, "__getitem__", recorded)
+    build_everything(config)
+    assert [key for key, place in unread.items() if place not in read] == []
+
+
+def sections(config, path="config"):
+    yield path, config
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from sections(value, f"{path}.{key}")
+
+
+def build_everything(config):
+    try:
+        data.data(config)
+    except ValueError as error:
+        # ImageNet has to be prepared by the user; everything was read before.
+        assert config.data.source in str(error)
+    plan = training.plan(config, epoch=1000)
+    training.mesh(config)
+    training.adam(config, plan.total)
+    training.averages(config)
+    built = network.model(config, classes(config))
+    diffusion.objective(config, built)
+    sampling.plan(config, built, ())
+    sampling.sampling(config, built)
+    build_evaluation.plan(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("imagenet128:uvit", vector("count.uvit")[0]["params"]),
+        ("imagenet256:uvit", vector("count.uvit")[1]["params"]),
+        ("imagenet512:uvit", vector("count.uvit")[2]["params"]),
+        *(
+            (f"imagenet{row['config'].split('_')[0]}:unet", row["params"])
+            for row in vector("count.sid_unet")
+            if row["config"] in ("128", "256") or "headline" in row["config"]
+        ),
+    ],
+)
+def test_the_papers_networks_have_the_papers_number_of_parameters(name, count):
+    config = recipe(name)
+    built = network.model(config, classes(config))
+    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    assert arrays.tree_size(shapes) == count
+
+
+def reduced(config):
+    """A copy of a recipe with the same options and as little arithmetic as can be."""
+    m = config.model
+    levels = len(m.channels) - (m.name != "uvit")
+    factor = {"none": 1, "dwt_1": 2, "haar_1": 2, "conv_2": 2}.get(m.patching, 4)
+    shrink = dict(emb_channels=8, base_channels=8, channels=(8,) * len(m.channels))
+    shrink["blocks"] = (1,) * len(m.blocks)
+    if m.name == "uvit":
+        shrink |= dict(trunk_channels=16, trunk_blocks=2, trunk_heads=2, scan_unroll=1)
+    else:
+        shrink["heads"] = (2,) * len(m.heads)
+    with config.unlocked():
+        config.data.resolution = factor * 2**levels
+        config.train.batch_size = 8
+        m.update(shrink)
+        if m.name == "unet":
+            m.attention_resolutions = (1,)
+    return config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
+    config = reduced(recipe(name))
+    built = network.model(config, num_classes=3)
+    optimizer = training.adam(config, total_steps=10**6)
+    averages = training.averages(config)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    start = state.blueprint(built.init, optimizer, averages, mesh=mesh).create()
+    objective = diffusion.objective(config, built)
+    train_step = jax.jit(step.make_train_step(objective, optimizer, averages))
+    b, side = config.train.batch_size, config.data.resolution
+    pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)
+    batch = Batch(
+        image=jnp.asarray(pixels),
+        label=jnp.arange(b, dtype=jnp.int32) % 3,
+        box=jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (b, 1)),
+        mask=jnp.ones(b, bool),
+    )
+    end, metrics = train_step(start, batch)
+    assert bool(metrics["finite"])
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), start.params, end.params)
+    assert any(bool(v) for v in jax.tree.leaves(moved))
+
+
+def test_a_key_that_does_not_exist_is_an_error_that_names_it():
+    with pytest.raises(AttributeError, match="batchsize"):
+        recipe("quickstart").train.batchsize = 3
+
+
+def test_a_value_of_the_wrong_type_is_an_error():
+    with pytest.raises(TypeError):
+        recipe("quickstart").train.batch_size = "many"
+
+
+def test_a_variant_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match="unet, uvit, sid2"):
+        recipe("imagenet64:vit")
