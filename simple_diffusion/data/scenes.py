@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Shaped, UInt8, UInt64
 
 from simple_diffusion.data import render as renderer
-from simple_diffusion.data.render import Primitives
+from simple_diffusion.data import shapes
 from simple_diffusion.data.scene_classes import CLASSES
 from simple_diffusion.data.sketch import (
     CATEGORIES,
     COLOUR_NAMES,
     Sketch,
+    assemble,
     mix64,
+    uniforms,
 )
 
 CLASS_NAMES = tuple(CLASSES)
@@ -52,7 +54,7 @@ class Scenes:
     colour: Int32[np.ndarray, "b"]
     accent: Int32[np.ndarray, "b"]
     place: Int32[np.ndarray, "b"]
-    primitives: Primitives
+    primitives: shapes.Primitives
 
     def __len__(self) -> int:
         return len(self.label)
@@ -124,27 +126,25 @@ def describe(
         if np.any((label < 0) | (label >= len(CLASSES))):
             raise ValueError(f"classes={classes} must be 0 to {len(CLASSES) - 1}")
     keys = _keys(seed, split, indices, purpose=0)
+    random = uniforms(keys)
     facts = np.zeros((4, len(indices)), np.int32)
-    parts, order = [], []
+    drawings, order = [], []
     for k, scene_class in enumerate(CLASSES.values()):
         rows = np.flatnonzero(label == k)
         if rows.size:
-            sketch = Sketch(keys[rows])
+            sketch = Sketch(random[:, rows])
             scene_class.draw(sketch)
-            place = np.digitize(sketch.x, (0.43, 0.57))
-            facts[0, rows], facts[1, rows] = sketch.count, sketch.colour
-            facts[2, rows], facts[3, rows] = sketch.accent, place
-            parts.append(sketch.finish())
+            told = sketch.count, sketch.colour, sketch.accent, _place(sketch.x)
+            for fact, value in zip(facts, told, strict=True):
+                fact[rows] = value
+            drawings.append(sketch.finish())
             order.append(rows)
-    back = np.argsort(np.concatenate(order))
-    fields = dataclasses.fields(Primitives)
-    primitives = Primitives(
-        **{
-            f.name: np.concatenate([getattr(part, f.name) for part in parts])[back]
-            for f in fields
-        }
-    )
-    return Scenes(np.array(label), *facts, primitives=primitives)
+    return Scenes(np.array(label), *facts, primitives=assemble(drawings, order))
+
+
+def _place(x: Any) -> Any:
+    """0, 1, 2 for the left, the middle and the right of the picture."""
+    return 1 * (x >= 0.43) + 1 * (x > 0.57)
 
 
 def render(
@@ -165,8 +165,7 @@ def render(
     Raises:
       ValueError: if a window is empty.
     """
-    image = renderer.render(scenes.primitives, height, width, window, xp)
-    return (image * 255.0 + 0.5).astype(np.uint8)
+    return renderer.render(scenes.primitives, height, width, window, xp)
 
 
 def semantic_map(
@@ -204,15 +203,16 @@ def boxes(
     """Returns a box around each object; arguments as `render`."""
     p = scenes.primitives
     window = np.atleast_2d(np.asarray(window, np.float64))
-    pixel, corner = renderer.scene_frame(height, width, window)
+    pixel, corner = shapes.scene_frame(height, width, window)
     unit = np.array([height, width]) * pixel[:, None]  # the window in scene units
     box = np.zeros((len(scenes), MAX_OBJECTS, 4), np.float32)
     category = np.zeros((len(scenes), MAX_OBJECTS), np.int32)
-    solid = p.opacity > renderer.OPAQUE
+    around = shapes.bounds(p.kind, p.geometry)
+    solid = p.opacity > shapes.OPAQUE
     for k in range(MAX_OBJECTS):
         part = (p.instance == k + 1) & solid
-        low = np.where(part[..., None], p.bounds[..., :2], renderer.FAR).min(1)
-        high = np.where(part[..., None], p.bounds[..., 2:], -renderer.FAR).max(1)
+        low = np.where(part[..., None], around[..., :2], shapes.FAR).min(1)
+        high = np.where(part[..., None], around[..., 2:], -shapes.FAR).max(1)
         ends = np.stack([low, high], 1) - corner[:, None]
         box[:, k] = np.clip(ends / unit[:, None], 0.0, 1.0).reshape(-1, 4)
         category[:, k] = np.where(part, p.category, 0).max(1)
