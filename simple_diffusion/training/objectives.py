@@ -111,14 +111,16 @@ class DiffusionObjective:
           draw: from `draw`, the same slice as the batch.
           train: drops labels and lets the network drop units; False for evaluation.
         """
-        x = images.to_unit_range(batch.image)
+        x = images.to_unit_range(jnp.asarray(batch.image))
         if self.codec is not None:
             x = self.codec.encode(x)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(draw.keys)  # [b, 3]
         eps = rng.normal_per_example(keys[:, 0], x.shape[1:])
         logsnr = self.schedule(draw.t)
         z_t = process.add_noise(self.family, x, eps, logsnr)
-        cond = Conditioning(label=self._labels(batch.label, keys[:, 1], train))
+        cond = Conditioning(
+            label=self._labels(jnp.asarray(batch.label), keys[:, 1], train)
+        )
         # Units are dropped in a batch as a whole: its first key stands for all.
         dropout_key = keys[0, 2] if train else None
         output = self.apply(params, z_t, logsnr, cond, dropout_key)

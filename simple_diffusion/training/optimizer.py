@@ -7,7 +7,7 @@ number of devices or by accumulation, and it is reported at each step.
 import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Params
 from simple_diffusion.training import sharding
 
-LearningRate = Callable[[Int[Array, ""]], Float[Array, ""]]
+# The number of updates made so far -> the learning rate of the next one.
+LearningRate = Callable[[Any], Any]
 
 SHAPES = ("constant", "cosine", "rsqrt")
 
@@ -27,7 +28,7 @@ class Optimizer(NamedTuple):
     """The transformation of gradients, and the learning rate it uses.
 
     transform: optax; `updates, opt_state = transform.update(grads, opt_state, params)`.
-    learning_rate: number of updates made so far -> learning rate of the next one.
+    learning_rate: as reported with each step.
     """
 
     transform: optax.GradientTransformation
@@ -71,7 +72,7 @@ def learning_rate(
     if shape == "rsqrt" and start < 1:
         raise ValueError("an rsqrt learning rate needs a warm-up or decay_from >= 1")
 
-    def rate(count: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(count: Int[Array, ""] | int) -> Float[Array, ""]:
         n = jnp.asarray(count, jnp.float32) + 1  # the number of the update to come
         value = jnp.float32(peak)
         if shape == "cosine":

@@ -29,7 +29,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 BIN_EDGES = tuple(float(edge) for edge in range(-12, 13, 3))
 
 # Metrics that must be finite, in the order in which trouble shows.
-WATCHED = ("loss", "grad_norm", "param_norm")
+WATCHED = ("loss", "grad_norm", "update_norm")
 
 
 def make_train_step(
@@ -50,26 +50,29 @@ def make_train_step(
       accumulate: microbatches the batch is cut into: the same result in less memory.
 
     Returns:
-      (state, batch) -> (state, metrics). A step whose loss or gradient is not finite
-      leaves parameters, optimizer state and averages as they were, counts itself in
-      `skipped`, and says `finite` = False. The metrics are float32 scalars, apart from
+      (state, batch) -> (state, metrics). A step with a metric of `WATCHED` that is not
+      finite leaves parameters, optimizer state and averages as they were, counts itself
+      in `skipped`, and says `finite` = False. The metrics are scalars, apart from
       loss_bin_sum and loss_bin_count [bins], see `BIN_EDGES`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         draw = objective.draw(rng.key_for(seed, state.step, "objective"), batch)
-        mask = batch.mask.astype(jnp.float32)
+        mask = jnp.asarray(batch.mask, jnp.float32)
         # Shares of the mean, fixed before the batch is cut: microbatches only add up.
         share = mask / jnp.maximum(jnp.sum(mask), 1.0)
         losses, logsnr, grads = _gradient(
             objective, state.params, (batch, draw, share), accumulate
         )
-        loss, grad_norm = jnp.sum(share * losses), arrays.tree_norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-
         updates, opt_state = optimizer.transform.update(
             grads, state.opt_state, state.params
         )
+        watched = {
+            "loss": jnp.sum(share * losses),
+            "grad_norm": arrays.tree_norm(grads),
+            "update_norm": arrays.tree_norm(updates),
+        }
+        finite = jnp.all(jnp.isfinite(jnp.stack([watched[k] for k in WATCHED])))
         params = optax.apply_updates(state.params, updates)
         averaged = ema.update(state.ema, params, averages, state.updates + 1)
         new = TrainState(
@@ -82,9 +85,7 @@ def make_train_step(
         )
         bin_sum, bin_count = loss_per_bin(losses, logsnr, mask)
         return new, {
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "update_norm": arrays.tree_norm(updates),
+            **watched,
             "param_norm": arrays.tree_norm(new.params),
             "learning_rate": optimizer.learning_rate(state.updates),
             "finite": finite,

@@ -1,0 +1,186 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simple_diffusion.core import arrays
+from simple_diffusion.training import loop, sharding, step
+from tests.training import toy
+
+
+def assert_trees_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_trees_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def run(train_step, state, size=8):
+    return jax.jit(train_step)(state, toy.batch(0, size))
+
+
+@pytest.fixture(scope="module")
+def initial():
+    return toy.blueprint().create()
+
+
+@pytest.fixture(scope="module")
+def jitted():
+    return jax.jit(toy.train_step())
+
+
+def test_training_lowers_the_loss(jitted, initial):
+    state, losses = initial, []
+    for k in range(60):
+        state, metrics = jitted(state, toy.batch(k % 4, 8))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_microbatches_add_up_to_the_whole_batch(parts, jitted, initial):
+    whole, whole_metrics = jitted(initial, toy.batch())
+    cut, cut_metrics = run(toy.train_step(accumulate=parts), initial)
+    # The same float32 terms in another order; Adam's first update divides by the root
+    # of the square of the gradient and so keeps its relative error.
+    assert_trees_close(cut.params, whole.params, rtol=1e-4, atol=1e-6)
+    assert_trees_close(cut_metrics, whole_metrics, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_cut_says_so(initial):
+    with pytest.raises(ValueError, match="batch of 8 cannot be cut into 3 micro"):
+        jax.eval_shape(toy.train_step(accumulate=3), initial, toy.batch())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_padding_changes_neither_loss_nor_gradient(parts, initial):
+    train_step = jax.jit(toy.train_step(accumulate=parts))
+    batch = toy.batch().replace(mask=np.arange(8) < 5)
+    image, label = batch.image.copy(), batch.label.copy()
+    image[5:], label[5:] = 0, 0
+    want = train_step(initial, batch)
+    got = train_step(initial, batch.replace(image=image, label=label))
+    assert_trees_close(got, want, rtol=1e-5, atol=1e-7)
+    assert want[1]["loss_bin_count"].sum() == 5
+
+
+def train_on(mesh, parts=1, steps=3):
+    rules = ((r"outer/kernel$", sharding.tensor(-2, min_size=0)), *toy.RULES)
+    plan = toy.blueprint(mesh, rules)
+    train_step = loop.jit_step(toy.train_step(accumulate=parts), plan.shardings, mesh)
+    state, placed = plan.create(), sharding.batch_sharding(mesh)
+    for k in range(steps):
+        state, metrics = train_step(state, jax.device_put(toy.batch(k, 16), placed))
+    return jax.device_get((state, metrics))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return train_on(sharding.make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.mark.parametrize(
+    ("axes", "parts"), [((8, 1, 1), 1), ((2, 4, 1), 2), ((2, 2, 2), 1)]
+)
+def test_every_mesh_trains_to_the_same_state(axes, parts, on_one_device):
+    state, metrics = train_on(sharding.make_mesh(*axes), parts)
+    expected, expected_metrics = on_one_device
+    # Sums over devices in another order: 1e-7 relative in the gradient, which Adam's
+    # division by its own size may carry into any parameter.
+    assert_trees_close(state.params, expected.params, atol=2e-5)
+    assert_trees_close(state.ema, expected.ema, atol=2e-5)
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-5)
+
+
+def test_randomness_is_a_function_of_the_step(jitted, initial):
+    first = jitted(initial, toy.batch())
+    assert_trees_equal(first, jitted(initial, toy.batch()))
+    _, later = jitted(initial.replace(step=initial.step + 1), toy.batch())
+    assert first[1]["loss"] != later["loss"]
+
+
+def test_the_bins_of_the_loss_sum_to_the_loss(jitted, initial):
+    _, metrics = jitted(initial, toy.batch(size=64))
+    total, count = metrics["loss_bin_sum"].sum(), metrics["loss_bin_count"].sum()
+    assert count == 64
+    np.testing.assert_allclose(total / count, metrics["loss"], rtol=1e-5)
+
+
+def test_each_loss_is_counted_in_the_bin_of_its_logsnr():
+    logsnr = jnp.array([-100.0, -12.0, -0.01, 0.0, 2.9, 11.9, 12.0, 100.0])
+    losses = jnp.arange(1.0, 9.0)
+    total, count = step.loss_per_bin(losses, logsnr, jnp.ones(8))
+    got = {
+        name: (float(s), int(n))
+        for name, s, n in zip(step.bin_names(), total, count, strict=True)
+        if n
+    }
+    assert got == {
+        "..-12": (1.0, 1),
+        "-12..-9": (2.0, 1),
+        "-3..0": (3.0, 1),
+        "0..3": (9.0, 2),
+        "9..12": (6.0, 1),
+        "12..": (15.0, 2),
+    }
+
+
+def test_the_reported_norms_are_those_of_the_arrays(jitted, initial):
+    after, metrics = jitted(initial, toy.batch())
+    change = jax.tree.map(jnp.subtract, after.params, initial.params)
+    for name, tree in {"update_norm": change, "param_norm": after.params}.items():
+        np.testing.assert_allclose(metrics[name], arrays.tree_norm(tree), rtol=1e-4)
+    np.testing.assert_allclose(metrics["learning_rate"], 1e-2 / 3, rtol=1e-6)
+
+
+def test_the_gradient_norm_is_reported_as_it_was_before_clipping(jitted):
+    tight = toy.blueprint(clip=1e-3).create()
+    _, clipped = run(toy.train_step(clip=1e-3), tight)
+    _, metrics = jitted(toy.blueprint().create(), toy.batch())
+    assert metrics["grad_norm"] > 1e-2
+    np.testing.assert_allclose(clipped["grad_norm"], metrics["grad_norm"], rtol=1e-6)
+
+
+def poisoned(where):
+    """Returns an objective whose loss, or only its gradient, is NaN at label 99."""
+    objective = toy.Regression()
+
+    class Poisoned:
+        draw = objective.draw
+
+        def __call__(self, params, batch, draw, train=True):
+            losses, aux = objective(params, batch, draw, train)
+            bad = jnp.any(batch.label == 99)
+            if where == "loss":
+                return jnp.where(bad, jnp.nan, losses), aux
+            # sqrt at 0 times 0: the value is zero, its gradient 0 * inf.
+            zero = 0.0 * jnp.sum(params["inner"]["bias"])
+            root = jnp.sqrt(jnp.where(bad, zero, 1.0)) * 0.0
+            return losses + root, aux
+
+    return Poisoned()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("where", "metric"), [("loss", "loss"), ("grad", "grad_norm")])
+def test_a_step_that_is_not_finite_changes_nothing_and_says_so(where, metric, parts):
+    with jax.debug_nans(False):
+        train_step = jax.jit(toy.train_step(poisoned(where), accumulate=parts))
+        before, metrics = train_step(toy.blueprint().create(), toy.batch(0))
+        assert metrics["finite"]
+        bad_batch = toy.batch(1).replace(label=np.full(8, 99, np.int32))
+        after, metrics = train_step(before, bad_batch)
+        metrics = jax.device_get(metrics)
+        again, recovered = train_step(after, toy.batch(2))
+    assert not metrics["finite"]
+    assert step.first_bad_metric(metrics) == metric
+    for field in ("params", "ema", "opt_state"):
+        assert_trees_equal(getattr(after, field), getattr(before, field))
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_row)) == (2, 1, 1)
+    # The learning rate goes by updates, not by steps.
+    assert metrics["learning_rate"] == recovered["learning_rate"]
+    assert (
+        recovered["finite"] and step.first_bad_metric(jax.device_get(recovered)) is None
+    )
+    assert (int(again.updates), int(again.skipped_in_row)) == (2, 0)
