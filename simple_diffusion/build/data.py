@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -40,21 +41,23 @@ def data(config: Config) -> Data:
     c, seed, batch_size = config.data, config.train.seed, config.train.batch_size
     spec, folder = c.source, c.data_dir
     fraction, resolution = c.holdout_fraction, c.resolution
-    source = sources.open_source(spec, folder, "train", holdout_fraction=fraction)
-    names = tuple(source.class_names)
-    if c.num_classes == 0:
-        names = ()
-    elif c.num_classes is not None and c.num_classes != len(names):
-        raise ValueError(
-            f"data.num_classes={c.num_classes}, but data.source={spec} has "
-            f"{len(names)} classes; use that number, None, or 0 to ignore labels"
-        )
     resize = pick(RESIZES, c.resize, "data.resize")
-    options = dict(
+    options: dict[str, Any] = dict(
         crop=pick(CROPS, c.crop, "data.crop"),
         flip=c.flip,
         resize=resize,
     )
+    wanted = c.num_classes
+    # Opened last: a wrong option should not have to wait for a large source.
+    source = sources.open_source(spec, folder, "train", holdout_fraction=fraction)
+    names = tuple(source.class_names)
+    if wanted == 0:
+        names = ()
+    elif wanted is not None and wanted != len(names):
+        raise ValueError(
+            f"data.num_classes={wanted}, but data.source={spec} has "
+            f"{len(names)} classes; use that number, None, or 0 to ignore labels"
+        )
     processes = dict(
         process_index=jax.process_index(), process_count=jax.process_count()
     )

@@ -55,7 +55,9 @@ def model(config: Config, num_classes: int) -> Model:
     ) -> jax.Array:
         train = dropout_key is not None
         rngs = {"dropout": dropout_key} if train else None
-        return net.apply({"params": params}, z_t, logsnr, cond, train, rngs=rngs)
+        variables = {"params": params}
+        output: Any = net.apply(variables, z_t, logsnr, cond, train, rngs=rngs)
+        return output
 
     def init(key: Key) -> Params:
         label = jnp.zeros(1, jnp.int32) if num_classes else None

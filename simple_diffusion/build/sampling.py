@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,10 +77,7 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
     """
     c = config.sample
     size = parse_size(c.size, config.data.resolution)
-    try:
-        jax.eval_shape(built.apply, *_shapes(built, size))
-    except ValueError as error:
-        raise ValueError(f"sample.size={size[0]}x{size[1]}: {error}") from None
+    _check_size(built, size)
     solver, grid = _solver(config, built.family, math.sqrt(size[0] * size[1]))
     if c.guidance != 1.0 and not built.num_classes and weak is None:
         raise ValueError(
@@ -188,23 +184,27 @@ def _guided(
     def bind(cond: Conditioning) -> DenoiseFn:
         return denoiser.denoise_fn(built.apply, params, built.kind, cond, built.family)
 
-    if not built.num_classes:
-        label = None
-    cond = Conditioning(label=label)
+    cond = Conditioning(label=label if built.num_classes else None)
     if weak is not None:
         weaker = denoiser.denoise_fn(
             weak.apply, weak_params, weak.kind, cond, weak.family
         )
         return guidance.guide(bind(cond), weaker, weight)
-    if label is None:
+    if not built.num_classes:
         return bind(cond)
     null = Conditioning(label=jnp.full_like(label, built.num_classes))
     return guidance.classifier_free(bind, cond, null, weight)
 
 
-def _shapes(built: Model, size: tuple[int, int]) -> tuple[Any, ...]:
-    params = jax.eval_shape(built.init, jax.random.key(0))
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if built.num_classes else None
-    z_t = jax.ShapeDtypeStruct((1, *size, built.size[2]), jnp.float32)
-    logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return params, z_t, logsnr, Conditioning(label=label)
+def _check_size(built: Model, size: tuple[int, int]) -> None:
+    def trace() -> jax.Array:
+        params = built.init(jax.random.key(0))
+        label = jnp.zeros(1, jnp.int32) if built.num_classes else None
+        z_t = jnp.zeros((1, *size, built.size[2]))
+        return built.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
+
+    # The network knows best what it can divide; shapes alone cost nothing.
+    try:
+        jax.eval_shape(trace)
+    except ValueError as error:
+        raise ValueError(f"sample.size={size[0]}x{size[1]}: {error}") from None

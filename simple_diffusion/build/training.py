@@ -8,6 +8,9 @@ from jax.sharding import Mesh
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.training import ema, optimizer, sharding
 
+# Sources that make their images say they have as many as this, or more.
+ENDLESS = 2**31
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -101,6 +104,11 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
     if not given:
         return None
     ((unit, value),) = given.items()
+    if unit == "epochs" and epoch >= ENDLESS:
+        raise ValueError(
+            f"train.{name}_epochs={value}: this data.source is endless and has no "
+            f"epochs; use train.{name}_steps or train.{name}_examples"
+        )
     return value if unit == "steps" else math.ceil(value * examples[unit] / batch_size)
 
 

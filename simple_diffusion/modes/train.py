@@ -71,9 +71,10 @@ def run(config: ConfigDict, workdir: str) -> Result:
     )
     log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
     size = arrays.tree_size(blueprint.abstract.params)
+    amount = "endless" if opened.epoch >= training.ENDLESS else f"{opened.epoch:,}"
     log.say(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
-        f"{jax.devices()[0].platform} device(s); {opened.epoch:,} images of "
+        f"{jax.devices()[0].platform} device(s); {amount} images of "
         f"{opened.num_classes} classes; workdir {folder}"
     )
     files.remember(config, folder, opened.class_names, log.say)

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base
+from simple_diffusion.build import training
+
+
+def config(**train):
+    made = base.default()
+    made.train.update(train)
+    return made
+
+
+@pytest.mark.parametrize(
+    "keys", [{"total_steps": 30}, {"total_epochs": 1.5}, {"total_examples": 300}]
+)
+def test_a_duration_may_be_said_in_steps_epochs_or_examples(keys):
+    # 200 examples in an epoch, 10 in a batch.
+    made = config(**({"total_steps": None, "batch_size": 10} | keys))
+    assert training.plan(made, epoch=200).total == 30
+
+
+def test_a_part_of_a_batch_counts_as_a_step():
+    made = config(total_steps=None, total_examples=301, batch_size=10)
+    assert training.plan(made, epoch=200).total == 31
+
+
+def test_a_duration_said_twice_names_both_keys():
+    with pytest.raises(ValueError, match=r"total_steps=500000 and train.total_epochs"):
+        training.plan(config(total_epochs=2.0), epoch=100)
+
+
+def test_a_duration_that_is_needed_is_asked_for():
+    with pytest.raises(ValueError, match="train.total_steps, _epochs or _examples"):
+        training.plan(config(total_steps=None), epoch=100)
+
+
+def test_an_endless_source_has_no_epochs():
+    with pytest.raises(ValueError, match="train.total_epochs=2.0.*endless"):
+        training.plan(config(total_steps=None, total_epochs=2.0), epoch=2**40)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "accumulate", "keep_checkpoints"])
+def test_a_number_that_makes_no_sense_names_its_key(key):
+    with pytest.raises(ValueError, match=f"train.{key}=0"):
+        training.plan(config(**{key: 0}), epoch=100)
+
+
+def test_a_batch_that_cannot_be_cut_names_both_keys():
+    with pytest.raises(ValueError, match="batch_size=10 .* train.accumulate=4"):
+        training.plan(config(batch_size=10, accumulate=4), epoch=100)
+
+
+def test_a_batch_that_the_devices_cannot_share_names_the_axes():
+    assert jax.device_count() == 8
+    with pytest.raises(ValueError, match="train.batch_size=12 .* 8 devices"):
+        training.mesh(config(batch_size=12))
+
+
+def test_a_weight_decay_that_nothing_uses_is_an_error():
+    made = config()
+    made.optimizer.weight_decay = 0.1
+    with pytest.raises(ValueError, match="optimizer.weight_decay=0.1 .*adamw"):
+        training.adam(made, 100)
+
+
+def test_a_warm_up_longer_than_a_cosine_names_both_keys():
+    made = config()
+    made.optimizer.decay = "cosine"
+    with pytest.raises(ValueError, match="optimizer.warmup_steps=10000 .*total_steps"):
+        training.adam(made, 100)
+
+
+def test_each_power_average_has_a_name_of_its_own():
+    made = config()
+    made.ema.power = (0.05, 0.1)
+    averages = training.averages(made)
+    assert list(averages) == ["main", "power_0.05", "power_0.1"]
+    # After two updates a short average follows the parameters more closely.
+    rates = [float(averages[n](jnp.int32(2))) for n in ("power_0.05", "power_0.1")]
+    assert rates[0] > rates[1]
