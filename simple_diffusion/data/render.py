@@ -83,9 +83,10 @@ def _regions(group: Group, xp: Any) -> list[tuple[slice, slice] | None]:
         return [None if gone else whole for gone in absent.all(0).tolist()]
     first_pixel = np.stack([grid.y[:, 0, 0], grid.x[:, 0, 0]] * 2, -1)[:, None]
     at = (group.bounds - first_pixel) / grid.pixel  # in pixels
+    margin = 0.5  # a shape smaller than a pixel is drawn larger
     gone = absent[:, :, None]
-    first = np.where(gone, shapes.FAR, np.floor(at[:, :, :2])).min(0)
-    last = np.where(gone, -shapes.FAR, np.ceil(at[:, :, 2:]) + 1).max(0)
+    first = np.where(gone, shapes.FAR, np.floor(at[:, :, :2] - margin)).min(0)
+    last = np.where(gone, -shapes.FAR, np.ceil(at[:, :, 2:] + margin) + 1).max(0)
     ends = np.concatenate([first, last], 1)
     ends = np.minimum(np.maximum(ends, 0), (h, w, h, w)).astype(int).tolist()
     return [

@@ -216,7 +216,7 @@ def boxes(
         ends = np.stack([low, high], 1) - corner[:, None]
         box[:, k] = np.clip(ends / unit[:, None], 0.0, 1.0).reshape(-1, 4)
         category[:, k] = np.where(part, p.category, 0).max(1)
-    present = (box[..., 2:] > box[..., :2]).all(-1)
+    present = np.all(box[..., 2:] > box[..., :2], axis=-1)
     return Boxes(
         np.where(present[..., None], box, np.float32(0)),
         np.where(present, category, 0),

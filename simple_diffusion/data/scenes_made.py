@@ -96,10 +96,11 @@ def car(s: Sketch) -> None:
     s.scenery("road")
     edge = s.uniform(0.64, 0.68)
     road = s.vary((0.40, 0.41, 0.44), 0.04)
-    s.ground(edge, road, shade(road, 0.8), texture=s.texture(0.010, 8, 40))
+    tar = s.texture(0.010, 8, 40)
+    s.ground(edge, road, shade(road, 0.8), span=(horizon, 1.0), texture=tar)
     s.scenery("road", 0.08)
     along = s.uniform(-0.03, 0.03)
-    for k in range(3):
+    for k in range(-1, 4):  # further than the unit square, for wide pictures
         at = along + (0.1 + 0.4 * k)
         line = (at - 0.08, at + 0.08), (at - 0.1, at + 0.1)
         s.quad(0.91, 0.945, *line, (0.92, 0.90, 0.80))
@@ -159,7 +160,7 @@ def balloon(s: Sketch) -> None:
         for side in (-1, 1):
             ends = (x + 0.42 * side * r, x + 0.20 * side * r)
             rope = [(at - 0.012 * size, at + 0.012 * size) for at in ends]
-            s.quad(y + 0.8 * r, floor, *rope, (0.30, 0.22, 0.15))
+            s.quad(y + 0.8 * r, floor, rope[0], rope[1], (0.30, 0.22, 0.15))
         wide, narrow = (x - 0.78 * r, x + 0.78 * r), (x - 0.3 * r, x + 0.3 * r)
         s.quad(y + 0.62 * r, y + 1.18 * r, wide, narrow, dark, shade(main, 0.6))
         s.disc(y, x, r, light, lower=dark)
@@ -168,8 +169,8 @@ def balloon(s: Sketch) -> None:
         s.ellipse(low, x, 1.09 * r, 0.62 * r, *pale)
         s.ellipse(low, x, 1.09 * r, 0.26 * r, light, dark)
         s.glow(y - 0.3 * r, x - 0.35 * r, 0.55 * r, 0.45 * r, WHITE, opacity=0.35)
-        wicker = (0.55, 0.36, 0.18), (0.36, 0.22, 0.10)
-        s.box(floor + 0.1 * r, x, 0.17 * r, 0.24 * r, *wicker, corner=0.04 * r)
+        basket, dim = (0.55, 0.36, 0.18), (0.36, 0.22, 0.10)
+        s.box(floor + 0.1 * r, x, 0.17 * r, 0.24 * r, basket, dim, corner=0.04 * r)
     s.x = middle(s.count, places[0][0])
 
 

@@ -60,10 +60,9 @@ def tree(s: Sketch) -> None:
     s.scenery("ground")
     blades = s.texture(0.012, 6, 30)
     s.ground(horizon + 0.06, grass, shade(grass, 0.8), texture=blades)
-    top = s.uniform(0.3, 0.7)
-    s.ellipse(
-        horizon + 0.3, top, 0.32, 0.75, shade(grass, 1.12), grass, depth=(0.9, 0.1)
-    )
+    top, light = s.uniform(0.3, 0.7), shade(grass, 1.12)
+    slope = {"span": (horizon, 1.0), "depth": (0.9, 0.1)}
+    s.ellipse(horizon + 0.62, top, 0.64, 1.06, light, grass, **slope)
     s.count = s.number(0.6, 0.25, 0.15)
     s.colour, leaf = s.named("green", "green", "orange", "red", "pink")
     dark, light = shade(leaf, 0.75), shade(leaf, 1.5)
@@ -125,11 +124,12 @@ def flower(s: Sketch) -> None:
     x, y = s.uniform(0.40, 0.60), s.uniform(0.35, 0.42)
     size = s.uniform(0.26, 0.33)
     green = s.vary((0.16, 0.45, 0.16))
-    foot = x + s.uniform(-0.1, 0.1)
+    lean = s.uniform(-0.1, 0.1)
     s.thing("flower", 0.3)
-    s.quad(y, 1.02, (x - 0.025, x + 0.025), (foot - 0.035, foot + 0.035), green)
+    foot = x + 1.9 * lean  # below the unit square, for tall pictures
+    s.quad(y, 1.5, (x - 0.025, x + 0.025), (foot - 0.04, foot + 0.04), green)
     for side in (-1, 1):
-        at = 0.5 * (x + foot) + 0.13 * side
+        at = x + 0.75 * lean + 0.13 * side
         turn = -0.55 * side
         s.ellipse(0.84, at, 0.05, 0.15, shade(green, 1.15), shade(green, 0.8), turn)
     turn = s.uniform(0, np.pi / 3)
@@ -211,8 +211,8 @@ def night(s: Sketch) -> None:
     s.scenery("ground")
     hill = s.vary((0.05, 0.10, 0.13), 0.02)
     s.ground(0.92, hill, shade(hill, 0.6))
-    at = s.uniform(0.1, 0.4)
-    s.ellipse(1.05, at, 0.24, 0.55, hill, shade(hill, 0.6), depth=(0.8, 0.1))
+    slope = {"span": (0.8, 1.0), "depth": (0.8, 0.1)}
+    s.ellipse(1.35, s.uniform(0.1, 0.4), 0.54, 0.82, hill, shade(hill, 0.6), **slope)
     s.x = x
 
 

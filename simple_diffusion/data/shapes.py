@@ -160,10 +160,12 @@ def _ellipse_terms(
 
     q = a dx^2 + 2 b dx dy + c dy^2 is 1 on the outline; a second form of this kind is
     (pixel grad q)^2. The ramp of this distance covers pi (r^2 + pixel^2 / 6) in all for
-    a disc of radius r, so r^2 is reduced by pixel^2 / 6 to cover the true area, and a
-    disc too small for that is made fainter instead.
+    a disc of radius r, so r^2 is reduced by pixel^2 / 6 to cover the true area. What is
+    much smaller than a pixel is drawn larger and fainter.
     """
-    y, x, ry, rx, angle, shift = geometry.T
+    y, x, true_ry, true_rx, angle, shift = geometry.T
+    ry, rx = np.maximum(true_ry, 0.6 * pixel), np.maximum(true_rx, 0.6 * pixel)
+    strength = true_ry * true_rx / (ry * rx)
     cos, sin = np.cos(angle), np.sin(angle)
     u, v = rx**-2, ry**-2
 
@@ -174,8 +176,7 @@ def _ellipse_terms(
 
     outline = turned(u, v)
     steepness = turned((2 * pixel * u) ** 2, (2 * pixel * v) ** 2)
-    excess = pixel * pixel / (6.0 * ry * rx)
-    level, strength = np.maximum(1.0 - excess, 0.0), np.minimum(1.0 / excess, 1.0)
+    level = 1.0 - pixel * pixel / (6.0 * ry * rx)
     return [y, x, *outline, *steepness, level, strength, shift]
 
 

@@ -147,7 +147,7 @@ class Sketch:
         """Returns -1 or 1."""
         return np.where(self.uniform() < 0.5, np.float32(-1), np.float32(1))
 
-    def number(self, *weights: float) -> Int[np.ndarray, "n"]:
+    def number(self, *weights: int | float) -> Int[np.ndarray, "n"]:
         """Returns 1, 2, ... with these probabilities."""
         ends = np.cumsum(weights)[:-1] / sum(weights)
         return (self.uniform()[:, None] >= ends).sum(1) + 1
@@ -183,7 +183,11 @@ class Sketch:
         ]
 
     def texture(
-        self, amplitude: float, low: float, high: float, stretch: float = 1.0
+        self,
+        amplitude: float,
+        low: int | float,
+        high: int | float,
+        stretch: int | float = 1,
     ) -> Float32[np.ndarray, "n k 4"]:
         """Returns plane waves in all directions, of low to high cycles per unit.
 
@@ -241,7 +245,7 @@ class Sketch:
         ]
 
     def sky(
-        self, top: Colour, low: Colour, horizon: Number, stretch: float = 2.0
+        self, top: Colour, low: Colour, horizon: Number, stretch: int | float = 2
     ) -> None:
         """Adds a sky with faint clouds, everywhere."""
         self.scenery("sky")
@@ -255,8 +259,8 @@ class Sketch:
     def ground(
         self, y: Number, colour: Colour, lower: Colour, **options: Options
     ) -> None:
-        """Adds everything below y, from depth 0.9 there to 0.1 at the bottom."""
-        options |= {"span": (y, 1.0), "depth": (0.9, 0.1)}
+        """Adds everything below y; over its span, depth falls from 0.9 to 0.1."""
+        options = {"span": (y, 1.0), "depth": (0.9, 0.1)} | options
         self.add(shapes.BAND, (y,), colour, lower, **options)
 
     def ellipse(
@@ -354,7 +358,7 @@ class Sketch:
 
 
 def assemble(
-    drawings: Sequence[Drawing], rows: Sequence[Int[np.ndarray, "n"]]
+    drawings: Sequence[Drawing], rows: Sequence[Int[np.ndarray, "_"]]
 ) -> shapes.Primitives:
     """Returns the pictures of several drawings, each put into its rows."""
     b = sum(len(of) for of in rows)
