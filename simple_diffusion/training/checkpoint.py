@@ -10,6 +10,8 @@ is used.
 """
 
 import contextlib
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -236,7 +238,8 @@ class _Store:
             part: ocp.args.StandardSave(flax.traverse_util.unflatten_dict(leaves, "/"))
             for part, leaves in flat.items()
         }
-        content["note"] = ocp.args.JsonSave({**(note or {}), "arrays": arrays})
+        note = {**(note or {}), "arrays": arrays}
+        content["note"] = ocp.args.JsonSave({**note, "checksum": _checksum(note)})
         with self._explained(f"save step {step}"):
             self._manager.save(step, args=ocp.args.Composite(**content))
 
@@ -244,10 +247,14 @@ class _Store:
         """Returns the note; raises Damaged."""
         args = ocp.args.Composite(note=ocp.args.JsonRestore())
         try:
-            note = self._manager.restore(step, args=args)["note"]
-            return {**note, "arrays": {**note["arrays"]}}
+            note = dict(self._manager.restore(step, args=args)["note"])
+            checksum = note.pop("checksum")
         except Exception as error:  # whatever a broken file makes its reader raise
             raise Damaged(f"step {step} in {self.folder}: {_brief(error)}") from error
+        # Or a flipped bit in a shape would look like the checkpoint of another model.
+        if checksum != _checksum(note):
+            raise Damaged(f"step {step} in {self.folder}: its note was changed")
+        return note
 
     def read(self, step: int, wanted: Trees) -> Trees:
         """Returns trees like the wanted ones; raises Damaged or Mismatch."""
@@ -352,6 +359,10 @@ def _parts(state: TrainState) -> Trees:
 
 def _average(name: str) -> str:
     return f"ema_{name}"
+
+
+def _checksum(note: dict) -> int:
+    return zlib.crc32(json.dumps(note, sort_keys=True).encode())
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

@@ -16,10 +16,6 @@ def assert_trees_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-def run(train_step, state, size=8):
-    return jax.jit(train_step)(state, toy.batch(0, size))
-
-
 @pytest.fixture(scope="module")
 def initial():
     return toy.blueprint().create()
@@ -38,10 +34,14 @@ def test_training_lowers_the_loss(jitted, initial):
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("parts", [2, 8])
-def test_microbatches_add_up_to_the_whole_batch(parts, jitted, initial):
+@pytest.fixture(scope="module")
+def in_four_parts():
+    return jax.jit(toy.train_step(accumulate=4))
+
+
+def test_microbatches_add_up_to_the_whole_batch(jitted, in_four_parts, initial):
     whole, whole_metrics = jitted(initial, toy.batch())
-    cut, cut_metrics = run(toy.train_step(accumulate=parts), initial)
+    cut, cut_metrics = in_four_parts(initial, toy.batch())
     # The same float32 terms in another order; Adam's first update divides by the root
     # of the square of the gradient and so keeps its relative error.
     assert_trees_close(cut.params, whole.params, rtol=1e-4, atol=1e-6)
@@ -53,16 +53,17 @@ def test_a_batch_that_cannot_be_cut_says_so(initial):
         jax.eval_shape(toy.train_step(accumulate=3), initial, toy.batch())
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_padding_changes_neither_loss_nor_gradient(parts, initial):
-    train_step = jax.jit(toy.train_step(accumulate=parts))
+def test_padding_changes_neither_loss_nor_gradient(jitted, in_four_parts, initial):
     batch = toy.batch().replace(mask=np.arange(8) < 5)
     image, label = batch.image.copy(), batch.label.copy()
     image[5:], label[5:] = 0, 0
-    want = train_step(initial, batch)
-    got = train_step(initial, batch.replace(image=image, label=label))
-    assert_trees_close(got, want, rtol=1e-5, atol=1e-7)
-    assert want[1]["loss_bin_count"].sum() == 5
+    junk = batch.replace(image=image, label=label)
+    # In four parts of two the padding falls unevenly on the microbatches.
+    want, metrics = jitted(initial, batch)
+    for train_step in (jitted, in_four_parts):
+        got, _ = train_step(initial, junk)
+        assert_trees_close(got.params, want.params, rtol=1e-4, atol=1e-6)
+    assert metrics["loss_bin_count"].sum() == 5
 
 
 def train_on(mesh, parts=1, steps=3):
@@ -101,9 +102,9 @@ def test_randomness_is_a_function_of_the_step(jitted, initial):
 
 
 def test_the_bins_of_the_loss_sum_to_the_loss(jitted, initial):
-    _, metrics = jitted(initial, toy.batch(size=64))
+    _, metrics = jitted(initial, toy.batch())
     total, count = metrics["loss_bin_sum"].sum(), metrics["loss_bin_count"].sum()
-    assert count == 64
+    assert count == 8
     np.testing.assert_allclose(total / count, metrics["loss"], rtol=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_the_reported_norms_are_those_of_the_arrays(jitted, initial):
 
 def test_the_gradient_norm_is_reported_as_it_was_before_clipping(jitted):
     tight = toy.blueprint(clip=1e-3).create()
-    _, clipped = run(toy.train_step(clip=1e-3), tight)
+    _, clipped = jax.jit(toy.train_step(clip=1e-3))(tight, toy.batch())
     _, metrics = jitted(toy.blueprint().create(), toy.batch())
     assert metrics["grad_norm"] > 1e-2
     np.testing.assert_allclose(clipped["grad_norm"], metrics["grad_norm"], rtol=1e-6)
@@ -162,8 +163,9 @@ def poisoned(where):
     return Poisoned()
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize(("where", "metric"), [("loss", "loss"), ("grad", "grad_norm")])
+@pytest.mark.parametrize(
+    ("where", "metric", "parts"), [("loss", "loss", 1), ("grad", "grad_norm", 2)]
+)
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(where, metric, parts):
     with jax.debug_nans(False):
         train_step = jax.jit(toy.train_step(poisoned(where), accumulate=parts))
