@@ -1,6 +1,5 @@
 """From a network to a denoise function: the only place where the two meet."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import ApplyFn, Conditioning, DenoiseFn, Params
@@ -28,8 +27,8 @@ def denoise_fn(
     def denoise(
         z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
     ) -> Float[Array, "b h w c"]:
-        # The network may answer in bfloat16; from here on everything is float32.
-        output = apply(params, z_t, logsnr, cond).astype(jnp.float32)
+        # alpha and sigma make x_hat float32, even if the network answers in bfloat16.
+        output = apply(params, z_t, logsnr, cond)
         return parameterization.to_x(kind, output, z_t, logsnr, family)
 
     return denoise

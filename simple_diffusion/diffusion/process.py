@@ -43,14 +43,14 @@ two times, s is the cleaner and t the noisier one, s < t, so λₛ > λₜ.
         μ = (ς²/σₛ²) αₛ x + (ς² αₜₛ/σₜₛ²) zₜ = c αₛ x + αₜₛ (σₛ²/σₜ²) zₜ.        (6)
 
     An ancestral sampler draws from N(μ, ς²) with x̂ in the place of x. Since x̂ is not
-    certain, the true reverse step is wider than ς²; for white data of unit variance it
-    is as wide as the forward step c σₜ² (arXiv 2006.11239, section 3.2; in between:
-    arXiv 2102.09672).
+    certain, the true reverse step is wider than ς². How wide depends on the data; for
+    white data of unit variance, in vp, it is as wide as the step forward, c σₜ² (arXiv
+    2006.11239, section 3.2). In between one interpolates log variance (2102.09672).
 
 §4  One step cleaner without chance.  (1) leaves open how the noises at two times are
-    related. If they are the same ε = (zₜ − αₜ x̂)/σₜ,
+    related. If they are the same,
 
-        zₛ = αₛ x̂ + σₛ ε̂,                                                      (7)
+        zₛ = αₛ x̂ + σₛ ε̂,        ε̂ = (zₜ − αₜ x̂)/σₜ,                           (7)
 
     the step of DDIM (arXiv 2010.02502). Its limit is an ordinary differential equation,
     and it is simplest in the scale of flow: y = z/(α+σ) and τ = σ/(α+σ) turn (1) into

@@ -66,5 +66,6 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeLaw:
 def _stratified_uniform(key: Key, n: int) -> Float[Array, "n"]:
     offset_key, order_key = jax.random.split(key)
     t = (jax.random.uniform(offset_key) + jnp.arange(n) / n) % 1.0
-    # Shuffled, or the first examples of every batch would always be among neighbours.
+    # Shuffled, or neighbours in a batch would be neighbours in time, and a device or a
+    # microbatch would see one part of the noise levels at a time.
     return jax.random.permutation(order_key, t)

@@ -39,8 +39,7 @@ def karras(
 
     Args:
       n: how many values; a single one is sigma_max.
-      rho: equal steps in sigma^(1/rho); larger values take shorter steps near the
-      image.
+      rho: equal steps in sigma^(1/rho); a larger one spends more of them on low noise.
       sigma_min: the last sigma/alpha visited.
       sigma_max: the first.
     """

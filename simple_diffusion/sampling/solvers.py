@@ -4,8 +4,8 @@ All are written in terms of x_hat, so that whatever is done to x_hat (guidance,
 clipping, projection) is felt by the noise estimate too. All commute with a change of
 family: a sample in the scale of flow is the sample in the scale of vp, rescaled.
 
-Equation numbers refer to diffusion/process.py. Logsnr_t and logsnr_s are scalars, the
-same for every image of the batch; keys are one per image.
+Equation numbers refer to diffusion/process.py. The noise levels logsnr_t and logsnr_s
+are scalars, the same for every image of the batch; keys are one per image.
 """
 
 from typing import Any
@@ -29,9 +29,8 @@ def ancestral(family: Family = VP, gamma: float = 0.2) -> Solver:
     Args:
       family: the scale of z.
       gamma: where log variance lies between that of the posterior (0), right if x_hat
-      is
-        certain, and that of the reverse step for white data (1). simple diffusion uses
-        0.2, and 1 for text-to-image.
+        is certain, and that of the reverse step for white data (1). simple diffusion
+        uses 0.2, and 1 for text-to-image.
     """
 
     def step(
@@ -44,7 +43,8 @@ def ancestral(family: Family = VP, gamma: float = 0.2) -> Solver:
     ) -> tuple[Image, Any]:
         x_hat = _estimate(denoise, z_t, logsnr_t)
         q = process.posterior(family, logsnr_t, logsnr_s)
-        # sigma^2 in the scale of vp, whatever the family: 1 >= ratio of the two bounds.
+        # The bounds are c sigma_s^2 and c sigma_t^2 in the scale of vp, where sigma^2
+        # is sigmoid(-logsnr). Their ratio is the same in every scale.
         ratio = jax.nn.sigmoid(-logsnr_t) / jax.nn.sigmoid(-logsnr_s)
         std = jnp.sqrt(q.variance) * ratio ** (0.5 * gamma)
         noise = rng.normal_per_example(keys, z_t.shape[1:])

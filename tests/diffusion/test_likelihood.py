@@ -96,6 +96,20 @@ def test_bound_with_the_exact_denoiser_is_the_entropy_of_the_data():
     assert got.reconstruction.max() < 1e-3
 
 
+def test_bound_ends_where_the_schedule_does():
+    n, schedule = 512, schedules.cosine(-4.0, 9.0)
+    x = jax.random.choice(jax.random.key(9), LEVELS, (n, 4, 4, 1))
+    keys = rng.per_example(jax.random.key(10), jnp.arange(n))
+    u = jnp.arange(n) / n
+    got = likelihood.bound(Gaussian().denoiser(), x, schedule, u, keys)
+    np.testing.assert_allclose(got.prior, likelihood.prior(x, at(-4.0, x)), rtol=1e-5)
+    eps = jax.random.normal(jax.random.key(11), x.shape)
+    wanted = likelihood.reconstruction(x, eps, at(9.0, x)).mean()
+    assert wanted > 0.5  # a noise of 1.4 levels
+    # 8192 pixels, half a bit each, give or take.
+    np.testing.assert_allclose(got.reconstruction.mean(), wanted, rtol=0.05)
+
+
 def test_bound_of_an_image_does_not_depend_on_its_batch():
     x = jax.random.choice(jax.random.key(7), LEVELS, (4, 3, 3, 1))
     u = jnp.array([0.1, 0.4, 0.6, 0.9])

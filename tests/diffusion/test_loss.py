@@ -74,7 +74,7 @@ def test_loss_of_an_example_does_not_see_the_others(function):
 @pytest.mark.parametrize("function", [loss.mse, loss.multiscale_mse(4)])
 def test_loss_is_quadratic_and_float32(function):
     error = jax.random.normal(jax.random.key(5), (2, 16, 16, 3))
-    np.testing.assert_allclose(function(3.0 * error), 9.0 * function(error), rtol=1e-6)
+    np.testing.assert_allclose(function(3.0 * error), 9.0 * function(error), rtol=1e-5)
     assert function(error.astype(jnp.bfloat16)).dtype == jnp.float32
 
 

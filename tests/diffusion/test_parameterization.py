@@ -51,7 +51,7 @@ def test_conversions_match_the_table():
 @pytest.mark.parametrize("second", parameterization.KINDS)
 @every_kind
 def test_every_pair_of_kinds_round_trips(kind, second, family):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(LOGSNR, PIXEL, PIXEL)
     def law(logsnr, x, eps):
         at = jnp.float32([logsnr])

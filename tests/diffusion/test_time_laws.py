@@ -52,6 +52,15 @@ def test_each_position_of_a_batch_sees_the_whole_law(name):
         assert scipy.stats.ks_2samp(t[:, k], one_by_one).pvalue > 1e-3
 
 
+def test_neighbours_in_a_batch_may_be_from_any_two_strata():
+    keys = jax.random.split(jax.random.key(6), 200)
+    t = jax.vmap(lambda key: LAWS["stratified"].sample(key, 4))(keys)
+    gaps = np.rint(4 * ((t[:, 1] - t[:, 0]) % 1.0)).astype(int) % 4
+    # Of the three, each has a third of the 200.
+    assert np.all(np.bincount(gaps, minlength=4)[1:] > 40)
+    assert np.all(gaps > 0)
+
+
 def test_logit_of_logit_normal_is_normal():
     t = np.asarray(LAWS["logit-normal"].sample(jax.random.key(4), 10_000), np.float64)
     logit = np.log(t / (1 - t))

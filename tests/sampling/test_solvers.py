@@ -172,7 +172,7 @@ def test_a_certain_denoiser_is_believed_at_the_clean_end(solver, family):
 
 
 @both_families
-def test_every_solver_but_the_multistep_one_takes_a_first_step_like_ddim(family):
+def test_a_first_step_towards_a_fixed_image_is_that_of_ddim(family):
     z = jax.random.normal(jax.random.key(3), (2, 4, 4, 1))
     args = constant(0.4), z, -2.0, 1.0, keys(2)
     wanted = one_step(solvers.ddim(family), *args)
