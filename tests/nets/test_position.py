@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simple_diffusion.nets import position
+
+
+def test_centres_of_another_grid_cover_the_same_extent():
+    coarse = position.centres(4, 4)
+    fine = position.centres(8, 4)
+    np.testing.assert_allclose(coarse, [0.5, 1.5, 2.5, 3.5])
+    # Two fine cells make one coarse cell, so the mean of their centres is its centre.
+    np.testing.assert_allclose(fine.reshape(4, 2).mean(-1), coarse)
+
+
+def test_sincos_tells_rows_in_one_half_and_columns_in_the_other():
+    table = position.sincos_2d(position.centres(3, 3), position.centres(5, 5), 16)
+    assert table.shape == (3, 5, 16)
+    np.testing.assert_allclose(table[..., :8], table[:, :1, :8] + 0 * table[..., :8])
+    np.testing.assert_allclose(table[..., 8:], table[:1, :, 8:] + 0 * table[..., 8:])
+    flat = np.asarray(table).reshape(15, 16)
+    assert len(np.unique(flat.round(5), axis=0)) == 15
+
+
+def test_sincos_of_the_first_pair_is_the_sine_and_cosine_of_the_coordinate():
+    rows = jnp.asarray([0.5, 1.5])
+    table = position.sincos_2d(rows, rows, 8)
+    np.testing.assert_allclose(table[:, 0, 0], np.sin([0.5, 1.5]), rtol=1e-6)
+    np.testing.assert_allclose(table[:, 0, 2], np.cos([0.5, 1.5]), rtol=1e-6)
+    np.testing.assert_allclose(table[:, 0, 1], np.sin([0.005, 0.015]), rtol=1e-6)
+
+
+def rotated_products(shift_rows: float, shift_columns: float) -> np.ndarray:
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 3, 4, 2, 8))
+    rows = position.centres(3, 3) + shift_rows
+    columns = position.centres(4, 4) + shift_columns
+    q, k = (position.rope_2d(v, rows, columns).reshape(12, 2, 8) for v in (q, k))
+    return np.asarray(jnp.einsum("nkd,mkd->knm", q, k))
+
+
+def test_rotary_products_depend_on_differences_of_place_only():
+    moved = rotated_products(7.0, -2.5)
+    np.testing.assert_allclose(moved, rotated_products(0.0, 0.0), atol=2e-5)
+
+
+def test_rotary_embedding_keeps_lengths_and_the_origin():
+    x = jax.random.normal(jax.random.key(1), (1, 2, 3, 2, 8))
+    rows, columns = jnp.asarray([0.0, 9.0]), jnp.asarray([0.0, 4.0, 50.0])
+    y = position.rope_2d(x, rows, columns)
+    np.testing.assert_allclose(y[:, 0, 0], x[:, 0, 0])
+    norms = [np.linalg.norm(v, axis=-1) for v in (x, y)]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+    assert not np.allclose(y[:, 1], x[:, 1])
+    assert not np.allclose(y[:, :, 1], x[:, :, 1])
+
+
+def test_rotary_embedding_turns_the_halves_by_their_own_axis():
+    x = jnp.ones((1, 2, 2, 1, 8))
+    y = position.rope_2d(x, jnp.asarray([0.0, 1.0]), jnp.asarray([0.0, 2.0]))
+    np.testing.assert_allclose(y[0, :, 0, 0, 4:], 1.0)  # moving down: column half rests
+    np.testing.assert_allclose(y[0, 0, :, 0, :4], 1.0)  # moving right: row half rests
+    # The fastest pair turns by the coordinate itself: (1, 1) by one radian.
+    want = [np.cos(1) - np.sin(1), np.cos(1) + np.sin(1)]
+    np.testing.assert_allclose(y[0, 1, 0, 0, [0, 2]], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [6, 2])
+def test_widths_that_do_not_split_in_four_are_named(channels):
+    place = position.centres(2, 2)
+    with pytest.raises(ValueError, match=f"multiple of 4, not {channels}"):
+        position.sincos_2d(place, place, channels)
+    with pytest.raises(ValueError, match=f"multiple of 4, not {channels}"):
+        position.rope_2d(jnp.ones((1, 2, 2, 1, channels)), place, place)
+
+
+def test_a_resized_table_interpolates_between_cell_centres():
+    rows = np.arange(4.0, dtype=np.float32)
+    table = jnp.asarray(np.broadcast_to(rows[:, None, None], (4, 3, 2)))
+    assert position.resize_table(table, (4, 3)) is table
+    fine = np.asarray(position.resize_table(table, (8, 3)))
+    # Away from the ends a ramp stays a ramp: the centre of fine cell i is i/2 - 1/4.
+    np.testing.assert_allclose(fine[1:-1, 0, 0], np.arange(1, 7) / 2 - 0.25, atol=1e-6)
+    # Without antialiasing every second cell centre of a half-size grid is a midpoint.
+    half = np.asarray(position.resize_table(table, (2, 3)))
+    np.testing.assert_allclose(half[:, 0, 0], [0.5, 2.5], atol=1e-6)
