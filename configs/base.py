@@ -220,8 +220,8 @@ def default() -> ConfigDict:
             guidance_workdir=placeholder(str),
             # static | dynamic | none
             clip="static",
-            # ema | params | power_LENGTH, such as power_0.07: an average of ema.power, or
-            # of any other length, made from the snapshots of a run that took some
+            # ema | params | power_LENGTH, such as power_0.07: an average of ema.power,
+            # or of any other length, made from the snapshots of a run that took some
             weights="ema",
             # Step of the checkpoint; none means the newest.
             checkpoint_step=placeholder(int),

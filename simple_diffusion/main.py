@@ -10,6 +10,7 @@ import sys
 
 # Before jax and TensorFlow start: their banners would bury our first lines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import jax
 from absl import app, flags, logging

@@ -58,7 +58,7 @@ def data(config: Config) -> Data:
             f"data.num_classes={wanted}, but data.source={spec} has "
             f"{len(names)} classes; use that number, None, or 0 to ignore labels"
         )
-    processes = dict(
+    processes: dict[str, Any] = dict(
         process_index=jax.process_index(), process_count=jax.process_count()
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Model
@@ -68,7 +69,8 @@ def evaluator(
         key = rng.key_for(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
-        cond = Conditioning(label=batch.label if built.num_classes else None)
+        label = jnp.asarray(batch.label)
+        cond = Conditioning(label=label if built.num_classes else None)
         denoise = denoiser.denoise_fn(
             built.apply, params, built.kind, cond, built.family
         )
@@ -77,8 +79,8 @@ def evaluator(
             denoise,
             images.to_unit_range(batch.image),
             objective.schedule,
-            stratified.sample(time_key, len(batch.label)),
-            rng.per_example(key, jax.numpy.arange(len(batch.label))),
+            stratified.sample(time_key, len(label)),
+            rng.per_example(key, jnp.arange(len(label))),
             built.family,
         )
         return loss, aux["logsnr"], bound.total

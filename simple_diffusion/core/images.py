@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from simple_diffusion.core.types import HostOrDevice
 
-def to_unit_range(image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+
+def to_unit_range(image: UInt8[HostOrDevice, "*b h w c"]) -> Float[Array, "*b h w c"]:
     """Returns float32 in [-1, 1]: 0 becomes -1 and 255 becomes 1."""
-    return image.astype(jnp.float32) / 127.5 - 1.0
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(x: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:

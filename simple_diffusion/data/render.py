@@ -80,7 +80,7 @@ def _regions(group: Group, xp: Any) -> list[tuple[slice, slice] | None]:
     h, w = grid.y.shape[1], grid.x.shape[2]
     if xp is not np:
         whole = slice(0, h), slice(0, w)
-        return [None if gone else whole for gone in absent.all(0).tolist()]
+        return [None if gone else whole for gone in np.all(absent, axis=0).tolist()]
     first_pixel = np.stack([grid.y[:, 0, 0], grid.x[:, 0, 0]] * 2, -1)[:, None]
     at = (group.bounds - first_pixel) / grid.pixel  # in pixels
     margin = 0.5  # a shape smaller than a pixel is drawn larger

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -80,7 +81,7 @@ class Evaluator:
     def _statistics(self, images: Images) -> statistics.Statistics:
         total = None
         for batch in images:
-            part = statistics.of(np.asarray(self.features(batch)))
+            part = statistics.of(np.asarray(self.features(jnp.asarray(batch))))
             total = part if total is None else statistics.merge(total, part)
         if total is None:
             raise ValueError("there are no images to evaluate")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from simple_diffusion.build import data, evaluation, network, sampling, training
+from simple_diffusion.build.options import Config
 from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data import feed
 from simple_diffusion.modes import pictures, weights
@@ -19,7 +19,7 @@ from simple_diffusion.training import sharding
 Metrics = dict[str, float]
 
 
-def run(config: ConfigDict, workdir: str) -> Metrics:
+def run(config: Config, workdir: str) -> Metrics:
     """Evaluates the parameters of a workdir and writes `metrics.json`."""
     folder = Path(workdir)
     files.class_names(folder)  # an error if nothing was trained there
@@ -39,7 +39,7 @@ def run(config: ConfigDict, workdir: str) -> Metrics:
 
 
 def describe(
-    config: ConfigDict, sampler: sampling.Sampling, step: int | None, metrics: Metrics
+    config: Config, sampler: sampling.Sampling, step: int | None, metrics: Metrics
 ) -> dict[str, Any]:
     """Returns metrics together with what they are metrics of."""
     c = config.sample
@@ -56,7 +56,7 @@ def describe(
 
 
 def measure(
-    config: ConfigDict,
+    config: Config,
     built: network.Model,
     params: Params,
     opened: data.Data,

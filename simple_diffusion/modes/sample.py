@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from simple_diffusion.build import network, sampling, training
+from simple_diffusion.build.options import Config
 from simple_diffusion.core import images
 from simple_diffusion.modes import pictures, weights
 from simple_diffusion.modes import workdir as files
@@ -26,7 +26,7 @@ class Result(NamedTuple):
     grid: Path
 
 
-def run(config: ConfigDict, workdir: str) -> Result:
+def run(config: Config, workdir: str) -> Result:
     """Draws `sample.count` images with the parameters of a workdir.
 
     Writes `samples/00000_CLASS.png` and so on, `samples.png` with all of them, and

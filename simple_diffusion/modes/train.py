@@ -1,5 +1,6 @@
 """Mode `train`: from a config to a trained model, a grid of samples and its metrics."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
 from simple_diffusion.build import (
     data,
@@ -17,6 +18,7 @@ from simple_diffusion.build import (
     sampling,
     training,
 )
+from simple_diffusion.build.options import Config
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
@@ -25,6 +27,7 @@ from simple_diffusion.modes import workdir as files
 from simple_diffusion.training import checkpoint, loop, report, sharding, state, step
 
 GRID = "samples.png"
+GRIDS = "grids"
 
 
 class Result(NamedTuple):
@@ -42,13 +45,54 @@ class Result(NamedTuple):
     grid: Path
 
 
-def run(config: ConfigDict, workdir: str) -> Result:
+def run(config: Config, workdir: str) -> Result:
     """Trains, resuming where a checkpoint is found; then samples and evaluates."""
+    # Everything is built before the first array is made: a wrong key costs seconds.
     folder = Path(workdir)
     opened = data.data(config)
     built = network.model(config, opened.num_classes)
     plan = training.plan(config, opened.epoch)
     mesh = training.mesh(config)
+    sampler = sampling.sampling(config, built)
+    picture_plan = sampling.plan(config, built, opened.class_names)
+    draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
+    count = evaluation.plan(config).after_training
+
+    def show(now: int, current: state.TrainState) -> None:
+        drawn = draw(current.ema["main"], None, picture_plan.labels)
+        last = now == plan.total
+        path = folder / (GRID if last else f"{GRIDS}/step_{now:07d}.png")
+        # The same noise and classes every time, so that progress can be seen.
+        whole = np.concatenate(list(drawn if last else itertools.islice(drawn, 1)))
+        if jax.process_index() == 0:
+            pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
+        files.say(f"samples of step {now}: {path}")
+
+    outcome = _train(config, folder, opened, built, plan, mesh, show)
+    if outcome.status == loop.STOPPED:
+        return Result(outcome.status, outcome.state, {}, folder / GRID)
+    if not (folder / GRID).exists():
+        show(plan.total, outcome.state)
+    record = files.read_metrics(folder)
+    if record.get("step") != plan.total:
+        files.say(f"evaluating with {count} samples and held-out images")
+        params = outcome.state.ema["main"]
+        metrics = evaluate.measure(config, built, params, opened, mesh, draw, count)
+        record = evaluate.describe(config, sampler, plan.total, metrics)
+        files.write_metrics(folder, record)
+    _summarise(record["metrics"], folder)
+    return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    opened: data.Data,
+    built: network.Model,
+    plan: training.Plan,
+    mesh: Mesh,
+    show: Callable[[int, state.TrainState], None],
+) -> loop.Outcome:
     optimizer = training.adam(config, plan.total)
     averages = training.averages(config)
     blueprint = state.blueprint(
@@ -61,83 +105,64 @@ def run(config: ConfigDict, workdir: str) -> Result:
         seed=plan.seed,
         accumulate=plan.accumulate,
     )
-    picture_plan = sampling.plan(config, built, opened.class_names)
-    sampler = sampling.sampling(config, built)
-    draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
-    count = evaluation.plan(config).after_training
-
-    checkpoints = checkpoint.Checkpoints(
-        (folder / weights.CHECKPOINTS).resolve(), plan.keep, plan.keep_every
-    )
-    log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
-    size = arrays.tree_size(blueprint.abstract.params)
-    amount = "endless" if opened.epoch >= training.ENDLESS else f"{opened.epoch:,}"
-    log.say(
-        f"{config.model.name} of {size:,} parameters on {mesh.size} "
-        f"{jax.devices()[0].platform} device(s); {amount} images of "
-        f"{opened.num_classes} classes; workdir {folder}"
-    )
-    files.remember(config, folder, opened.class_names, log.say)
 
     def batches(first_step: int) -> Iterator[Batch]:
         return feed.Feed(opened.train(first_step), sharding.batch_sharding(mesh))
 
-    def show(now: int, current: state.TrainState) -> None:
-        # The same noise and classes every time: progress can be seen.
-        drawn = draw(current.ema["main"], None, picture_plan.labels)
-        path = folder / "grids" / f"step_{now:07d}.png"
-        if now == plan.total:
-            path = folder / GRID
-        else:
-            drawn = itertools.islice(drawn, 1)
-        whole = np.concatenate(list(drawn))
-        if jax.process_index() == 0:
-            pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
-        log.say(f"samples of step {now}: {path}")
-
-    actions = [loop.Action(plan.sample_every or plan.total, show)]
-    if plan.snapshot_every:
-        snapshots = checkpoint.Snapshots(folder / weights.SNAPSHOTS, averages)
-        actions.append(loop.Action(plan.snapshot_every, snapshots.save))
-    outcome = loop.train(
-        train_step,
-        blueprint,
-        batches,
-        mesh=mesh,
-        total_steps=plan.total,
-        checkpoints=checkpoints,
-        save_every=plan.checkpoint_every,
-        report=log,
-        actions=actions,
-        skips_allowed=plan.skips_allowed,
-        profile=loop.Profile(plan.profile, str(folder / "profile"))
-        if plan.profile
-        else None,
-    )
-    checkpoints.close()
-    log.close()
-    if outcome.status == loop.STOPPED:
-        return Result(outcome.status, outcome.state, {}, folder / GRID)
-
-    record = files.read_metrics(folder)
-    if record.get("step") != plan.total:
-        log.say(f"evaluating with {count} samples and held-out images")
-        params = outcome.state.ema["main"]
-        metrics = evaluate.measure(config, built, params, opened, mesh, draw, count)
-        record = evaluate.describe(config, sampler, plan.total, metrics)
-        files.write_metrics(folder, record)
-    if not (folder / GRID).exists():
-        show(plan.total, outcome.state)
-    _summarise(record["metrics"], folder, log.say)
-    return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
+    with contextlib.ExitStack() as stack:
+        checkpoints = checkpoint.Checkpoints(
+            (folder / weights.CHECKPOINTS).resolve(), plan.keep, plan.keep_every
+        )
+        stack.callback(checkpoints.close)
+        log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
+        stack.callback(log.close)
+        _introduce(config, folder, opened, blueprint, mesh)
+        actions = [loop.Action(plan.sample_every or plan.total, show)]
+        if plan.snapshot_every:
+            path = (folder / weights.SNAPSHOTS).resolve()
+            snapshots = checkpoint.Snapshots(path, averages)
+            stack.callback(snapshots.close)
+            actions.append(loop.Action(plan.snapshot_every, snapshots.save))
+        profile = loop.Profile(plan.profile, str(folder / "profile"))
+        return loop.train(
+            train_step,
+            blueprint,
+            batches,
+            mesh=mesh,
+            total_steps=plan.total,
+            checkpoints=checkpoints,
+            save_every=plan.checkpoint_every,
+            report=log,
+            actions=actions,
+            skips_allowed=plan.skips_allowed,
+            profile=profile if plan.profile else None,
+        )
 
 
-def _summarise(
-    metrics: dict[str, float], folder: Path, say: Callable[[str], None]
+def _introduce(
+    config: Config,
+    folder: Path,
+    opened: data.Data,
+    blueprint: state.Blueprint,
+    mesh: Mesh,
 ) -> None:
+    """Says what is about to be trained, and writes it down."""
+    size = arrays.tree_size(blueprint.abstract.params)
+    amount = "endless" if opened.epoch >= training.ENDLESS else f"{opened.epoch:,}"
+    files.say(
+        f"{config.model.name} of {size:,} parameters on {mesh.size} "
+        f"{jax.devices()[0].platform} device(s); {amount} images of "
+        f"{opened.num_classes} classes; workdir {folder}"
+    )
+    files.remember(config, folder, opened.class_names, files.say)
+
+
+def _summarise(metrics: dict[str, float], folder: Path) -> None:
     """Says what there is to see; one line per number that sums up the run."""
-    say(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
+    files.say(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
     for name, value in metrics.items():
         if "[" not in name:  # a single bin of logsnr
-            say(f"  {name:32s} {value:.4f}")
-    say(f"pictures: {folder / GRID}, and how they came about: {folder / 'grids'}")
+            files.say(f"  {name:32s} {value:.4f}")
+    files.say(f"pictures: {folder / GRID}")
+    if (folder / GRIDS).exists():
+        files.say(f"how they came about: {folder / GRIDS}")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
+
+from simple_diffusion.build.options import Config
 
 CONFIG = "config.json"
 CLASSES = "classes.json"
@@ -17,7 +18,7 @@ _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
 def remember(
-    config: ConfigDict,
+    config: Config,
     folder: Path,
     class_names: tuple[str, ...],
     say: Callable[[str], None],
