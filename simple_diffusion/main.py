@@ -57,11 +57,14 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
 
 
-def cli() -> None:
-    """Parses the flags and runs `main`."""
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a key or type that a config does not have is one line, too."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"error: in --config or a key of it: {error}")
 
 
 if __name__ == "__main__":
-    cli()
+    flags.mark_flag_as_required("workdir")
+    app.run(main, flags_parser=parse)
