@@ -2,34 +2,41 @@
 
   launch/local.sh
 
-Twelve kinds of procedurally drawn scenes at 32x32 pixels; nothing is downloaded.
+Twelve kinds of procedurally drawn scenes at 32x32 pixels; nothing is downloaded. What
+differs from the papers' recipes is here because a few minutes must do: each line says
+why.
 """
 
 from configs import base
 
 
 def get_config():
-    """Returns the quickstart: small, warmed up fast, shifted towards noise."""
+    """Returns the quickstart."""
     config = base.default()
     config.data.source = "scenes"
     config.data.resolution = 32
 
     model = config.model
-    model.patching = "haar_1"
+    # Few but large operations keep a CPU busy: patches of 4x4, then 8x8 maps of 128
+    # channels and 4x4 tokens of 256. Maps of 64 channels reach half the FLOP/s.
+    model.patching = "haar_2"
+    model.channels = (128,)
+    model.blocks = (2,)
+    model.trunk_channels = 256
+    model.trunk_blocks = 4
+    model.trunk_heads = 4
+    model.trunk_dropout = 0.0
     model.base_channels = 64
     model.emb_channels = 256
-    model.channels = (64,)
-    model.blocks = (2,)
-    model.trunk_channels = 192
-    model.trunk_blocks = 4
-    model.trunk_heads = 3
-    model.trunk_dropout = 0.0
-    # Straight-line code: four blocks compile fast and run 12 % faster than a loop.
+    # Straight-line code: four blocks compile fast, and faster than a loop they run.
     model.scan_unroll = 4
 
-    # Large flat shapes are decided at high noise: three halvings of a 64-pixel image.
+    # Large shapes are decided at high noise: the schedule of an image of 8 pixels.
     config.diffusion.schedule = base.shifted_cosine(noise_d=8)
-    config.loss.weighting = "v_mse"
+    # With patches, v asks for every pixel of the noise before the image counts; x asks
+    # for the image at once (JiT, arXiv 2511.13720) and is clean after 500 steps.
+    config.diffusion.prediction = "x"
+    config.loss.weighting = "min_snr"
 
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay = "cosine"
@@ -38,11 +45,11 @@ def get_config():
     # The average would otherwise still hold the random start when the run ends.
     config.ema.warmup = True
 
-    config.train.batch_size = 48
-    config.train.total_steps = 3_000
+    config.train.batch_size = 32
+    config.train.total_steps = 3_600
     config.train.log_every_steps = 50
-    config.train.checkpoint_every_steps = 500
-    config.train.sample_every_steps = 500
+    config.train.checkpoint_every_steps = 600
+    config.train.sample_every_steps = 600
 
     config.sample.count = 96
     config.sample.batch_size = 48
@@ -50,7 +57,7 @@ def get_config():
     config.sample.steps = 24
     config.sample.guidance = 2.0
 
-    config.evaluate.count = 2_000
+    config.evaluate.count = 2_400
     config.evaluate.batch_size = 48
-    config.evaluate.count_after_training = 384
+    config.evaluate.count_after_training = 480
     return config
