@@ -87,7 +87,7 @@ class Stem(nn.Module):
         if patching.kind == "conv":
             # A convolution whose stride is its width is a Dense layer on patches.
             patches = ops.space_to_depth(x, patching.factor)
-            return nn.Dense(self.channels, dtype=self.dtype, name="conv")(patches)
+            return layers.Dense(self.channels, dtype=self.dtype, name="conv")(patches)
         if patching.kind != "none":
             kind = _wavelet(patching)
             x = wavelets.dwt2(x.astype(jnp.float32), patching.levels, kind)
@@ -122,7 +122,7 @@ class Head(nn.Module):
         width = self.channels * patching.factor**2
         if patching.kind == "conv":
             init = nn.initializers.zeros
-            dense = nn.Dense(width, kernel_init=init, dtype=self.dtype, name="conv")
+            dense = layers.Dense(width, kernel_init=init, dtype=self.dtype, name="conv")
             return ops.depth_to_space(dense(h).astype(jnp.float32), patching.factor)
         conv = layers.conv3x3(width, zero=True, dtype=self.dtype, name="conv")
         x = conv(h).astype(jnp.float32)

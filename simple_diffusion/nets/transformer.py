@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
             raise ValueError(f"heads={self.heads} must divide channels={c}")
         features = (3, self.heads, c // self.heads)
         y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
-        qkv = nn.DenseGeneral(features, dtype=self.dtype, name="qkv")(y)
+        qkv = layers.Dense(features, dtype=self.dtype, name="qkv")(y)
         q, k, v = jnp.unstack(qkv, axis=-3)  # [b, h, w, heads, d]
         if self.style.qk_norm != "none":
             q = self._qk_norm("norm_q")(q)
@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
         q, k, v = (y.reshape(b, h * w, *features[1:]) for y in (q, k, v))
         y = ops.attention(q, k, v, self.style.attention).reshape(b, h, w, c)
         init = nn.initializers.zeros
-        return x + nn.Dense(c, kernel_init=init, dtype=self.dtype, name="out")(y)
+        return x + layers.Dense(c, kernel_init=init, dtype=self.dtype, name="out")(y)
 
     def _qk_norm(self, name: str) -> layers.Norm:
         kind = "rms" if self.style.qk_norm == "rms" else "layer"
@@ -92,7 +92,7 @@ class Mlp(nn.Module):
             film = layers.FilmDense(width, self.dtype, name="film")(emb)
         norm = layers.Norm(self.style.token_norm, False, self.dtype, name="norm")
         h = norm(x, film if place == "input" else None)
-        h = nn.Dense(4 * c, dtype=self.dtype, name="dense_1")(h)
+        h = layers.Dense(4 * c, dtype=self.dtype, name="dense_1")(h)
         if place == "before_activation":
             h = _modulate(h, film)
         h = layers.ACTIVATIONS[self.style.activation](h)
@@ -100,7 +100,9 @@ class Mlp(nn.Module):
             h = _modulate(h, film)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         init = nn.initializers.zeros
-        return x + nn.Dense(c, kernel_init=init, dtype=self.dtype, name="dense_2")(h)
+        return x + layers.Dense(c, kernel_init=init, dtype=self.dtype, name="dense_2")(
+            h
+        )
 
 
 def _modulate(h: Array, film: layers.Film | None) -> Array:

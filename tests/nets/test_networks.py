@@ -166,15 +166,13 @@ def test_dropout_is_only_where_the_level_says_and_only_in_training(name):
     assert len(drawn) == (5 if name == "unet" else level.blocks)
 
 
-@each_network
-def test_dropout_changes_the_output_with_its_key(name):
-    net, params, _ = small.network(name)
+def test_dropout_changes_the_output_with_its_key():
+    net, params, _ = small.network("uvit")
 
     @jax.jit
     def train(key):
-        inputs = (Z_T, LOGSNR, COND)
         rngs = {"dropout": key}
-        return net.apply({"params": params}, *inputs, True, rngs=rngs)
+        return net.apply({"params": params}, Z_T, LOGSNR, COND, True, rngs=rngs)
 
     one, other = train(jax.random.key(0)), train(jax.random.key(1))
     assert np.abs(one - other).max() > 1e-2
@@ -200,22 +198,6 @@ def test_remat_reaches_the_blocks_of_every_level(name):
     # The primitive of jax.checkpoint, whatever it is called.
     (checkpoint,) = jax.make_jaxpr(jax.checkpoint(jnp.sin))(1.0).eqns
     assert names.count(checkpoint.primitive.name) == blocks[name]
-
-
-def test_remat_of_a_whole_network_changes_neither_value_nor_gradients():
-    net, params, _ = small.network("unet")
-
-    def run(net):
-        def total(params):
-            return jnp.sum(jnp.sin(net.apply({"params": params}, Z_T, LOGSNR, COND)))
-
-        return jax.jit(jax.value_and_grad(total))(params)
-
-    want = run(net)
-    got = run(dataclasses.replace(net, remat="full"))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3, rtol=2e-3), got, want
-    )
 
 
 @each_network
