@@ -7,6 +7,11 @@ class DataError(ValueError):
     """The data cannot be used; the message names the config key to change."""
 
 
+def printable(path: str | Path) -> str:
+    """Returns a path as text: a file name need not be valid Unicode, a log must be."""
+    return str(path).encode("utf-8", "replace").decode()
+
+
 class BadImage(Exception):
     """One image cannot be read, for a reason that lies in its file.
 
@@ -18,6 +23,4 @@ class BadImage(Exception):
     """
 
     def __init__(self, path: str | Path, why: str):
-        # A file name need not be valid Unicode, but a log line has to be.
-        name = str(path).encode("utf-8", "replace").decode()
-        super().__init__(f"{name}: {why}")
+        super().__init__(f"{printable(path)}: {why}")

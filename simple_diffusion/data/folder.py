@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from simple_diffusion.data import decode
-from simple_diffusion.data.errors import BadImage, DataError
+from simple_diffusion.data.errors import BadImage, DataError, printable
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ def _split(paths: list[str], split: str, fraction: float) -> list[str]:
     held_out = sum(v < fraction for v in place.values())
     held_out = min(max(held_out, 1), max(len(paths) - 1, 1))
     if len(paths) == 1:
-        log.warning("data.source: only one image, %s: it is also held out", paths[0])
+        name = printable(paths[0])
+        log.warning("data.source: only one image, %s: it is also held out", name)
         return paths
     return sorted(ordered[:held_out] if split == "holdout" else ordered[held_out:])
 
