@@ -50,10 +50,12 @@ def test_a_trunk_is_its_blocks_in_a_row(reference):
     assert kernel.shape == (DEPTH, 8, 32)
     block = Block(2, STYLE, extent=(3, 4))
     h = X
+    step = jax.jit(block.apply)
     for k in range(DEPTH):
         one = jax.tree.map(lambda v, k=k: v[k], params["blocks"])
-        h = block.apply({"params": one}, h, EMB)
-    np.testing.assert_allclose(trunk().apply({"params": params}, X, EMB), h, atol=1e-5)
+        h = step({"params": one}, h, EMB)
+    got = jax.jit(trunk().apply)({"params": params}, X, EMB)
+    np.testing.assert_allclose(got, h, atol=1e-5)
 
 
 def test_unrolled_and_rolled_trunks_agree_in_value_and_gradients(reference):
@@ -64,7 +66,7 @@ def test_unrolled_and_rolled_trunks_agree_in_value_and_gradients(reference):
 
 @pytest.mark.parametrize(
     ("policy", "unroll"),
-    [("full", 1), ("full", DEPTH), ("dots", 1), ("dots_no_batch", 1)],
+    [("full", 1), ("dots", DEPTH), ("dots_no_batch", 1)],
 )
 def test_remat_changes_neither_value_nor_gradients(reference, policy, unroll):
     params, want = reference
@@ -150,7 +152,7 @@ def test_rotary_positions_of_the_training_grid_are_stretched_over_other_grids():
     free = SelfAttention(1, Style(position="rope"), "layer")
     want = coarse.apply(params, x)
     got, wrong = (
-        m.apply(params, fine).reshape(2, 2, 8, 2, 8, 8).mean((2, 4))
+        jax.jit(m.apply)(params, fine).reshape(2, 2, 8, 2, 8, 8).mean((2, 4))
         for m in (coarse, free)
     )
     assert np.abs(got - want).max() < 0.5 * np.abs(wrong - want).max()
