@@ -46,10 +46,10 @@ def get_config():
     config.ema.warmup = True
 
     config.train.batch_size = 32
-    config.train.total_steps = 3_600
+    config.train.total_steps = 3_000
     config.train.log_every_steps = 50
-    config.train.checkpoint_every_steps = 600
-    config.train.sample_every_steps = 600
+    config.train.checkpoint_every_steps = 500
+    config.train.sample_every_steps = 500
 
     config.sample.count = 96
     config.sample.batch_size = 48

@@ -62,6 +62,10 @@ if [ "$accelerator" = cpu ]; then
   # XLA takes its temporary memory anew in each step: with huge pages, which must be
   # asked for before the process starts, the page faults no longer decide its time.
   export GLIBC_TUNABLES=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
+  # Without the convolutions in this list, which is the default of the pinned jaxlib:
+  # its newer kernels take two to three times as long for the gradient of a kernel.
+  kernels=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT
+  export XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type=$kernels ${XLA_FLAGS:-}"
 fi
 # TensorFlow only reads data here: its notes on processors concern other uses. The one on
 # oneDNN, which speeds up products, comes at any log level and goes when that is off.

@@ -26,6 +26,7 @@ class Plan:
     after_training: the same, for the cheap evaluation that ends a training.
     """
 
+    seed: int
     count: int
     after_training: int
     batch_size: int
@@ -41,7 +42,7 @@ def plan(config: Config) -> Plan:
     for key in ("count", "count_after_training"):
         if c[key] < 2:
             raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
-    return Plan(c.count, c.count_after_training, c.batch_size)
+    return Plan(c.seed, c.count, c.count_after_training, c.batch_size)
 
 
 def evaluator(
@@ -60,7 +61,7 @@ def evaluator(
     """
     objective = diffusion.objective(config, built)
     stratified = time_laws.stratified()
-    seed = config.evaluate.seed
+    seed = plan(config).seed
 
     @jax.jit
     def measure(
