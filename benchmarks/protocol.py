@@ -124,6 +124,13 @@ class Worker:
             raise RuntimeError(f"{self.name} stopped:\n{tail}") from None
 
 
+# What launch/environment.sh sets on CPU, and why, is said there.
+XLA_FLAGS = (
+    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,"
+    "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+)
+
+
 def environment(spec: Spec) -> dict[str, str]:
     """Returns the environment of a worker, the same for every implementation."""
     platform = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[spec.backend]
@@ -139,6 +146,7 @@ def environment(spec: Spec) -> dict[str, str]:
         chosen["GLIBC_TUNABLES"] = os.environ.get(
             "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
         )
+        chosen["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", XLA_FLAGS)
     return {**os.environ, **chosen}
 
 
@@ -198,6 +206,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "malloc": environment(Spec("")).get("GLIBC_TUNABLES"),
+        "xla_flags": environment(Spec("")).get("XLA_FLAGS"),
         **{name: value for name, value in vars(args).items() if name != "json"},
     }
 

@@ -58,7 +58,7 @@ def data(config, resolution: int):
     config.data.source = "tfds:imagenet2012"
     config.data.resolution = resolution
     config.data.num_classes = 1000
-    # Both papers draw images with classes and tune guidance per model: none by default.
+    # The papers report samples without guidance first; that is the default here.
     config.sample.steps = 1000
     config.evaluate.count = 50_000
     return config
@@ -99,7 +99,11 @@ def uvit(config) -> None:
 
 
 def sid2(config) -> None:
-    """Sets the Residual U-ViT with the sigmoid loss, guided in an interval."""
+    """Sets the Residual U-ViT with the sigmoid loss.
+
+    SiD2's results are guided in an interval of logsnr whose limits it does not state:
+    sample.guidance, guidance_low and guidance_high are left to the user.
+    """
     side = config.data.resolution
     config.model = networks.residual_uvit()
     # UViT/2 up to 256 pixels, UViT/4 at 512: the small models of the paper.
