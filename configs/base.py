@@ -5,24 +5,18 @@ locked: a key that is not here is an error that names it. Sections that describe
 several kinds of thing (`model`, `schedule`) are made by a function each, so that a
 recipe holds the keys of the kind it uses and no others.
 
-Durations come as three keys, `*_steps`, `*_epochs` and `*_examples`, of which at most
-one is set; they are converted to steps once, when the run is built.
+The durations of `train` that `_duration` makes come as three keys, `*_steps`,
+`*_epochs` and `*_examples`: at most one is set, the others are 0. They are converted to
+steps once, when the run is built.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def _duration(name: str, steps: int | None = None) -> dict:
-    """Returns the three keys of a duration, of which at most one may be set."""
-    keys = {
-        f"{name}_steps": placeholder(int),
-        f"{name}_epochs": placeholder(float),
-        f"{name}_examples": placeholder(int),
-    }
-    if steps is not None:
-        keys[f"{name}_steps"] = steps
-    return keys
+def _duration(name: str, steps: int) -> dict:
+    """Returns the three keys of a duration; at most one may be other than 0."""
+    return {f"{name}_steps": steps, f"{name}_epochs": 0.0, f"{name}_examples": 0}
 
 
 def cosine() -> ConfigDict:
@@ -216,8 +210,10 @@ def default() -> ConfigDict:
             # Guide only while low < logsnr < high; none means always.
             guidance_low=placeholder(float),
             guidance_high=placeholder(float),
-            # Workdir of a weaker model to guide by, in place of the null class.
+            # Workdir of a weaker model to guide by, in place of the null class, and the
+            # step of its checkpoint; none means the newest.
             guidance_workdir=placeholder(str),
+            guidance_step=placeholder(int),
             # static | dynamic | none
             clip="static",
             # ema | params | power_LENGTH, such as power_0.07: an average of ema.power,

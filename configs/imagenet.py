@@ -81,6 +81,9 @@ def unet(config) -> None:
     config.optimizer.b2 = 0.999 if side == 128 else 0.99
     config.train.batch_size = 512
     config.train.total_steps = table["steps"]
+    # 16 GB of parameters, moments and average.
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
 
 
 def uvit(config) -> None:

@@ -20,16 +20,12 @@ def _common() -> dict:
         emb_channels=1024,
         # How logsnr becomes a number: linear | sigmoid | inv_cos
         logsnr_input="linear",
-        # How a block takes in a skip: add_sqrt2 | add | concat
-        skip="add_sqrt2",
         # In convolutional blocks: group | layer | rms
         conv_norm="group",
-        # In transformer blocks, without a bias: group | layer | rms
-        token_norm="layer",
         # Of queries and keys: layer | rms | none
         qk_norm="none",
         # How attention knows places: learned or sincos (a table before the
-        # transformer) | rope (queries and keys turn) | none
+        # transformer, which a U-Net has not) | rope (queries and keys turn) | none
         position="none",
         # swish | gelu
         activation="swish",
@@ -48,6 +44,8 @@ def unet() -> ConfigDict:
         dict(
             name="unet",
             **_common(),
+            # How a block takes in a skip: add_sqrt2 | add | concat
+            skip="add_sqrt2",
             # One entry per level, from the highest resolution to the lowest.
             channels=(128, 256, 512, 1024, 1024),
             blocks=(3, 4, 4, 12, 4),
@@ -69,6 +67,10 @@ def uvit() -> ConfigDict:
         dict(
             name="uvit",
             **_common(),
+            # How a block takes in a skip: add_sqrt2 | add | concat
+            skip="add_sqrt2",
+            # In transformer blocks, without a bias: group | layer | rms
+            token_norm="layer",
             # One entry per convolutional level.
             channels=(128, 256, 512),
             blocks=(2, 2, 2),
@@ -95,6 +97,8 @@ def residual_uvit() -> ConfigDict:
         dict(
             name="residual_uvit",
             **_common(),
+            # In transformer blocks, without a bias: group | layer | rms
+            token_norm="layer",
             # One entry per level, from the highest resolution to the lowest.
             channels=(128, 256, 512, 1024),
             kinds=("conv", "conv", "transformer", "transformer"),

@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
     try:
+        if _DISTRIBUTED.value:
+            jax.distributed.initialize()
         result = mode.run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, CheckpointError, NotFinite) as error:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):

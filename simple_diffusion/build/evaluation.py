@@ -42,6 +42,8 @@ def plan(config: Config) -> Plan:
     for key in ("count", "count_after_training"):
         if c[key] < 2:
             raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
+    if c.batch_size < 1:
+        raise ValueError(f"evaluate.batch_size={c.batch_size} must be at least 1")
     return Plan(c.seed, c.count, c.count_after_training, c.batch_size)
 
 

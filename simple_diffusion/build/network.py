@@ -110,16 +110,14 @@ def _dtype(name: str | None) -> Any:
     return pick(names, name, "model.dtype")
 
 
-def _style(m: Config, **film: Any) -> Style:
+def _style(m: Config, **of_some: Any) -> Style:
     return Style(
         conv_norm=m.conv_norm,
-        token_norm=m.token_norm,
         activation=m.activation,
-        skip=m.skip,
         qk_norm=m.qk_norm,
         position=m.position,
         attention=m.attention,
-        **film,
+        **of_some,
     )
 
 
@@ -136,7 +134,7 @@ def _unet(m: Config, side: int, **common: Any) -> nn.Module:
             dropout=m.dropout if resolution <= m.dropout_resolution else 0.0,
         )
         levels.append(level)
-    return unet.UNet(tuple(levels), style=_style(m), **common)
+    return unet.UNet(tuple(levels), style=_style(m, skip=m.skip), **common)
 
 
 def _uvit(m: Config, side: int, **common: Any) -> nn.Module:
@@ -154,7 +152,7 @@ def _uvit(m: Config, side: int, **common: Any) -> nn.Module:
     return uvit.UViT(
         (*levels, trunk),
         training_size=(side, side),
-        style=_style(m, film=m.film),
+        style=_style(m, skip=m.skip, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
     )
@@ -171,7 +169,7 @@ def _residual_uvit(m: Config, side: int, **common: Any) -> nn.Module:
     return residual_uvit.ResidualUViT(
         tuple(Level(**v, blocks_up=v["blocks"] + m.extra_up_blocks) for v in rows),
         training_size=(side, side),
-        style=_style(m, film=m.film),
+        style=_style(m, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
     )

@@ -24,7 +24,7 @@ class Plan:
 
     labels: the class of each image, [count].
     weights, checkpoint_step: which parameters, as in the config.
-    guidance_workdir: of the weaker model to guide by, if any.
+    guidance_workdir, guidance_step: of the weaker model to guide by, if any.
     """
 
     labels: np.ndarray
@@ -32,6 +32,7 @@ class Plan:
     weights: str
     checkpoint_step: int | None
     guidance_workdir: str | None
+    guidance_step: int | None
 
 
 def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
@@ -46,7 +47,14 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
             raise ValueError(f"sample.{key}={c[key]} must be at least 1")
     classes = parse_classes(c.classes, class_names, built.num_classes)
     labels = generate.balanced_labels(classes, c.count)
-    return Plan(labels, c.batch_size, c.weights, c.checkpoint_step, c.guidance_workdir)
+    return Plan(
+        labels,
+        c.batch_size,
+        c.weights,
+        c.checkpoint_step,
+        c.guidance_workdir,
+        c.guidance_step,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +75,30 @@ class Sampling:
 def sampling(config: Config, built: Model, weak: Model | None = None) -> Sampling:
     """Returns the sampler of `config.sample`.
 
+    A model that has neither classes nor a weaker model is not guided.
+
     Args:
       config: the whole config.
       built: the model.
       weak: the model to guide by, if not by the null class.
 
     Raises:
-      ValueError: for unknown names, and for guidance of a model that has no classes.
+      ValueError: for unknown names, sizes the network cannot divide, and a weaker model
+        in which z has another scale.
     """
     c = config.sample
     size = parse_size(c.size, config.data.resolution)
     _check_size(built, size)
     solver, grid = _solver(config, built.family, math.sqrt(size[0] * size[1]))
-    if c.guidance != 1.0 and not built.num_classes and weak is None:
+    guidance_weight = _guidance_weight(c)
+    if not built.num_classes and weak is None:
+        # Nothing to guide by: a recipe's guidance must not stop a folder of pictures
+        # that has no classes.
+        guidance_weight = 1.0
+    if weak is not None and weak.family != built.family:
         raise ValueError(
-            f"sample.guidance={c.guidance} needs classes to be guided by: this model "
-            "has none; give a weaker model in sample.guidance_workdir, or set it to 1"
+            f"sample.guidance_workdir: the weaker model has diffusion.family="
+            f"{weak.family.name}, this one {built.family.name}"
         )
     clips = {
         "static": guidance.clip_static,
@@ -91,7 +107,7 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
     }
     clip = pick(clips, c.clip, "sample.clip")
     # Read here: what is traced later must not look at the config.
-    seed, guide = c.seed, functools.partial(_guided, _guidance_weight(c))
+    seed, guide = c.seed, functools.partial(_guided, guidance_weight)
 
     def draw(
         params: Params, weak_params: Params | None, index: jax.Array, label: jax.Array

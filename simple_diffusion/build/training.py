@@ -48,6 +48,13 @@ def plan(config: Config, epoch: int) -> Plan:
     for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
         if c[key] < least:
             raise ValueError(f"train.{key}={c[key]} must be at least {least}")
+    for section, key in (
+        ("train", "skips_allowed"),
+        ("train", "profile_steps"),
+        ("ema", "snapshot_every_steps"),
+    ):
+        if config[section][key] < 0:
+            raise ValueError(f"{section}.{key}={config[section][key]} is negative")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -82,7 +89,7 @@ def plan(config: Config, epoch: int) -> Plan:
 
 
 def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | None:
-    """Returns a duration in steps, or None if it is not set.
+    """Returns a duration in steps, or None if all its keys are 0.
 
     Args:
       section: holds `{name}_steps`, `{name}_epochs` and `{name}_examples`.
@@ -91,19 +98,22 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
       epoch: examples in an epoch.
 
     Raises:
-      ValueError: two of the three are set, naming both.
+      ValueError: two of the three are set, naming both; one is negative, or in epochs
+        of a source that has none.
     """
     examples = {"steps": batch_size, "epochs": epoch, "examples": 1}
     values = {unit: section[f"{name}_{unit}"] for unit in examples}
-    given = {unit: value for unit, value in values.items() if value is not None}
+    given = {unit: value for unit, value in values.items() if value}
     if len(given) > 1:
         keys = " and ".join(f"train.{name}_{u}={v}" for u, v in given.items())
         raise ValueError(
-            f"{keys} are two ways to say one duration; set one of them to None"
+            f"{keys} are two ways to say one duration; set one of them to 0"
         )
     if not given:
         return None
     ((unit, value),) = given.items()
+    if value < 0:
+        raise ValueError(f"train.{name}_{unit}={value} must not be negative")
     if unit == "epochs" and epoch >= ENDLESS:
         raise ValueError(
             f"train.{name}_epochs={value}: this data.source is endless and has no "
@@ -116,18 +126,20 @@ def mesh(config: Config) -> Mesh:
     """Returns the mesh over all devices.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices, or do not divide
-        the batch.
+      ValueError: the axes do not multiply to the number of devices.
     """
-    c, batch_size = config.mesh, config.train.batch_size
-    made = sharding.make_mesh(c.data, c.fsdp, c.tensor)
-    ways = made.shape["data"] * made.shape["fsdp"]
+    c = config.mesh
+    return sharding.make_mesh(c.data, c.fsdp, c.tensor)
+
+
+def check_batch(batch_size: int, devices: Mesh) -> None:
+    """Raises ValueError if the devices cannot share a training batch equally."""
+    ways = devices.shape["data"] * devices.shape["fsdp"]
     if batch_size % ways:
         raise ValueError(
             f"train.batch_size={batch_size} must be a multiple of the {ways} devices "
-            f"that share a batch (mesh.data={c.data}, mesh.fsdp={c.fsdp})"
+            "that share a batch (mesh.data times mesh.fsdp)"
         )
-    return made
 
 
 def adam(config: Config, total_steps: int) -> optimizer.Optimizer:

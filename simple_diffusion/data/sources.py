@@ -12,9 +12,6 @@ from jaxtyping import Int, UInt8
 from simple_diffusion.data import digits, folder, scenes, tfds_source
 from simple_diffusion.data.errors import DataError
 
-# Of the endless series, one epoch.
-SCENES = 50_000
-
 Split = Literal["train", "holdout"]
 
 # Scenes never run out; but a pass over what is held out has to end.

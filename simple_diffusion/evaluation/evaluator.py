@@ -43,7 +43,7 @@ class Evaluator:
 
         Args:
           sample: n -> n generated images, in batches; as many are drawn as held-out
-            images exist.
+            images exist. With fewer than two of those there is no distance.
         """
         yield from self.held_out_loss()
         yield from self.distance(sample)
@@ -57,8 +57,11 @@ class Evaluator:
             losses.append(loss[mask].astype(np.float64))
             logsnrs.append(logsnr[mask])
             bits.append(bit[mask].astype(np.float64))
+        images = sum(map(len, losses))
+        yield "held_out_images", float(images)
+        if not images:
+            return
         loss, logsnr = np.concatenate(losses), np.concatenate(logsnrs)
-        yield "held_out_images", float(len(loss))
         yield "held_out_loss", float(loss.mean())
         edges = (-np.inf, *self.bin_edges, np.inf)
         for low, high in itertools.pairwise(edges):
@@ -72,17 +75,20 @@ class Evaluator:
         real = self._statistics(
             np.asarray(batch.image)[np.asarray(batch.mask)] for batch in self.held_out()
         )
+        if real is None or real.n < 2:
+            return  # too few to have a covariance; held_out_images says how few
         generated = self._statistics(sample(real.n))
-        if generated.n != real.n:
-            raise ValueError(f"asked for {real.n} samples, got {generated.n}")
+        if generated is None or generated.n != real.n:
+            got = 0 if generated is None else generated.n
+            raise ValueError(f"asked for {real.n} samples, got {got}")
         name = f"frechet_{self.feature_name}_{real.n}"
         yield name, metrics.frechet_distance(real, generated)
 
-    def _statistics(self, images: Images) -> statistics.Statistics:
+    def _statistics(self, images: Images) -> statistics.Statistics | None:
         total = None
         for batch in images:
+            if not len(batch):
+                continue
             part = statistics.of(np.asarray(self.features(jnp.asarray(batch))))
             total = part if total is None else statistics.merge(total, part)
-        if total is None:
-            raise ValueError("there are no images to evaluate")
         return total

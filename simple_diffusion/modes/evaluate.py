@@ -1,6 +1,8 @@
 """Mode `evaluate`: held-out loss, likelihood bound and sample distance of a model."""
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ def run(config: Config, workdir: str) -> Metrics:
     mesh = training.mesh(config)
     plan = sampling.plan(config, built, opened.class_names)
     step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
-    sampler = sampling.sampling(config, built)
+    weak, weak_params = weights.load_weak(plan, opened.num_classes, mesh)
+    sampler = sampling.sampling(config, built, weak)
     draw = pictures.drawer(sampler, mesh, plan.batch_size)
     count = evaluation.plan(config).count
     files.say(f"evaluating step {step} with {count} samples and held-out images")
+    draw = partial(draw, weak=weak_params)
     metrics = measure(config, built, params, opened, mesh, draw, count)
     record = describe(config, sampler, step, metrics)
     files.say(f"metrics: {files.write_metrics(folder, record)}")
@@ -48,7 +52,14 @@ def describe(
         "weights": c.weights,
         "solver": c.solver,
         "network_calls": sampler.network_calls,
+        "grid": c.grid,
+        "gamma": c.gamma,
+        "eta": c.eta,
+        "clip": c.clip,
         "guidance": c.guidance,
+        "guidance_interval": [c.guidance_low, c.guidance_high],
+        "guidance_workdir": c.guidance_workdir,
+        "guidance_step": c.guidance_step,
         "size": list(sampler.size),
         "seed": c.seed,
         "metrics": metrics,
@@ -75,7 +86,9 @@ def measure(
       draw: draws samples, see `pictures.drawer`.
       count: how many samples and held-out images.
     """
-    batch_size = evaluation.plan(config).batch_size
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    # Rounded up: the last batch is padded and masked anyway.
+    batch_size = math.ceil(evaluation.plan(config).batch_size / ways) * ways
 
     def held_out() -> Iterator[Batch]:
         batches = opened.held_out(count, batch_size)
@@ -83,7 +96,7 @@ def measure(
 
     def sample(number: int) -> Iterator[np.ndarray]:
         classes = list(range(max(1, built.num_classes)))
-        return draw(params, None, generate.balanced_labels(classes, number))
+        return draw(params, generate.balanced_labels(classes, number))
 
     evaluator = evaluation.evaluator(config, built, params, held_out)
     metrics = {}

@@ -1,5 +1,6 @@
 """Drawing images of a model and laying them out for a person."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,29 +18,24 @@ from simple_diffusion.training import sharding
 VISIBLE = 64
 MAX_COLUMNS = 16
 
-Draw = Callable[[Params, Params | None, np.ndarray], Iterator[np.ndarray]]
+# (params, labels, weak params or nothing) -> batches of uint8 images
+Draw = Callable[..., Iterator[np.ndarray]]
 
 
 def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
-    """Returns (params, weak params, labels) -> batches of uint8 images.
+    """Returns (params, labels, weak=None) -> batches of uint8 images.
 
-    Compiled once, however often it is called.
-
-    Raises:
-      ValueError: if the devices do not divide the batch.
+    Compiled once, however often it is called. The batch is rounded up to a multiple of
+    the devices that share it.
     """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % ways:
-        raise ValueError(
-            f"sample.batch_size={batch_size} must be a multiple of the {ways} devices "
-            "that share a batch"
-        )
+    batch_size = math.ceil(batch_size / ways) * ways
     place = sharding.batch_sharding(mesh)
     # Gathered: every process can then write images that another one's devices made.
     compiled = jax.jit(sampling.draw, out_shardings=sharding.replicated(mesh))
 
     def draw(
-        params: Params, weak: Params | None, labels: np.ndarray
+        params: Params, labels: np.ndarray, weak: Params | None = None
     ) -> Iterator[np.ndarray]:
         def sample(index: np.ndarray, label: np.ndarray) -> jax.Array:
             index, label = jax.device_put((index, label), place)
@@ -52,8 +48,10 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
 
 def write_grid(path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
     """Writes images in rows; where the classes come in turn, each has its column."""
-    columns = len(np.unique(labels))
-    if not 1 < columns <= MAX_COLUMNS or len(labels) < columns:
+    n = len(labels)
+    turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))
+    columns = next((k for k in turns if (labels[k:] == labels[: n - k]).all()), None)
+    if len(np.unique(labels)) == 1:
         columns = None
     factor = max(1, VISIBLE // min(pictures.shape[1:3]))
     images.write_png(path, images.enlarge(images.grid(pictures, columns), factor))

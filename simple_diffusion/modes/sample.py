@@ -29,8 +29,9 @@ class Result(NamedTuple):
 def run(config: Config, workdir: str) -> Result:
     """Draws `sample.count` images with the parameters of a workdir.
 
-    Writes `samples/00000_CLASS.png` and so on, `samples.png` with all of them, and
-    `samples.npz` with `arr_0` (images) and `arr_1` (labels), as evaluators read it.
+    Writes into the folder `samples` of the workdir: `00000_CLASS.png` and so on,
+    `grid.png` with all of them, and `samples.npz` with `arr_0` (images) and `arr_1`
+    (labels), as evaluators read it.
     """
     folder = Path(workdir)
     names = files.class_names(folder)
@@ -38,13 +39,7 @@ def run(config: Config, workdir: str) -> Result:
     mesh = training.mesh(config)
     plan = sampling.plan(config, built, names)
     step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
-    weak = weak_params = None
-    if plan.guidance_workdir is not None:
-        # The weaker model is an earlier or shorter run of the same recipe.
-        weak = built
-        _, weak_params = weights.load(
-            Path(plan.guidance_workdir), built, mesh, plan.weights
-        )
+    weak, weak_params = weights.load_weak(plan, len(names), mesh)
     sampler = sampling.sampling(config, built, weak)
     draw = pictures.drawer(sampler, mesh, plan.batch_size)
     height, width = sampler.size
@@ -54,7 +49,7 @@ def run(config: Config, workdir: str) -> Result:
         f"guidance {config.sample.guidance:g}"
     )
     start, drawn = time.perf_counter(), []
-    for batch in draw(params, weak_params, plan.labels):
+    for batch in draw(params, plan.labels, weak_params):
         drawn.append(batch)
         done = sum(map(len, drawn))
         rate = done / (time.perf_counter() - start)
@@ -63,13 +58,15 @@ def run(config: Config, workdir: str) -> Result:
             f"  {done}/{len(plan.labels)}  {rate:.2f} images/s  {left:.0f} s left"
         )
     every = np.concatenate(drawn)
-    grid = folder / "samples.png"
+    grid = folder / "samples" / "grid.png"
     if jax.process_index() == 0:
+        for old in (folder / "samples").glob("*.png"):
+            old.unlink()  # a mixture of two runs would be neither
         for k, (image, label) in enumerate(zip(every, plan.labels, strict=True)):
             name = names[label] if names else str(label)
             safe = "".join(c if c.isalnum() else "_" for c in name)
             images.write_png(folder / "samples" / f"{k:05d}_{safe}.png", image)
         pictures.write_grid(grid, every, plan.labels)
-        np.savez(folder / "samples.npz", every, plan.labels)
-    files.say(f"pictures: {grid}, {folder / 'samples'} and {folder / 'samples.npz'}")
+        np.savez(folder / "samples" / "samples.npz", every, plan.labels)
+    files.say(f"{len(every)} PNGs, grid.png and samples.npz in {folder / 'samples'}")
     return Result(every, plan.labels, grid)

@@ -53,13 +53,14 @@ def run(config: Config, workdir: str) -> Result:
     built = network.model(config, opened.num_classes)
     plan = training.plan(config, opened.epoch)
     mesh = training.mesh(config)
+    training.check_batch(plan.batch_size, mesh)
     sampler = sampling.sampling(config, built)
     picture_plan = sampling.plan(config, built, opened.class_names)
     draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
     count = evaluation.plan(config).after_training
 
     def show(now: int, current: state.TrainState) -> None:
-        drawn = draw(current.ema["main"], None, picture_plan.labels)
+        drawn = draw(current.ema["main"], picture_plan.labels)
         last = now == plan.total
         path = folder / (GRID if last else f"{GRIDS}/step_{now:07d}.png")
         # The same noise and classes every time, so that progress can be seen.
@@ -71,14 +72,15 @@ def run(config: Config, workdir: str) -> Result:
     outcome = _train(config, folder, opened, built, plan, mesh, show)
     if outcome.status == loop.STOPPED:
         return Result(outcome.status, outcome.state, {}, folder / GRID)
-    if not (folder / GRID).exists():
-        show(plan.total, outcome.state)
+    if outcome.status == loop.ALREADY_COMPLETE:
+        files.remember(config, folder, opened.class_names, files.say)
+    last = int(outcome.state.step)  # more than plan.total in a run that was longer
     record = files.read_metrics(folder)
-    if record.get("step") != plan.total:
+    if record.get("step") != last:
         files.say(f"evaluating with {count} samples and held-out images")
         params = outcome.state.ema["main"]
         metrics = evaluate.measure(config, built, params, opened, mesh, draw, count)
-        record = evaluate.describe(config, sampler, plan.total, metrics)
+        record = evaluate.describe(config, sampler, last, metrics)
         files.write_metrics(folder, record)
     _summarise(record["metrics"], folder)
     return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
@@ -107,6 +109,9 @@ def _train(
     )
 
     def batches(first_step: int) -> Iterator[Batch]:
+        # Not before: now it is known that the checkpoints in this workdir, if any, are
+        # of this model, and its records may be overwritten.
+        files.remember(config, folder, opened.class_names, files.say)
         return feed.Feed(opened.train(first_step), sharding.batch_sharding(mesh))
 
     with contextlib.ExitStack() as stack:
@@ -146,7 +151,7 @@ def _introduce(
     blueprint: state.Blueprint,
     mesh: Mesh,
 ) -> None:
-    """Says what is about to be trained, and writes it down."""
+    """Says what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
     amount = "endless" if opened.epoch >= training.ENDLESS else f"{opened.epoch:,}"
     files.say(
@@ -154,7 +159,6 @@ def _introduce(
         f"{jax.devices()[0].platform} device(s); {amount} images of "
         f"{opened.num_classes} classes; workdir {folder}"
     )
-    files.remember(config, folder, opened.class_names, files.say)
 
 
 def _summarise(metrics: dict[str, float], folder: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from simple_diffusion.build import network
 from simple_diffusion.build.network import Model
+from simple_diffusion.build.sampling import Plan
 from simple_diffusion.core.types import Params
+from simple_diffusion.modes import workdir as files
 from simple_diffusion.training import checkpoint, sharding
 
 CHECKPOINTS = "checkpoints"
@@ -60,3 +63,18 @@ def load(
         params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
         placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return step, jax.device_put(params, placed)
+
+
+def load_weak(
+    plan: Plan, num_classes: int, mesh: Mesh
+) -> tuple[Model | None, Params | None]:
+    """Returns the weaker model to guide by and its parameters; None if there is none.
+
+    Of whatever size it was trained in; of the same run, an earlier step.
+    """
+    if plan.guidance_workdir is None:
+        return None, None
+    folder = Path(plan.guidance_workdir)
+    weak = network.model(files.config(folder), num_classes)
+    _, params = load(folder, weak, mesh, plan.weights, plan.guidance_step)
+    return weak, params

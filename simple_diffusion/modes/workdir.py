@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from simple_diffusion.build.options import Config
 
@@ -35,6 +36,18 @@ def remember(
                 say(f"changed since this run began: {line}")
     path.write_text(json.dumps(now, indent=2) + "\n")
     (folder / CLASSES).write_text(json.dumps(class_names) + "\n")
+
+
+def config(folder: Path) -> Config:
+    """Returns the config that a run was last trained with.
+
+    Raises:
+      ValueError: if nothing was ever trained in this folder.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        raise ValueError(f"{folder} holds no trained model ({path.name} is missing)")
+    return ConfigDict(json.loads(path.read_text()))
 
 
 def class_names(folder: Path) -> tuple[str, ...]:

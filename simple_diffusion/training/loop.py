@@ -176,8 +176,9 @@ def _settle(
         raise NotFinite(
             f"step {now}: {bad} is {metrics[bad]}; steps in a row: "
             f"{metrics['skipped_in_row']}. Nothing was changed by them, and the "
-            f"checkpoints {checkpoints.steps()} are from before. Lower the learning "
-            "rate, clip the gradient, or allow more steps to be skipped"
+            f"checkpoints {checkpoints.steps()} are from before. Lower "
+            "optimizer.learning_rate or optimizer.clip_norm, or raise "
+            "train.skips_allowed"
         )
     report.record(now, metrics, waited)
 

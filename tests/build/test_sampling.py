@@ -1,7 +1,13 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import base, networks
 from simple_diffusion.build import network, sampling
+from simple_diffusion.diffusion import process
 
 
 def tiny(num_classes=3):
@@ -60,11 +66,22 @@ def test_a_resolution_the_network_cannot_divide_names_the_key():
         network.model(config, 3)
 
 
-def test_guidance_of_a_model_without_classes_is_an_error():
+def test_a_model_without_classes_is_sampled_without_guidance():
     config, built = tiny(num_classes=0)
-    config.sample.guidance = 2.0
-    with pytest.raises(ValueError, match="sample.guidance=2.0 needs classes"):
-        sampling.sampling(config, built)
+    params = built.init(jax.random.key(0))
+    index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
+    config.sample.update(steps=2, guidance=1.0)
+    plain = sampling.sampling(config, built).draw(params, None, index, label)
+    config.sample.guidance = 3.0
+    guided = sampling.sampling(config, built).draw(params, None, index, label)
+    np.testing.assert_array_equal(plain, guided)
+
+
+def test_a_weaker_model_of_another_scale_is_an_error():
+    config, built = tiny()
+    weak = dataclasses.replace(built, family=process.FLOW)
+    with pytest.raises(ValueError, match="family=flow, this one vp"):
+        sampling.sampling(config, built, weak)
 
 
 @pytest.mark.parametrize("key", ["solver", "grid", "clip"])

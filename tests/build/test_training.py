@@ -17,12 +17,12 @@ def config(**train):
 )
 def test_a_duration_may_be_said_in_steps_epochs_or_examples(keys):
     # 200 examples in an epoch, 10 in a batch.
-    made = config(**({"total_steps": None, "batch_size": 10} | keys))
+    made = config(**({"total_steps": 0, "batch_size": 10} | keys))
     assert training.plan(made, epoch=200).total == 30
 
 
 def test_a_part_of_a_batch_counts_as_a_step():
-    made = config(total_steps=None, total_examples=301, batch_size=10)
+    made = config(total_steps=0, total_examples=301, batch_size=10)
     assert training.plan(made, epoch=200).total == 31
 
 
@@ -33,12 +33,23 @@ def test_a_duration_said_twice_names_both_keys():
 
 def test_a_duration_that_is_needed_is_asked_for():
     with pytest.raises(ValueError, match="train.total_steps, _epochs or _examples"):
-        training.plan(config(total_steps=None), epoch=100)
+        training.plan(config(total_steps=0), epoch=100)
+
+
+def test_a_negative_duration_names_its_key():
+    with pytest.raises(ValueError, match="train.sample_every_steps=-1 must not"):
+        training.plan(config(sample_every_steps=-1), epoch=100)
+
+
+@pytest.mark.parametrize("key", ["skips_allowed", "profile_steps"])
+def test_a_negative_number_of_steps_names_its_key(key):
+    with pytest.raises(ValueError, match=f"train.{key}=-1 is negative"):
+        training.plan(config(**{key: -1}), epoch=100)
 
 
 def test_an_endless_source_has_no_epochs():
     with pytest.raises(ValueError, match="train.total_epochs=2.0.*endless"):
-        training.plan(config(total_steps=None, total_epochs=2.0), epoch=2**40)
+        training.plan(config(total_steps=0, total_epochs=2.0), epoch=2**40)
 
 
 @pytest.mark.parametrize("key", ["batch_size", "accumulate", "keep_checkpoints"])
@@ -55,7 +66,7 @@ def test_a_batch_that_cannot_be_cut_names_both_keys():
 def test_a_batch_that_the_devices_cannot_share_names_the_axes():
     assert jax.device_count() == 8
     with pytest.raises(ValueError, match="train.batch_size=12 .* 8 devices"):
-        training.mesh(config(batch_size=12))
+        training.check_batch(12, training.mesh(config()))
 
 
 def test_a_weight_decay_that_nothing_uses_is_an_error():

@@ -88,11 +88,11 @@ def test_samples_are_written_for_people_and_for_evaluators(trained):
     result = sample.run(config, str(folder))
     names = sorted(p.name for p in (folder / "samples").iterdir())
     assert names[0] == "00000_snowman.png"
-    assert len(names) == 5
-    with np.load(folder / "samples.npz") as stored:
+    assert len(names) == 5 + 2
+    with np.load(folder / "samples" / "samples.npz") as stored:
         np.testing.assert_array_equal(stored["arr_0"], result.images)
         np.testing.assert_array_equal(stored["arr_1"], result.labels)
-    assert zipfile.is_zipfile(folder / "samples.npz")
+    assert zipfile.is_zipfile(folder / "samples" / "samples.npz")
     np.testing.assert_array_equal(
         images.read_png(folder / "samples" / names[0]), result.images[0]
     )
@@ -128,6 +128,16 @@ def test_a_model_guided_by_itself_is_the_model(trained):
     config.sample.update(guidance=3.0, guidance_workdir=str(folder))
     guided = sample.run(config, str(folder)).images
     assert np.abs(plain.astype(int) - guided.astype(int)).max() <= 1
+
+
+def test_an_earlier_step_of_the_run_can_guide_it(trained):
+    folder, _ = trained
+    config = tiny()
+    config.sample.update(count=8, batch_size=8, guidance=1.0)
+    plain = sample.run(config, str(folder)).images
+    config.sample.update(guidance=3.0, guidance_workdir=str(folder), guidance_step=3)
+    guided = sample.run(config, str(folder)).images
+    assert np.abs(plain.astype(int) - guided.astype(int)).max() > 1
 
 
 def test_evaluation_describes_what_was_measured(trained):
