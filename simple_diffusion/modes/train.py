@@ -61,7 +61,7 @@ def run(config: Config, workdir: str) -> Result:
 
     def show(now: int, current: state.TrainState) -> None:
         drawn = draw(current.ema["main"], picture_plan.labels)
-        last = now == plan.total
+        last = now >= plan.total
         path = folder / (GRID if last else f"{GRIDS}/step_{now:07d}.png")
         # The same noise and classes every time, so that progress can be seen.
         whole = np.concatenate(list(drawn if last else itertools.islice(drawn, 1)))
@@ -75,6 +75,8 @@ def run(config: Config, workdir: str) -> Result:
     if outcome.status == loop.ALREADY_COMPLETE:
         files.remember(config, folder, opened.class_names, files.say)
     last = int(outcome.state.step)  # more than plan.total in a run that was longer
+    if not (folder / GRID).exists():  # killed between the last save and the grid
+        show(last, outcome.state)
     record = files.read_metrics(folder)
     if record.get("step") != last:
         files.say(f"evaluating with {count} samples and held-out images")
