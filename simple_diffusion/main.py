@@ -23,7 +23,7 @@ MODES = ("train", "sample", "evaluate")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    "configs/quickstart.py",
+    None,  # a default would be parsed before its errors can be caught
     "Recipe; configs/x.py:variant picks a variant, --config.a.b=c overrides a key.",
 )
 _WORKDIR = flags.DEFINE_string(
@@ -66,5 +66,5 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
+    flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+QUICKSTART = ["--config", "configs/quickstart.py"]
 
 
 def run(*flags):
@@ -18,14 +19,17 @@ def run(*flags):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--config.train.batchsize=3"], 'Did you mean "batch_size"'),
+        ([*QUICKSTART, "--config.train.batchsize=3"], 'Did you mean "batch_size"'),
         (
-            ["--config.data.source=folder:/no/such/folder"],
+            [*QUICKSTART, "--config.data.source=folder:/no/such/folder"],
             "data.source=folder:/no/such",
         ),
-        (["--config.model.name=vit"], "model.name='vit' must be one of: unet, uvit"),
+        (
+            [*QUICKSTART, "--config.model.name=vit"],
+            "model.name='vit' must be one of: unet, uvit",
+        ),
         (["--config", "configs/imagenet512.py"], "ILSVRC2012_img_train.tar"),
-        (["--mode=sample"], "holds no trained model"),
+        ([*QUICKSTART, "--mode=sample"], "holds no trained model"),
     ],
 )
 def test_what_is_wrong_is_said_in_words_and_not_in_a_traceback(flags, said, tmp_path):
@@ -36,6 +40,6 @@ def test_what_is_wrong_is_said_in_words_and_not_in_a_traceback(flags, said, tmp_
 
 
 def test_a_workdir_is_asked_for():
-    code, output = run()
+    code, output = run(*QUICKSTART)
     assert code != 0
     assert "--workdir" in output

@@ -1,7 +1,7 @@
 """The `model` section: from the columns of a level table to a network."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -175,7 +175,7 @@ def _residual_uvit(m: Config, side: int, **common: Any) -> nn.Module:
     )
 
 
-def _rows(**columns: tuple) -> list[dict[str, Any]]:
+def _rows(**columns: Sequence) -> list[dict[str, Any]]:
     """Returns the columns of a level table as rows."""
     if len({len(column) for column in columns.values()}) != 1:
         lengths = ", ".join(f"{name}: {len(v)}" for name, v in columns.items())

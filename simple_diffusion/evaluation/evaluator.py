@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, UInt8
 from simple_diffusion.core.types import Batch
 from simple_diffusion.evaluation import metrics, statistics
 
-Images = Iterable[UInt8[np.ndarray, "b h w c"]]
+# Batches may differ in size, hence no name for their number.
+Images = Iterable[UInt8[np.ndarray, "_ h w c"]]
 
 
 @dataclasses.dataclass(frozen=True)
