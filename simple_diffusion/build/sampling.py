@@ -64,12 +64,14 @@ class Sampling:
     size: height and width of the images in pixels.
     draw: (params, weak params or None, index [b], label [b]) -> uint8 images
       [b, h, w, c]; pure, and an image depends on its own index and label alone.
-    network_calls: per image, as guidance and solver have it.
+    network_calls: per image, a guided one counting once.
+    guidance: the weight in effect: 1 where there is nothing to be guided by.
     """
 
     size: tuple[int, int]
     draw: Callable[..., jax.Array]
     network_calls: int
+    guidance: float
 
 
 def sampling(config: Config, built: Model, weak: Model | None = None) -> Sampling:
@@ -90,11 +92,10 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
     size = parse_size(c.size, config.data.resolution)
     _check_size(built, size)
     solver, grid = _solver(config, built.family, math.sqrt(size[0] * size[1]))
-    guidance_weight = _guidance_weight(c)
-    if not built.num_classes and weak is None:
-        # Nothing to guide by: a recipe's guidance must not stop a folder of pictures
-        # that has no classes.
-        guidance_weight = 1.0
+    # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
+    # pictures that has no classes.
+    guided = built.num_classes > 0 or weak is not None
+    guidance_weight = _guidance_weight(c) if guided else 1.0
     if weak is not None and weak.family != built.family:
         raise ValueError(
             f"sample.guidance_workdir: the weaker model has diffusion.family="
@@ -119,7 +120,8 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
         return images.to_uint8(x)
 
     per_step = 2 if c.solver == "heun" else 1
-    return Sampling(size, draw, per_step * (len(grid) - 1) + 1)
+    network_calls = per_step * (len(grid) - 1) + 1
+    return Sampling(size, draw, network_calls, c.guidance if guided else 1.0)
 
 
 def parse_size(text: str | None, resolution: int) -> tuple[int, int]:

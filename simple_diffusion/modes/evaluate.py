@@ -56,7 +56,7 @@ def describe(
         "gamma": c.gamma,
         "eta": c.eta,
         "clip": c.clip,
-        "guidance": c.guidance,
+        "guidance": sampler.guidance,
         "guidance_interval": [c.guidance_low, c.guidance_high],
         "guidance_workdir": c.guidance_workdir,
         "guidance_step": c.guidance_step,

@@ -46,7 +46,7 @@ def run(config: Config, workdir: str) -> Result:
     files.say(
         f"sampling {len(plan.labels)} images of {height}x{width} from step {step}: "
         f"{config.sample.solver}, {sampler.network_calls} network calls each, "
-        f"guidance {config.sample.guidance:g}"
+        f"guidance {sampler.guidance:g}"
     )
     start, drawn = time.perf_counter(), []
     for batch in draw(params, plan.labels, weak_params):

@@ -73,7 +73,9 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     config.sample.update(steps=2, guidance=1.0)
     plain = sampling.sampling(config, built).draw(params, None, index, label)
     config.sample.guidance = 3.0
-    guided = sampling.sampling(config, built).draw(params, None, index, label)
+    sampler = sampling.sampling(config, built)
+    assert sampler.guidance == 1.0  # which is what a record of it must say
+    guided = sampler.draw(params, None, index, label)
     np.testing.assert_array_equal(plain, guided)
 
 
