@@ -38,7 +38,9 @@ class Conditioning:
     """Everything a network may be conditioned on; a field that is None is not used.
 
     label: class numbers; the number of classes itself is the null class.
-    box: as in `Batch.box`.
+    box: as in `Batch.box`; the network's input is that part of a whole image.
+    whole: height and width in pixels of the whole images, where all are of one size,
+      which the compiler can make use of; None where each follows from its own box.
     tokens: features to attend to, such as embedded text, with `token_mask` True where
       a token is real.
     image: a map of the network's input size, joined to the input by channels.
@@ -49,6 +51,7 @@ class Conditioning:
     tokens: Float[Array, "b n d"] | None = None
     token_mask: Bool[Array, "b n"] | None = None
     image: Float[Array, "b h w c"] | None = None
+    whole: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @runtime_checkable
