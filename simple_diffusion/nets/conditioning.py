@@ -1,4 +1,4 @@
-"""What a network is conditioned on, as one vector: noise level and class."""
+"""What a network is conditioned on, as one vector: noise level, class, scale."""
 
 from typing import Literal
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
+from simple_diffusion.nets.position import Scale
 
 LogsnrInput = Literal["linear", "sigmoid", "inv_cos"]
 
@@ -65,6 +66,8 @@ class Embedding(nn.Module):
       num_classes: 0 for an unconditional network.
       input: how logsnr becomes a number, see `logsnr_input`.
       input_range: the logsnr that "linear" maps to 0 and to 1.
+      scale: makes the vector depend on the resolution of the whole image, by two Dense
+        layers like those of logsnr; None: it does not.
     """
 
     channels: int = 1024
@@ -72,12 +75,22 @@ class Embedding(nn.Module):
     num_classes: int = 0
     input: LogsnrInput = "linear"
     input_range: tuple[float, float] = (-10.0, 10.0)
+    scale: Scale | None = None
 
     @nn.compact
     def __call__(
-        self, logsnr: Float[Array, "b"], cond: Conditioning
+        self,
+        logsnr: Float[Array, "b"],
+        cond: Conditioning,
+        whole: Float[Array, "_ 2"] | None = None,
     ) -> Float[Array, "b d"]:
         """Returns the activated vector of each example.
+
+        Args:
+          logsnr: noise level.
+          cond: its label.
+          whole: height and width of the whole images in pixels, for `scale`; one row
+            if all are equal.
 
         Raises:
           ValueError: if a label is given without classes or missing with classes, or
@@ -94,6 +107,10 @@ class Embedding(nn.Module):
             table = self.param("classes", init, shape, jnp.float32)
             # A label out of range becomes NaN: loud, where clipping would be silent.
             h = h + jnp.take(table, cond.label, axis=0, mode="fill")
+        if self.scale is not None:
+            assert whole is not None
+            s = nn.Dense(self.channels, name="scale_1")(self.scale(whole))
+            h = h + nn.Dense(self.channels, name="scale_2")(nn.swish(s))
         return nn.swish(h)
 
     def _check(self, cond: Conditioning) -> None:

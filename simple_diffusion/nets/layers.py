@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from simple_diffusion.nets import ops
+from simple_diffusion.nets import ops, safa
+from simple_diffusion.nets.convolution import Conv3x3
+from simple_diffusion.nets.position import Place
 
 Film = tuple[Array, Array]  # scale and shift, [b, c] each
 
@@ -40,6 +42,8 @@ class Level:
       attention: whether self-attention follows every residual block.
       heads: attention heads, a divisor of channels.
       dropout: rate inside the blocks of this level, in training.
+      safa: which 3x3 convolutions of its residual blocks are scale-aware: "none", the
+        "first_conv" of each block, or "all"; `Style.mixture` says how.
     """
 
     channels: int
@@ -49,6 +53,7 @@ class Level:
     attention: bool = False
     heads: int = 4
     dropout: float = 0.0
+    safa: Literal["none", "first_conv", "all"] = "none"
 
     def __post_init__(self):
         _check_choices(self)
@@ -72,6 +77,11 @@ class Style:
       film: where a transformer block takes the embedding: on the "hidden" units of its
         MLP, on them "before_activation", on its "input", or "none".
       attention: implementation, see `ops.attention`.
+      padding: what 3x3 convolutions in blocks see beyond the input: "zeros" mark its
+        border, which in a patch is rarely one of the image; "edge" repeats pixels.
+      bands: frequencies of the Fourier features of the place that are joined to the
+        channels inside each residual block and added before a transformer; 0: none.
+      mixture: how scale-aware convolutions follow the resolution.
     """
 
     conv_norm: Literal["group", "layer", "rms"] = "group"
@@ -82,6 +92,9 @@ class Style:
     position: Literal["learned", "sincos", "rope", "none"] = "none"
     film: Literal["hidden", "before_activation", "input", "none"] = "hidden"
     attention: ops.Implementation | ops.AttentionFn = "auto"
+    padding: safa.Padding = "zeros"
+    bands: int = 0
+    mixture: safa.Mixture | None = None
 
     def __post_init__(self):
         _check_choices(self)
@@ -228,12 +241,14 @@ class ResBlock(nn.Module):
       channels: width of the result.
       style: see `Style`.
       dropout: the rate now, 0 outside training.
+      safa: as `Level.safa`.
       dtype: of the computation; parameters are float32.
     """
 
     channels: int
     style: Style
     dropout: float = 0.0
+    safa: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -242,6 +257,7 @@ class ResBlock(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         skip: Float[Array, "b h w s"] | None = None,
+        place: Place | None = None,
     ) -> Array:
         """Returns [b, h, w, channels]."""
         style, dtype = self.style, self.dtype
@@ -254,14 +270,27 @@ class ResBlock(nn.Module):
         if skip is not None and style.skip == "add_sqrt2":
             other = Norm(style.conv_norm, dtype=dtype, name="norm_skip")(skip)
             h = (h + other) * math.sqrt(0.5)
-        h = conv3x3(self.channels, dtype=dtype, name="conv_1")(activate(h))
+        first = self._conv("conv_1", self.safa != "none", bands=style.bands)
+        h = first(activate(h), place)
         film = FilmDense(self.channels, dtype, name="film")(emb)
         h = Norm(style.conv_norm, dtype=dtype, name="norm_2")(h, film)
         h = nn.Dropout(self.dropout, deterministic=False)(activate(h))
-        h = conv3x3(self.channels, zero=True, dtype=dtype, name="conv_2")(h)
+        h = self._conv("conv_2", self.safa == "all", zero=True)(h, place)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, dtype=dtype, name="shortcut")(x)
         return x + h
+
+    def _conv(self, name: str, is_scale_aware: bool, **options: Any) -> Conv3x3:
+        if is_scale_aware and self.style.mixture is None:
+            raise ValueError(f"safa={self.safa!r} needs a Style.mixture")
+        return Conv3x3(
+            self.channels,
+            padding=self.style.padding,
+            mixture=self.style.mixture if is_scale_aware else None,
+            dtype=self.dtype,
+            name=name,
+            **options,
+        )
 
 
 class Down(nn.Module):
@@ -286,14 +315,6 @@ class Up(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
         """Returns the map at twice the resolution."""
         return ops.nearest_up(Dense(self.channels, dtype=self.dtype, name="conv")(x))
-
-
-def conv3x3(
-    channels: int, *, zero: bool = False, dtype: Any = jnp.float32, name: str
-) -> nn.Conv:
-    """Returns a 3x3 convolution with bias; its kernel starts at zero on request."""
-    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(channels, (3, 3), kernel_init=init, dtype=dtype, name=name)
 
 
 def remat(module: type[nn.Module], policy: str | None, in_scan: bool = False) -> Any:

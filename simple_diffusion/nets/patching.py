@@ -7,6 +7,7 @@ convolution with stride d, and transposed back. Source: simple diffusion
 (arXiv 2301.11093), section 3.3 and table on down-sampling strategies.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.nets import layers, ops, wavelets
+from simple_diffusion.nets.convolution import Conv3x3
 
 
 class Patching(NamedTuple):
@@ -52,9 +54,11 @@ def check_size(size: tuple[int, ...], patching: str, levels: int) -> None:
     """
     multiple = parse(patching).factor * 2 ** (levels - 1)
     if any(n % multiple or n <= 0 for n in size):
+        nearest = [max(1, math.floor(n / multiple + 0.5)) * multiple for n in size]
         raise ValueError(
             f"image height and width must be multiples of {multiple}, got"
-            f" {size[0]}x{size[1]} (patching={patching!r}, {levels} levels)"
+            f" {size[0]}x{size[1]}; nearest is {nearest[0]}x{nearest[1]}"
+            f" (patching={patching!r}, {levels} levels)"
         )
 
 
@@ -93,7 +97,7 @@ class Stem(nn.Module):
             x = wavelets.dwt2(x.astype(jnp.float32), patching.levels, kind)
             if self.normalise_bands:
                 x = x / _band_scale(x, patching)
-        return layers.conv3x3(self.channels, dtype=self.dtype, name="conv")(x)
+        return Conv3x3(self.channels, dtype=self.dtype, name="conv")(x)
 
 
 class Head(nn.Module):
@@ -124,7 +128,7 @@ class Head(nn.Module):
             init = nn.initializers.zeros
             dense = layers.Dense(width, kernel_init=init, dtype=self.dtype, name="conv")
             return ops.depth_to_space(dense(h).astype(jnp.float32), patching.factor)
-        conv = layers.conv3x3(width, zero=True, dtype=self.dtype, name="conv")
+        conv = Conv3x3(width, zero=True, dtype=self.dtype, name="conv")
         x = conv(h).astype(jnp.float32)
         if patching.kind == "none":
             return x

@@ -1,16 +1,129 @@
-"""Where a token is: coordinates, sin-cos tables, rotary embeddings, in two dimensions.
+"""Where pixels and tokens are: grids, Fourier features, tables, rotary embeddings.
 
-Coordinates are pixel centres in units of the training grid's tokens: i + 1/2 on the
-grid of the training, and stretched over the same extent on any other grid, so that a
-place in the image keeps its coordinate at every resolution.
+Coordinates are those of cell centres within the whole image, of which the input may be
+a part: a place in the image keeps its coordinate at every resolution, in every patch
+and at every level of a network (the mean over a 2x2 block of fine cells is the
+coordinate of the coarse cell).
 """
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from simple_diffusion.core.types import Conditioning
+
 # Wavelengths run from 2π tokens to about this many times as much.
 _BASE = 10000.0
+
+
+class Place(NamedTuple):
+    """Where the inputs of a network lie.
+
+    box: corners (y0, x0, y1, x1) of each input in units of its whole image.
+    whole: height and width of the whole images in pixels; one row if all are equal.
+    """
+
+    box: Float[Array, "b 4"]
+    whole: Float[Array, "_ 2"]
+
+
+def place(cond: Conditioning, batch: int, size: tuple[int, int]) -> Place:
+    """Returns the places of inputs; without a box each is a whole image.
+
+    Args:
+      cond: its `box` and `whole`.
+      batch: number of inputs.
+      size: their height and width in pixels.
+    """
+    box = cond.box
+    if box is None:
+        box = jnp.broadcast_to(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (batch, 4))
+        return Place(box, jnp.array([size], jnp.float32))
+    if cond.whole is not None:
+        return Place(box, jnp.array([cond.whole], jnp.float32))
+    extent = box[:, 2:] - box[:, :2]
+    return Place(box, jnp.array([size], jnp.float32) / extent)
+
+
+def grid(
+    box: Float[Array, "b 4"], size: tuple[int, int]
+) -> tuple[Float[Array, "b h"], Float[Array, "b w"]]:
+    """Returns the coordinates of rows and of columns, from 0 to 1 over the whole image.
+
+    Args:
+      box: corners of each input in units of its whole image.
+      size: height and width of a feature map that covers the input.
+    """
+    low, high = box[:, :2], box[:, 2:]
+    ends = jnp.stack([low, high - low], 1)  # [b, 2, axis]
+    rows, columns = (
+        ends[:, :1, axis]
+        + ends[:, 1:, axis] * ((jnp.arange(n, dtype=jnp.float32) + 0.5) / n)[None]
+        for axis, n in enumerate(size)
+    )
+    return rows, columns
+
+
+def fourier(
+    box: Float[Array, "b 4"], size: tuple[int, int], bands: int
+) -> tuple[Float[Array, "b h f"], Float[Array, "b w f"]]:
+    """Returns Fourier features of the rows and of the columns, f = 2 bands + 1 each.
+
+    Of a coordinate g in [-1, 1] they are g, sin(2^k π g), cos(2^k π g) for each band k.
+    A band near or beyond what a map of this resolution can hold would alias: with R
+    cells along the whole image it is weighted by clip(log2(R / 2) - k, 0, 1). A map of
+    both is [b, h, w, 2 f]; what is linear in it is computed on the two parts.
+
+    Args:
+      box: corners of each input in units of its whole image.
+      size: height and width of a feature map that covers the input.
+      bands: number of frequencies.
+    """
+    cells = jnp.array([size], jnp.float32) / (box[:, 2:] - box[:, :2])
+    band = jnp.arange(bands, dtype=jnp.float32)
+    weight = jnp.clip(jnp.log2(cells / 2)[:, :, None] - band[None, None], 0, 1)
+    return tuple(
+        _fourier(2 * coordinate - 1, weight[:, axis])
+        for axis, coordinate in enumerate(grid(box, size))
+    )  # pyright: ignore[reportReturnType]
+
+
+def _fourier(g: Float[Array, "b n"], weight: Float[Array, "b k"]) -> Array:
+    frequency = jnp.pi * 2.0 ** jnp.arange(weight.shape[1], dtype=jnp.float32)
+    angle = g[:, :, None] * frequency[None, None]
+    parts = [jnp.sin(angle), jnp.cos(angle)]
+    faded = [part * weight[:, None] for part in parts]
+    return jnp.concatenate([g[:, :, None], *faded], axis=-1)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The resolution of the whole image as two numbers of order one.
+
+    Fields:
+      smallest: side in pixels of the smallest images trained on: where "log2" is 0.
+      largest: of the largest: where "log2" is 1. None counts doublings instead.
+      kind: "log2", or "inverse" for smallest / side, as ArbSR has it
+        (arXiv 2004.03791); they differ most beyond the range.
+    """
+
+    smallest: int
+    largest: int | None = None
+    kind: Literal["log2", "inverse"] = "log2"
+
+    def __call__(self, whole: Float[Array, "b 2"]) -> Float[Array, "b 2"]:
+        """Returns a number per axis, given height and width in pixels."""
+        ratio = whole / self.smallest
+        if self.kind == "inverse":
+            return 1.0 / ratio
+        width = 1.0
+        if self.largest is not None and self.largest > self.smallest:
+            width = math.log2(self.largest / self.smallest)
+        return jnp.log2(ratio) / width
 
 
 def centres(n: int, extent: int) -> Float[Array, "n"]:
@@ -40,7 +153,9 @@ def sincos_2d(
 
 
 def rope_2d(
-    x: Float[Array, "b h w k d"], rows: Float[Array, "h"], columns: Float[Array, "w"]
+    x: Float[Array, "b h w k d"],
+    rows: Float[Array, "... h"],
+    columns: Float[Array, "... w"],
 ) -> Float[Array, "b h w k d"]:
     """Returns x with half of each head rotated by the row and half by the column.
 
@@ -49,16 +164,18 @@ def rope_2d(
 
     Args:
       x: queries or keys; d is a multiple of 4.
-      rows: the row coordinate of each line of tokens, see `centres`.
+      rows: the row coordinate of each line of tokens, in tokens of the training: [h],
+        or [b, h] if the examples differ.
       columns: the column coordinate of each token in a line.
 
     Raises:
       ValueError: if d is not a multiple of 4.
     """
     _check(x.shape[-1], "the width of a head")
+    rows, columns = jnp.atleast_2d(rows, columns)
     by_row, by_column = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    row = _angles(rows, x.shape[-1] // 2)[None, :, None, None]
-    column = _angles(columns, x.shape[-1] // 2)[None, None, :, None]
+    row = _angles(rows, x.shape[-1] // 2)[:, :, None, None]
+    column = _angles(columns, x.shape[-1] // 2)[:, None, :, None]
     turned = [_rotate(by_row, row), _rotate(by_column, column)]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
@@ -74,9 +191,10 @@ def resize_table(
 
 
 def _angles(coordinate: Array, channels: int) -> Array:
-    """Returns [n, channels/2] angles at geometrically falling frequencies."""
+    """Returns [..., channels/2] angles at geometrically falling frequencies."""
     frequency = _BASE ** (-jnp.arange(0, channels, 2, dtype=jnp.float32) / channels)
-    return coordinate[:, None] * frequency[None]
+    ones = (1,) * coordinate.ndim
+    return coordinate[..., None] * frequency.reshape(*ones, -1)
 
 
 def _rotate(x: Array, angle: Array) -> Array:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets import layers
+from simple_diffusion.nets import layers, position
 from simple_diffusion.nets.conditioning import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
+from simple_diffusion.nets.position import Place
 from simple_diffusion.nets.transformer import PositionTable, Trunk
 from simple_diffusion.nets.unet import ConvBlock
 from simple_diffusion.nets.uvit import STYLE
@@ -71,37 +72,47 @@ class ResidualUViT(nn.Module):
         """
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        emb = self.embedding(logsnr, cond)
+        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, place.whole)
         ends = (self.patching, self.normalise_bands, self.dtype)
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = self._place(h, 0)
-        h = self._level(h, emb, 0, train)
+        h = self._position(h, 0, place)
+        h = self._level(h, emb, place, 0, train)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
-    def _level(self, h: Array, emb: Array, i: int, train: bool) -> Array:
+    def _level(self, h: Array, emb: Array, place: Place, i: int, train: bool) -> Array:
         """Returns the features of level i after it and everything below."""
         level = self.levels[i]
-        h = self._blocks(h, emb, i, level.blocks, f"down_{i}", train)
+        h = self._blocks(h, emb, place, i, level.blocks, f"down_{i}", train)
         if i + 1 == len(self.levels):
             return h
         below = self.levels[i + 1].channels
         after = layers.Down(below, self.dtype, name=f"down_{i + 1}")(h)
         # Before the difference: the table is no change that the level below has made.
-        after = self._place(after, i + 1)
-        change = self._level(after, emb, i + 1, train) - after
+        after = self._position(after, i + 1, place)
+        change = self._level(after, emb, place, i + 1, train) - after
         h = h + layers.Up(level.channels, self.dtype, name=f"up_{i}")(change)
         blocks_up = level.blocks if level.blocks_up is None else level.blocks_up
-        return self._blocks(h, emb, i, blocks_up, f"up_{i}", train)
+        return self._blocks(h, emb, place, i, blocks_up, f"up_{i}", train)
 
     def _blocks(
-        self, h: Array, emb: Array, i: int, n: int, name: str, train: bool
+        self,
+        h: Array,
+        emb: Array,
+        place: Place,
+        i: int,
+        n: int,
+        name: str,
+        train: bool,
     ) -> Array:
         level = self.levels[i]
         if level.kind == "conv":
             block = partial(layers.remat(ConvBlock, self.remat), level, self.style)
             for j in range(n):
-                h = block(train, dtype=self.dtype, name=f"{name}_{j}")(h, emb)
+                h = block(train, dtype=self.dtype, name=f"{name}_{j}")(
+                    h, emb, None, place
+                )
             return h
         if not n:
             return h
@@ -116,12 +127,12 @@ class ResidualUViT(nn.Module):
             dtype=self.dtype,
             name=f"{name}_trunk",
         )
-        return trunk(h, emb)
+        return trunk(h, emb, place)
 
-    def _place(self, h: Array, i: int) -> Array:
+    def _position(self, h: Array, i: int, place: Place) -> Array:
         if self.levels[i].kind == "conv":
             return h
-        return PositionTable(self.style, self._grid(i), name=f"position_{i}")(h)
+        return PositionTable(self.style, self._grid(i), name=f"position_{i}")(h, place)
 
     def _grid(self, i: int) -> tuple[int, int]:
         return grid_size(self.training_size, self.patching, i)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.nets import layers, ops, position
 from simple_diffusion.nets.layers import Level, Style
+from simple_diffusion.nets.position import Place
 
 
 class SelfAttention(nn.Module):
@@ -31,8 +32,14 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], place: Place | None = None
+    ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape.
+
+        Args:
+          x: the map.
+          place: of the map in the whole image; None: it is the whole.
 
         Raises:
           ValueError: if the heads do not divide the width.
@@ -48,10 +55,7 @@ class SelfAttention(nn.Module):
             q = self._qk_norm("norm_q")(q)
             k = self._qk_norm("norm_k")(k)
         if self.style.position == "rope":
-            extent = self.extent or (h, w)
-            rows, columns = (
-                position.centres(n, e) for n, e in zip((h, w), extent, strict=True)
-            )
+            rows, columns = _token_coordinates(place, (h, w), self.extent)
             q = position.rope_2d(q, rows, columns)
             k = position.rope_2d(k, rows, columns)
         q, k, v = (y.reshape(b, h * w, *features[1:]) for y in (q, k, v))
@@ -62,6 +66,28 @@ class SelfAttention(nn.Module):
     def _qk_norm(self, name: str) -> layers.Norm:
         kind = "rms" if self.style.qk_norm == "rms" else "layer"
         return layers.Norm(kind, dtype=self.dtype, name=name)
+
+
+def _token_coordinates(
+    place: Place | None, size: tuple[int, int], extent: tuple[int, int] | None
+) -> tuple[Array, Array]:
+    """Returns the coordinates of rows and columns of tokens, [n] or [b, n].
+
+    Args:
+      place: of the map in the whole image; None: it is the whole.
+      size: of the map.
+      extent: of the whole image in tokens; None: as many as there are.
+    """
+    if place is None:
+        rows, columns = (
+            position.centres(n, e) for n, e in zip(size, extent or size, strict=True)
+        )
+        return rows, columns
+    rows, columns = position.grid(place.box, size)
+    if extent is not None:
+        return rows * extent[0], columns * extent[1]
+    cells = jnp.array([size], jnp.float32) / (place.box[:, 2:] - place.box[:, :2])
+    return rows * cells[:, :1], columns * cells[:, 1:]
 
 
 class Mlp(nn.Module):
@@ -122,7 +148,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b d"],
+        place: Place | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         x = Mlp(self.style, self.dropout, self.dtype, name="mlp")(x, emb)
@@ -135,7 +164,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        return attention(x)
+        return attention(x, place)
 
 
 class PositionTable(nn.Module):
@@ -143,7 +172,8 @@ class PositionTable(nn.Module):
 
     Fields:
       style: "learned" starts at a standard deviation of 0.01 at the training grid and
-        is resized for other grids; "sincos" is fixed; otherwise nothing is added.
+        is resized for other grids; "sincos" is fixed. With `Style.bands` a linear map
+        of the Fourier features of the place is added, which suits any grid.
       extent: height and width of the training grid in tokens.
     """
 
@@ -151,7 +181,9 @@ class PositionTable(nn.Module):
     extent: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], place: Place | None = None
+    ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         size, c = (x.shape[1], x.shape[2]), x.shape[3]
         if self.style.position == "learned":
@@ -164,8 +196,15 @@ class PositionTable(nn.Module):
             )
             table = position.sincos_2d(rows, columns, c)
         else:
-            return x
-        return x + table[None].astype(x.dtype)
+            table = None
+        if table is not None:
+            x = x + table[None].astype(x.dtype)
+        if self.style.bands and place is not None:
+            rows, columns = position.fourier(place.box, size, self.style.bands)
+            by_row = layers.Dense(c, dtype=x.dtype, name="rows")(rows)
+            by_column = layers.Dense(c, dtype=x.dtype, name="columns")(columns)
+            x = x + by_row[:, :, None] + by_column[:, None]
+        return x
 
 
 class Trunk(nn.Module):
@@ -194,7 +233,10 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
+        self,
+        x: Float[Array, "b h w c"],
+        emb: Float[Array, "b d"],
+        place: Place | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         block = layers.remat(Block, self.remat, in_scan=self.unroll == 1)(
@@ -206,7 +248,7 @@ class Trunk(nn.Module):
             name="blocks",
         )
         scan = nn.scan(
-            lambda block, x, _: (block(x, emb), None),
+            lambda block, x, _: (block(x, emb, place), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.depth,

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets import layers, transformer
+from simple_diffusion.nets import layers, position, transformer
 from simple_diffusion.nets.conditioning import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size
+from simple_diffusion.nets.position import Place
 
 
 class UNet(nn.Module):
@@ -64,7 +65,8 @@ class UNet(nn.Module):
                 " a U-Net has 'rope' or 'none'"
             )
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        emb = self.embedding(logsnr, cond)
+        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, place.whole)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
             layers.remat(ConvBlock, self.remat),
@@ -75,11 +77,12 @@ class UNet(nn.Module):
         deepest = self.levels[-1]
 
         def middle(h: Array) -> Array:
-            h = conv_block(deepest, attention=True, name="middle_1")(h, emb)
-            return conv_block(deepest, attention=False, name="middle_2")(h, emb)
+            first = conv_block(deepest, attention=True, name="middle_1")
+            second = conv_block(deepest, attention=False, name="middle_2")
+            return second(first(h, emb, None, place), emb, None, place)
 
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, self.levels, conv_block, middle, extra_up=1)
+        h = conv_levels(h, emb, place, self.levels, conv_block, middle, extra_up=1)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
@@ -107,24 +110,28 @@ class ConvBlock(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         skip: Float[Array, "b h w s"] | None = None,
+        place: Place | None = None,
     ) -> Array:
         """Returns [b, h, w, level.channels]."""
         level, dtype = self.level, self.dtype
         dropout = level.dropout if self.train else 0.0
-        block = layers.ResBlock(level.channels, self.style, dropout, dtype, name="res")
-        x = block(x, emb, skip)
+        block = layers.ResBlock(
+            level.channels, self.style, dropout, level.safa, dtype, name="res"
+        )
+        x = block(x, emb, skip, place)
         if level.attention if self.attention is None else self.attention:
             norm = self.style.conv_norm
             attend = transformer.SelfAttention(
                 level.heads, self.style, norm, dtype=dtype, name="attention"
             )
-            x = attend(x)
+            x = attend(x, place)
         return x
 
 
 def conv_levels(
     h: Float[Array, "b h w c"],
     emb: Float[Array, "b d"],
+    place: Place,
     levels: tuple[Level, ...],
     conv_block: Callable[..., nn.Module],
     bottom: Callable[[Array], Array],
@@ -139,6 +146,7 @@ def conv_levels(
     Args:
       h: input, of the width of the first level.
       emb: modulates every block.
+      place: of the input in the whole image.
       levels: those still to go down.
       conv_block: makes a block from (level, name=).
       bottom: what happens below the blocks of the lowest of the levels.
@@ -151,15 +159,15 @@ def conv_levels(
     level, below = levels[0], levels[1:]
     skips = [h]
     for j in range(level.blocks):
-        h = conv_block(level, name=f"down_{number}_{j}")(h, emb)
+        h = conv_block(level, name=f"down_{number}_{j}")(h, emb, None, place)
         skips.append(h)
     if below:
         h = layers.Down(below[0].channels, h.dtype, name=f"down_{number + 1}")(h)
-    h = conv_levels(h, emb, below, conv_block, bottom, extra_up, number + 1)
+    h = conv_levels(h, emb, place, below, conv_block, bottom, extra_up, number + 1)
     if below:
         h = layers.Up(level.channels, h.dtype, name=f"up_{number}")(h)
     blocks_up = level.blocks + extra_up if level.blocks_up is None else level.blocks_up
     for j in range(blocks_up):
         skip = skips.pop() if skips else None
-        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip)
+        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip, place)
     return h

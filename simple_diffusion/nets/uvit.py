@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets import layers
+from simple_diffusion.nets import layers, position
 from simple_diffusion.nets.conditioning import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
@@ -73,7 +73,8 @@ class UViT(nn.Module):
             )
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        emb = self.embedding(logsnr, cond)
+        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, place.whole)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
             layers.remat(ConvBlock, self.remat),
@@ -87,7 +88,7 @@ class UViT(nn.Module):
             if conv:
                 down = layers.Down(trunk.channels, self.dtype, name=f"down_{len(conv)}")
                 h = down(h)
-            h = PositionTable(self.style, extent, name="position")(h)
+            h = PositionTable(self.style, extent, name="position")(h, place)
             h = Trunk(
                 trunk,
                 trunk.blocks,
@@ -98,7 +99,7 @@ class UViT(nn.Module):
                 unroll=self.scan_unroll,
                 dtype=self.dtype,
                 name="trunk",
-            )(h, emb)
+            )(h, emb, place)
             if conv:
                 channels = conv[-1].channels
                 up = layers.Up(channels, self.dtype, name=f"up_{len(conv) - 1}")
@@ -106,6 +107,6 @@ class UViT(nn.Module):
             return h
 
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, tuple(conv), conv_block, bottom, extra_up=0)
+        h = conv_levels(h, emb, place, tuple(conv), conv_block, bottom, extra_up=0)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)

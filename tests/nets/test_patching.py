@@ -92,7 +92,10 @@ def test_what_the_stem_does_to_the_bands_the_head_undoes(name, normalise):
     np.testing.assert_allclose(back, want, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "got"), [((8, 12), "8x12"), ((0, 16), "0x16")])
+@pytest.mark.parametrize(
+    ("size", "got"),
+    [((8, 12), "8x12; nearest is 16x16"), ((0, 40), "0x40; nearest is 16x48")],
+)
 def test_sizes_that_do_not_divide_are_named_with_the_multiple(size, got):
     message = f"multiples of 16, got {got} .patching='dwt_1', 4 levels"
     with pytest.raises(ValueError, match=message):

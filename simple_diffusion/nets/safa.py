@@ -1,0 +1,167 @@
+"""Scale-aware 3x3 convolutions: experts mixed by the resolution of the whole image.
+
+A convolution sees 3x3 pixels of whatever size the image has. Here its kernel is a
+mixture, kernel = Σ_k w_k kernel_k, whose weights a small network makes from the
+resolution, per example and so also within one batch. Convolution is linear in the
+kernel; the implementations differ only in when they sum.
+
+Source: ArbSR (arXiv 2004.03791), scale-aware convolution, as used by any-resolution
+diffusion: without mask and residual.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from simple_diffusion.nets.position import Scale
+
+Padding = Literal["zeros", "edge"]
+Implementation = Literal["auto", "experts", "grouped", "patches"]
+
+GATES = {
+    "softmax": nn.softmax,
+    "sigmoid": nn.sigmoid,
+    "linear": lambda logits: logits,
+}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How the kernels of a network follow the resolution.
+
+    Fields:
+      scale: the resolution as numbers.
+      experts: kernels in each mixture, K.
+      hidden: units of the network that makes the weights.
+      gate: of the weights: "softmax", "sigmoid" or "linear".
+      spread: how much the experts differ at the start, see `related`. Independent ones
+        would under equal weights make a kernel of 1/√K of the usual standard deviation.
+      implementation: of a batch of several resolutions, see `convolve`.
+    """
+
+    scale: Scale
+    experts: int = 4
+    hidden: int = 64
+    gate: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    spread: float = 0.1
+    implementation: Implementation = "auto"
+
+    def __post_init__(self):
+        if self.gate not in GATES:
+            raise ValueError(f"gate={self.gate!r} must be one of {', '.join(GATES)}")
+        if self.experts < 1:
+            raise ValueError(f"experts={self.experts} must be at least 1")
+
+
+class Router(nn.Module):
+    """The resolution of the whole image -> the weight of each expert, in float32."""
+
+    mixture: Mixture
+
+    @nn.compact
+    def __call__(self, whole: Float[Array, "b 2"]) -> Float[Array, "b k"]:
+        """Returns the weights, given height and width in pixels."""
+        m = self.mixture
+        h = nn.relu(nn.Dense(m.hidden, name="dense_1")(m.scale(whole)))
+        return GATES[m.gate](nn.Dense(m.experts, name="dense_2")(h))
+
+
+def related(spread: float) -> nn.initializers.Initializer:
+    """Returns kernels that share one draw and have `spread` of another of their own.
+
+    Each draw is uniform in ±1/√(9 c), for kernels [k, 3, 3, c, d].
+    """
+
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+        bound = 1.0 / math.sqrt(math.prod(shape[1:4]))
+        common_key, own_key = jax.random.split(key)
+        draw = partial(jax.random.uniform, dtype=dtype, minval=-bound, maxval=bound)
+        return draw(common_key, (1, *shape[1:])) + spread * draw(own_key, shape)
+
+    return init
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernels: Float[Array, "k 3 3 c d"],
+    weights: Float[Array, "_ k"],
+    padding: Padding = "zeros",
+    implementation: Implementation = "auto",
+) -> Float[Array, "b h w d"]:
+    """Returns each example convolved with its own mixture of the kernels.
+
+    Args:
+      x: feature maps.
+      kernels: the experts.
+      weights: of the experts; one row if they are those of all examples: then the
+        kernels are summed once and the convolution is an ordinary one.
+      padding: what lies outside the map: zeros, or the nearest pixel.
+      implementation: "experts" convolves with all kernels and sums the results: K times
+        the arithmetic. "grouped" sums the kernels of each example and convolves in
+        groups. "patches" does the same as one matrix product per example, with nine
+        copies of the map in memory. "auto" is "patches", the fastest where it was
+        measured (benchmarks/RESULTS.md).
+
+    Raises:
+      ValueError: if there is no such implementation.
+    """
+    dtype = x.dtype
+    if weights.shape[0] == 1:
+        # einsum in float32, the result in the type of the map.
+        kernel = jnp.einsum("k,kyxcd->yxcd", weights[0], kernels)
+        return conv3x3(x, kernel.astype(dtype), padding)
+    match implementation:
+        case "experts":
+            k, d = kernels.shape[0], kernels.shape[-1]
+            joined = jnp.moveaxis(kernels, 0, 3).reshape(3, 3, -1, k * d)
+            y = conv3x3(x, joined.astype(dtype), padding)
+            y = y.reshape(*y.shape[:3], k, d)
+            return jnp.einsum("bhwkd,bk->bhwd", y, weights.astype(dtype))
+        case "grouped":
+            own = _mixed(kernels, weights).astype(dtype)
+            return jax.vmap(lambda x, k: conv3x3(x[None], k, padding)[0])(x, own)
+        case "auto" | "patches":
+            b, h, w, c = x.shape
+            own = _mixed(kernels, weights).astype(dtype).reshape(b, 9 * c, -1)
+            y = _patches(x, padding).reshape(b, h * w, 9 * c) @ own
+            return y.reshape(b, h, w, -1)
+    raise ValueError(
+        f"implementation={implementation!r} must be auto, experts, grouped or patches"
+    )
+
+
+def conv3x3(x: Array, kernel: Array, padding: Padding = "zeros") -> Array:
+    """Returns [b, h, w, d], x [b, h, w, c] convolved with one kernel [3, 3, c, d]."""
+    window = "SAME"
+    if padding == "edge":
+        x, window = _pad(x, padding), "VALID"
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), window, dimension_numbers=numbers
+    )
+
+
+def _mixed(kernels: Array, weights: Array) -> Array:
+    """Returns the kernel of each example, [b, 3, 3, c, d]."""
+    k, *shape = kernels.shape
+    return (weights @ kernels.reshape(k, -1)).reshape(-1, *shape)
+
+
+def _patches(x: Array, padding: Padding) -> Array:
+    """Returns the 3x3 pixels around each pixel as channels, [b, h, w, 9 c]."""
+    h, w = x.shape[1:3]
+    x = _pad(x, padding)
+    shifted = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _pad(x: Array, padding: Padding) -> Array:
+    mode = "edge" if padding == "edge" else "constant"
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
