@@ -54,10 +54,8 @@ class Mixture:
     implementation: Implementation = "auto"
 
     def __post_init__(self):
-        if self.gate not in GATES:
-            raise ValueError(f"gate={self.gate!r} must be one of {', '.join(GATES)}")
         if self.experts < 1:
-            raise ValueError(f"experts={self.experts} must be at least 1")
+            raise ValueError(f"safa_experts={self.experts} must be at least 1")
 
 
 class Router(nn.Module):

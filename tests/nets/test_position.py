@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import position
+from tests.vectors import vector
 
 
 def test_centres_of_another_grid_cover_the_same_extent():
@@ -84,3 +86,76 @@ def test_a_resized_table_interpolates_between_cell_centres():
     # Without antialiasing every second cell centre of a half-size grid is a midpoint.
     half = np.asarray(position.resize_table(table, (2, 3)))
     np.testing.assert_allclose(half[:, 0, 0], [0.5, 2.5], atol=1e-6)
+
+
+def whole(n):
+    return jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (n, 1))
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (3, 5), (8, 4)])
+def test_the_grid_of_a_patch_is_the_crop_of_the_whole_grid(corner):
+    y, x = corner
+    rows, columns = position.grid(whole(1), (16, 12))
+    box = jnp.array([[y / 16, x / 12, (y + 8) / 16, (x + 4) / 12]])
+    patch_rows, patch_columns = position.grid(box, (8, 4))
+    np.testing.assert_allclose(patch_rows, rows[:, y : y + 8], atol=1e-6)
+    np.testing.assert_allclose(patch_columns, columns[:, x : x + 4], atol=1e-6)
+
+
+def test_the_pooled_grid_is_the_coarse_grid():
+    box = jnp.array([[0.1, 0.2, 0.7, 0.9]])
+    fine, coarse = position.grid(box, (8, 12)), position.grid(box, (4, 6))
+    for a, b in zip(fine, coarse, strict=True):
+        np.testing.assert_allclose(a.reshape(1, -1, 2).mean(-1), b, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "name"), [(4, "R4"), (2, "R2")])
+def test_coordinates_are_those_of_pixel_centres(n, name):
+    rows, _ = position.fourier(whole(1), (n, n), 1)
+    np.testing.assert_allclose(
+        rows[0, :, 0], vector("anyres.pixel_centre")[name], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("row", vector("anyres.fourier_fade"))
+def test_bands_that_would_alias_are_faded_out(row):
+    side, bands = row["R"] // 2 ** row["level"], 8
+    rows, columns = position.fourier(whole(1), (side, side), bands)
+    g = 2 * (np.arange(side) + 0.5) / side - 1
+    weights = np.array(row["weights"])
+    angle = np.pi * 2.0 ** np.arange(bands) * g[:, None]
+    want = np.concatenate(
+        [g[:, None], np.sin(angle) * weights, np.cos(angle) * weights], axis=1
+    )
+    # The highest band turns a phase of 128 π: float32 leaves 1e-4 of it.
+    np.testing.assert_allclose(rows[0], want, atol=2e-4)
+    np.testing.assert_allclose(columns[0], want, atol=2e-4)
+
+
+def test_features_of_a_patch_are_the_crop_of_those_of_the_whole():
+    rows, _ = position.fourier(whole(1), (16, 16), 4)
+    patch, _ = position.fourier(jnp.array([[0.25, 0.0, 0.75, 1.0]]), (8, 8), 4)
+    np.testing.assert_allclose(patch, rows[:, 4:12], atol=1e-5)
+
+
+def test_the_whole_follows_from_the_box_unless_it_is_said():
+    box = jnp.array([[0.0, 0.0, 0.5, 1.0], [0.25, 0.5, 1.0, 0.75]])
+    cond = Conditioning(box=box)
+    np.testing.assert_allclose(
+        position.place(cond, 2, (24, 8)).whole, [[48, 8], [32, 32]], rtol=1e-6
+    )
+    cond = Conditioning(box=box, whole=(48, 8))
+    np.testing.assert_array_equal(position.place(cond, 2, (24, 8)).whole, [[48, 8]])
+    alone = position.place(Conditioning(), 2, (24, 8))
+    np.testing.assert_array_equal(alone.whole, [[24, 8]])
+    np.testing.assert_array_equal(alone.box, whole(2))
+
+
+def test_scale_is_zero_at_the_smallest_and_one_at_the_largest():
+    sides = jnp.array([[32.0, 64], [128, 256]])
+    np.testing.assert_allclose(
+        position.Scale(32, 128)(sides), [[0, 0.5], [1, 1.5]], atol=1e-6
+    )
+    np.testing.assert_allclose(position.Scale(32)(sides), [[0, 1], [2, 3]], atol=1e-6)
+    inverse = position.Scale(32, 128, "inverse")(sides)
+    np.testing.assert_allclose(inverse, [[1, 0.5], [0.25, 0.125]], rtol=1e-6)
