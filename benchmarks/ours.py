@@ -83,7 +83,7 @@ def objective(apply: ApplyFn) -> objectives.DiffusionObjective:
         apply,
         schedule=schedule,
         time_law=time_laws.uniform(),
-        weight=weighting.min_snr(schedule),
+        weight=weighting.min_snr,
         loss=loss.mse,
         kind="v",
     )

@@ -65,6 +65,28 @@ def flow() -> ConfigDict:
     )
 
 
+def patches(smallest: int, largest: int | None) -> ConfigDict:
+    """Patches of side `data.resolution`, cut from whole images resized at random.
+
+    The size of a whole image is its shorter side in pixels.
+    """
+    return ConfigDict(
+        dict(
+            # Sizes that are drawn; no stored image is enlarged. None as the largest is
+            # each image's own.
+            smallest=smallest,
+            largest=largest if largest is not None else placeholder(int),
+            # How often the smallest size is taken; otherwise one within the range, by
+            # the law: uniform | log_uniform
+            probability_smallest=0.5,
+            law="uniform",
+            # Largest ratio of the sides of a whole image: 1 cuts it square (data.crop),
+            # more draws a ratio, none leaves each image its own.
+            aspect=1.0,
+        )
+    )
+
+
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
     # Imported here so that the sections of this file can be read in order.
@@ -90,6 +112,10 @@ def default() -> ConfigDict:
             flip=True,
             # Share of a folder's images that is kept from training.
             holdout_fraction=0.05,
+            # (y0, x0, y1, x1) in pixels: cut out of every stored image before all else.
+            crop_box=placeholder(tuple),
+            # Train on patches of images of many sizes: a section made by `patches`.
+            patches=placeholder(ConfigDict),
         )
     )
 
@@ -100,6 +126,10 @@ def default() -> ConfigDict:
             # Scale of z: vp | flow
             family="vp",
             schedule=shifted_cosine(),
+            # Lower logsnr by 2 log(R / reference) for images of side R: when sampling
+            # at another size than trained, and for patches by the size of their whole.
+            # The reference is data.patches.smallest, or data.resolution.
+            shift_by_resolution=True,
             # How training draws t: uniform | stratified | logit_normal
             time_law="stratified",
             time_mean=0.0,
@@ -193,6 +223,21 @@ def default() -> ConfigDict:
             batch_size=64,
             # HxW; none means data.resolution, square.
             size=placeholder(str),
+            # Further sizes shown at the end of training, such as ("48x48", "32x64").
+            also_sizes=(),
+            # What an image that is not square is to a model trained on patches: a whole
+            # that ends at all four borders, or the middle "cut" out of a square one.
+            # whole | cut
+            frame="whole",
+            # Side in pixels of the windows that an image larger than memory is made in,
+            # fused at every step; none makes it at once. The stride defaults to half.
+            window=placeholder(int),
+            window_stride=placeholder(int),
+            # Windows in one call of the network.
+            window_batch=16,
+            # Share of the overlap in which windows blend; the rest, at their borders,
+            # is left out.
+            window_taper=0.5,
             # Comma-separated names or numbers, repeated in turn; none means all.
             classes=placeholder(str),
             # ancestral | ddim | heun | dpmpp_2m

@@ -31,6 +31,21 @@ def _common() -> dict:
         activation="swish",
         # auto | xla | cudnn | flash_tpu
         attention="auto",
+        # Beyond the border of the input, 3x3 convolutions in blocks see: zeros | edge
+        padding="zeros",
+        # Frequencies of the Fourier features of the place in the image, joined inside
+        # every residual block; 0 leaves the network without places.
+        place_bands=0,
+        # Scale-aware 3x3 convolutions, one entry per level: none | first_conv | all;
+        # () is none at every level.
+        safa=(),
+        safa_experts=4,
+        # softmax | sigmoid | linear
+        safa_gate="softmax",
+        # How the resolution of the whole image becomes a number: log2 | inverse
+        scale_input="log2",
+        # Let it modulate every block, by the embedding.
+        scale_embedding=False,
         # float32 | bfloat16; none means bfloat16 on accelerators, float32 on CPU.
         dtype=placeholder(str),
         # What the backward pass recomputes: none | full | dots | dots_no_batch

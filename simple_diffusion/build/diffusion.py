@@ -1,6 +1,8 @@
 """The sections `diffusion` and `loss`: what is minimised, and at which noise levels."""
 
+import functools
 import math
+from collections.abc import Callable
 
 from simple_diffusion.build.network import Model
 from simple_diffusion.build.options import Config, pick
@@ -15,12 +17,29 @@ from simple_diffusion.diffusion import (
 from simple_diffusion.training import objectives
 
 
-def schedule(config: Config, side: int | float) -> schedules.Schedule:
+def reference(config: Config) -> int:
+    """Returns the side in pixels of the images that the schedule is stated for."""
+    patches = config.data.patches
+    return config.data.resolution if patches is None else patches.smallest
+
+
+def schedule(config: Config, side: int | float | None = None) -> schedules.Schedule:
     """Returns the schedule for images of this side in pixels, sqrt(h w) if not square.
+
+    Where `diffusion.shift_by_resolution` is set, another side than that of `reference`
+    shifts it: 2x2 averaging divides the variance of white noise by four.
 
     Raises:
       ValueError: for an unknown name.
     """
+    own = _schedule(config, reference(config))
+    if side is None or not config.diffusion.shift_by_resolution:
+        return own
+    shift = 2.0 * math.log(reference(config) / side)
+    return schedules.Shifted(own, shift) if shift else own
+
+
+def _schedule(config: Config, side: int) -> schedules.Schedule:
     s = config.diffusion.schedule
     bounds = s.logsnr_min, s.logsnr_max
     match s.name:
@@ -43,25 +62,29 @@ def schedule(config: Config, side: int | float) -> schedules.Schedule:
     )
 
 
-def weight(config: Config, family: process.Family) -> WeightFn:
-    """Returns the loss weighting; it belongs to the schedule of `data.resolution`.
+def weight(
+    config: Config, family: process.Family
+) -> Callable[[schedules.Schedule], WeightFn]:
+    """Returns the loss weighting, given the schedule that it belongs to.
 
     Raises:
       ValueError: for an unknown name.
     """
-    c, side = config.loss, config.data.resolution
-    own = schedule(config, side)
-    bias = weighting.sigmoid_bias(side) if c.sigmoid_bias is None else c.sigmoid_bias
+    c, gamma = config.loss, config.loss.min_snr_gamma
+    bias = c.sigmoid_bias
+    if bias is None:
+        bias = weighting.sigmoid_bias(reference(config))
+    edm = weighting.edm(c.edm_mean, c.edm_std, c.edm_sigma_data)
     table = {
-        "eps_mse": weighting.eps_mse(own, family),
-        "v_mse": weighting.v_mse(own, family),
-        "x_mse": weighting.x_mse(own, family),
-        "u_mse": weighting.u_mse(own, family),
-        "snr_trunc": weighting.snr_trunc(own),
-        "min_snr": weighting.min_snr(own, c.min_snr_gamma),
-        "soft_min_snr": weighting.soft_min_snr(own, c.min_snr_gamma),
-        "sigmoid": weighting.sigmoid(bias),
-        "edm": weighting.edm(c.edm_mean, c.edm_std, c.edm_sigma_data),
+        "eps_mse": functools.partial(weighting.eps_mse, family=family),
+        "v_mse": functools.partial(weighting.v_mse, family=family),
+        "x_mse": functools.partial(weighting.x_mse, family=family),
+        "u_mse": functools.partial(weighting.u_mse, family=family),
+        "snr_trunc": weighting.snr_trunc,
+        "min_snr": functools.partial(weighting.min_snr, gamma=gamma),
+        "soft_min_snr": functools.partial(weighting.soft_min_snr, gamma=gamma),
+        "sigmoid": lambda _: weighting.sigmoid(bias),
+        "edm": lambda _: edm,
     }
     return pick(table, c.weighting, "loss.weighting")
 
@@ -74,10 +97,12 @@ def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
         "stratified": time_laws.stratified(),
         "logit_normal": time_laws.logit_normal(d.time_mean, d.time_std),
     }
+    # Without patches all images have the side of the reference, and the shift is 0.
+    shifts = d.shift_by_resolution and config.data.patches is not None
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
         apply=built.apply,
-        schedule=schedule(config, config.data.resolution),
+        schedule=schedule(config),
         time_law=pick(laws, d.time_law, "diffusion.time_law"),
         weight=weight(config, built.family),
         loss=multiscale if c.multiscale else loss.mse,
@@ -85,4 +110,5 @@ def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
         family=built.family,
         num_classes=built.num_classes,
         label_drop=c.label_drop,
+        reference=reference(config) if shifts else None,
     )

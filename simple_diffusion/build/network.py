@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
-from simple_diffusion.nets import conditioning, patching, residual_uvit, unet, uvit
+from simple_diffusion.nets import (
+    conditioning,
+    patching,
+    position,
+    residual_uvit,
+    safa,
+    unet,
+    uvit,
+)
 from simple_diffusion.nets.layers import Level, Style
 
 
@@ -23,6 +31,8 @@ class Model:
     size: height, width and channels it is trained at.
     num_classes: 0 if it has no labels.
     kind, family: what it predicts, and the scale of its input.
+    knows_place: whether it was made for patches of images of many sizes, and so makes
+      use of `Conditioning.box`.
     """
 
     apply: ApplyFn
@@ -31,6 +41,7 @@ class Model:
     num_classes: int
     kind: str
     family: process.Family
+    knows_place: bool
 
 
 def model(config: Config, num_classes: int) -> Model:
@@ -43,8 +54,14 @@ def model(config: Config, num_classes: int) -> Model:
     Raises:
       ValueError: for an unknown name, or a resolution that the network cannot divide.
     """
-    side = config.data.resolution
-    net = network(config.model, side, num_classes)
+    side, patches = config.data.resolution, config.data.patches
+    smallest, largest = side, None
+    if patches is not None:
+        smallest, largest = patches.smallest, patches.largest
+    kinds = {"log2": "log2", "inverse": "inverse"}
+    kind = pick(kinds, config.model.scale_input, "model.scale_input")
+    scale = position.Scale(smallest, largest, kind)
+    net = network(config.model, side, num_classes, scale)
 
     def apply(
         params: Params,
@@ -73,21 +90,34 @@ def model(config: Config, num_classes: int) -> Model:
         num_classes=num_classes,
         kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
         family=pick(families, config.diffusion.family, "diffusion.family"),
+        knows_place=patches is not None and _knows_place(config.model),
     )
 
 
-def network(m: Config, side: int, num_classes: int) -> nn.Module:
-    """Returns the linen module of a `model` section for square images of this side."""
+def _knows_place(m: Config) -> bool:
+    return m.place_bands > 0 or m.scale_embedding or set(m.safa) > {"none"}
+
+
+def network(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.Module:
+    """Returns the linen module of a `model` section for square inputs of this side.
+
+    `scale` says what sides their whole images have.
+    """
     networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
     make = pick(networks, m.name, "model.name")
+    gates = {gate: gate for gate in safa.GATES}
+    gate = pick(gates, m.safa_gate, "model.safa_gate")
+    mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
     net = make(
         m,
         side,
+        mixture,
         embedding=conditioning.Embedding(
             channels=m.emb_channels,
             sinusoid_channels=m.base_channels,
             num_classes=num_classes,
             input=m.logsnr_input,
+            scale=scale if m.scale_embedding else None,
         ),
         patching=m.patching,
         normalise_bands=m.normalise_bands,
@@ -110,8 +140,12 @@ def _dtype(name: str | None) -> Any:
     return pick(names, name, "model.dtype")
 
 
-def _style(m: Config, **of_some: Any) -> Style:
+def _style(m: Config, mixture: safa.Mixture, **of_some: Any) -> Style:
+    paddings = {"zeros": "zeros", "edge": "edge"}
     return Style(
+        padding=pick(paddings, m.padding, "model.padding"),
+        bands=m.place_bands,
+        mixture=mixture,
         conv_norm=m.conv_norm,
         activation=m.activation,
         qk_norm=m.qk_norm,
@@ -121,11 +155,11 @@ def _style(m: Config, **of_some: Any) -> Style:
     )
 
 
-def _unet(m: Config, side: int, **common: Any) -> nn.Module:
+def _unet(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Module:
     finest = side // patching.parse(m.patching).factor
     levels = []
-    rows = _rows(channels=m.channels, blocks=m.blocks, heads=m.heads)
-    for k, row in enumerate(rows):
+    columns = dict(channels=m.channels, blocks=m.blocks, heads=m.heads, safa=_safa(m))
+    for k, row in enumerate(_rows(**columns)):
         resolution = finest // 2**k
         level = Level(
             **row,
@@ -134,13 +168,13 @@ def _unet(m: Config, side: int, **common: Any) -> nn.Module:
             dropout=m.dropout if resolution <= m.dropout_resolution else 0.0,
         )
         levels.append(level)
-    return unet.UNet(tuple(levels), style=_style(m, skip=m.skip), **common)
+    return unet.UNet(tuple(levels), style=_style(m, mixture, skip=m.skip), **common)
 
 
-def _uvit(m: Config, side: int, **common: Any) -> nn.Module:
+def _uvit(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Module:
     levels = [
         Level(**row, blocks_up=row["blocks"] + m.extra_up_blocks)
-        for row in _rows(channels=m.channels, blocks=m.blocks)
+        for row in _rows(channels=m.channels, blocks=m.blocks, safa=_safa(m))
     ]
     trunk = Level(
         m.trunk_channels,
@@ -152,27 +186,35 @@ def _uvit(m: Config, side: int, **common: Any) -> nn.Module:
     return uvit.UViT(
         (*levels, trunk),
         training_size=(side, side),
-        style=_style(m, skip=m.skip, token_norm=m.token_norm, film=m.film),
+        style=_style(m, mixture, skip=m.skip, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
     )
 
 
-def _residual_uvit(m: Config, side: int, **common: Any) -> nn.Module:
+def _residual_uvit(
+    m: Config, side: int, mixture: safa.Mixture, **common: Any
+) -> nn.Module:
     rows = _rows(
         channels=m.channels,
         kind=m.kinds,
         blocks=m.blocks,
         heads=m.heads,
         dropout=m.dropout,
+        safa=_safa(m),
     )
     return residual_uvit.ResidualUViT(
         tuple(Level(**v, blocks_up=v["blocks"] + m.extra_up_blocks) for v in rows),
         training_size=(side, side),
-        style=_style(m, token_norm=m.token_norm, film=m.film),
+        style=_style(m, mixture, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
     )
+
+
+def _safa(m: Config) -> Sequence[str]:
+    """Returns the column `safa` of the level table; empty is "none" at every level."""
+    return m.safa or ("none",) * len(m.channels)
 
 
 def _rows(**columns: Sequence) -> list[dict[str, Any]]:

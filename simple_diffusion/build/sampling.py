@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Model
@@ -15,7 +16,17 @@ from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.types import Conditioning, DenoiseFn, Params, Solver
 from simple_diffusion.diffusion import denoiser, process
-from simple_diffusion.sampling import generate, grids, guidance, loop, solvers
+from simple_diffusion.sampling import (
+    generate,
+    grids,
+    guidance,
+    loop,
+    solvers,
+    windows,
+)
+from simple_diffusion.training import sharding
+
+Bind = Callable[[Conditioning], DenoiseFn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +77,25 @@ class Sampling:
       [b, h, w, c]; pure, and an image depends on its own index and label alone.
     network_calls: per image, a guided one counting once.
     guidance: the weight in effect: 1 where there is nothing to be guided by.
+    windows: how many an image is made of; None if it is made at once. Devices then
+      share the windows of each image, otherwise the images of a batch.
     """
 
     size: tuple[int, int]
     draw: Callable[..., jax.Array]
     network_calls: int
     guidance: float
+    windows: int | None
 
 
-def sampling(config: Config, built: Model, weak: Model | None = None) -> Sampling:
+def sampling(
+    config: Config,
+    built: Model,
+    weak: Model | None = None,
+    *,
+    size: str | None = None,
+    mesh: Mesh | None = None,
+) -> Sampling:
     """Returns the sampler of `config.sample`.
 
     A model that has neither classes nor a weaker model is not guided.
@@ -83,15 +104,22 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
       config: the whole config.
       built: the model.
       weak: the model to guide by, if not by the null class.
+      size: HxW, in place of `sample.size`.
+      mesh: the devices that share windows, if there are any.
 
     Raises:
       ValueError: for unknown names, sizes the network cannot divide, and a weaker model
         in which z has another scale.
     """
     c = config.sample
-    size = parse_size(c.size, config.data.resolution)
-    _check_size(built, size)
-    solver, grid = _solver(config, built.family, math.sqrt(size[0] * size[1]))
+    height, width = parse_size(size or c.size, config.data.resolution)
+    box, whole = _frame(c.frame, height, width)
+    tiles = _windows(c, height, width, mesh)
+    if tiles:
+        check_size(built, tiles.size, "sample.window")
+    else:
+        check_size(built, (height, width), "sample.size")
+    solver, grid = _solver(config, built.family, math.sqrt(whole[0] * whole[1]))
     # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
     # pictures that has no classes.
     guided = built.num_classes > 0 or weak is not None
@@ -109,19 +137,83 @@ def sampling(config: Config, built: Model, weak: Model | None = None) -> Samplin
     clip = pick(clips, c.clip, "sample.clip")
     # Read here: what is traced later must not look at the config.
     seed, guide = c.seed, functools.partial(_guided, guidance_weight)
+    fuse = tiles.fuse if tiles else lambda bind: bind
 
     def draw(
         params: Params, weak_params: Params | None, index: jax.Array, label: jax.Array
     ) -> jax.Array:
         keys = rng.per_example(rng.key_for(seed, 0, "sample"), index)
-        denoise = clip(guide(built, weak, params, weak_params, label))
-        shape = (*size, built.size[2])
+        cond = Conditioning(label=label if built.num_classes else None)
+        if built.knows_place:
+            corners = jnp.broadcast_to(jnp.array([box]), (len(index), 4))
+            cond = dataclasses.replace(cond, box=corners, whole=whole)
+        strong = fuse(_bind(built, params))
+        weaker = None if weak is None else fuse(_bind(weak, weak_params))
+        denoise = clip(guide(strong, weaker, cond, built.num_classes))
+        shape = (height, width, built.size[2])
         x = loop.sample(denoise, solver, grid, keys, shape, built.family)
         return images.to_uint8(x)
 
     per_step = 2 if c.solver == "heun" else 1
     network_calls = per_step * (len(grid) - 1) + 1
-    return Sampling(size, draw, network_calls, c.guidance if guided else 1.0)
+    return Sampling(
+        size=(height, width),
+        draw=draw,
+        network_calls=network_calls,
+        guidance=c.guidance if guided else 1.0,
+        windows=tiles.count if tiles else None,
+    )
+
+
+def _frame(
+    name: str, height: int, width: int
+) -> tuple[tuple[float, ...], tuple[int, int]]:
+    """Returns the box of an image, and the size of the whole that it belongs to."""
+    side = max(height, width)
+    y, x = 0.5 * height / side, 0.5 * width / side
+    frames = {
+        "whole": ((0.0, 0.0, 1.0, 1.0), (height, width)),
+        "cut": ((0.5 - y, 0.5 - x, 0.5 + y, 0.5 + x), (side, side)),
+    }
+    return pick(frames, name, "sample.frame")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tiles:
+    """The windows of an image: their size, their number, and how they are fused."""
+
+    size: tuple[int, int]
+    count: int
+    fuse: Callable[[Bind], Bind]
+
+
+def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | None:
+    side, stride = c.window, c.window_stride
+    batch, taper = c.window_batch, c.window_taper
+    if side is None:
+        return None
+    if side < 1:
+        raise ValueError(f"sample.window={side} must be at least 1 pixel")
+    stride = max(1, side // 2) if stride is None else stride
+
+    def constrain(x: jax.Array) -> jax.Array:
+        if mesh is None:
+            return x
+        place = sharding.batch_sharding(mesh)
+        return jax.lax.with_sharding_constraint(x, place)
+
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    fuse = functools.partial(
+        windows.fused,
+        window=side,
+        stride=stride,
+        batch=batch,
+        taper=taper,
+        devices=ways,
+        constrain=constrain,
+    )
+    count = windows.count((height, width), side, stride)
+    return _Tiles((min(side, height), min(side, width)), count, fuse)
 
 
 def parse_size(text: str | None, resolution: int) -> tuple[int, int]:
@@ -191,30 +283,32 @@ def _guidance_weight(c: Config) -> guidance.Weight:
     return guidance.interval(c.guidance, low, high)
 
 
-def _guided(
-    weight: guidance.Weight,
-    built: Model,
-    weak: Model | None,
-    params: Params,
-    weak_params: Params | None,
-    label: jax.Array,
-) -> DenoiseFn:
+def _bind(built: Model, params: Params | None) -> Bind:
     def bind(cond: Conditioning) -> DenoiseFn:
         return denoiser.denoise_fn(built.apply, params, built.kind, cond, built.family)
 
-    cond = Conditioning(label=label if built.num_classes else None)
+    return bind
+
+
+def _guided(
+    weight: guidance.Weight,
+    strong: Bind,
+    weak: Bind | None,
+    cond: Conditioning,
+    num_classes: int,
+) -> DenoiseFn:
     if weak is not None:
-        weaker = denoiser.denoise_fn(
-            weak.apply, weak_params, weak.kind, cond, weak.family
-        )
-        return guidance.guide(bind(cond), weaker, weight)
-    if not built.num_classes:
-        return bind(cond)
-    null = Conditioning(label=jnp.full_like(label, built.num_classes))
-    return guidance.classifier_free(bind, cond, null, weight)
+        return guidance.guide(strong(cond), weak(cond), weight)
+    if not num_classes:
+        return strong(cond)
+    assert cond.label is not None
+    null = dataclasses.replace(cond, label=jnp.full_like(cond.label, num_classes))
+    return guidance.classifier_free(strong, cond, null, weight)
 
 
-def _check_size(built: Model, size: tuple[int, int]) -> None:
+def check_size(built: Model, size: tuple[int, int], key: str) -> None:
+    """Raises ValueError, naming the key, if the network cannot divide images so."""
+
     def trace() -> jax.Array:
         params = built.init(jax.random.key(0))
         label = jnp.zeros(1, jnp.int32) if built.num_classes else None
@@ -225,4 +319,4 @@ def _check_size(built: Model, size: tuple[int, int]) -> None:
     try:
         jax.eval_shape(trace)
     except ValueError as error:
-        raise ValueError(f"sample.size={size[0]}x{size[1]}: {error}") from None
+        raise ValueError(f"{key}={size[0]}x{size[1]}: {error}") from None

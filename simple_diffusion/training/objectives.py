@@ -14,6 +14,8 @@ neither the value nor the gradient depends on the kind in which the error is mea
 and the expected loss does not depend on schedule or time law.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,25 +73,30 @@ class DiffusionObjective:
     apply: the network.
     schedule, time_law: where training puts its samples; they do not change the expected
       loss.
-    weight: what is minimised, as a function of logsnr alone.
+    weight: what is minimised, as a function of logsnr alone; made from the schedule of
+      an example, since many weightings are defined by one.
     loss: the quadratic form, such as the mean square or the multiscale loss.
     kind: what the network predicts: "eps", "v", "x" or "u".
     family: how signal and noise are mixed.
     codec: images -> x; None for pixels.
     num_classes: 0 for a network without labels; otherwise also the null class.
     label_drop: share of labels replaced by the null class in training, for guidance.
+    reference: side in pixels of the images that `schedule` is for. An image cut from a
+      whole of side R then has its logsnr lowered by 2 log(R / reference), since a patch
+      has the statistics of its whole. None: one schedule for all.
     """
 
     apply: ApplyFn
     schedule: schedules.Schedule
     time_law: time_laws.TimeLaw
-    weight: WeightFn
+    weight: Callable[[schedules.Schedule], WeightFn]
     loss: LossFn
     kind: str = "v"
     family: process.Family = process.VP
     codec: Codec | None = None
     num_classes: int = 0
     label_drop: float = 0.1
+    reference: int | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
         """Returns times and keys for a whole batch."""
@@ -107,7 +114,7 @@ class DiffusionObjective:
 
         Args:
           params: of the network.
-          batch: images, labels; `mask` is the caller's business.
+          batch: images, labels, boxes; `mask` is the caller's business.
           draw: from `draw`, the same slice as the batch.
           train: drops labels and lets the network drop units; False for evaluation.
         """
@@ -116,19 +123,31 @@ class DiffusionObjective:
             x = self.codec.encode(x)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(draw.keys)  # [b, 3]
         eps = rng.normal_per_example(keys[:, 0], x.shape[1:])
-        logsnr = self.schedule(draw.t)
+        schedule = self._schedule(batch)
+        logsnr = schedule(draw.t)
         z_t = process.add_noise(self.family, x, eps, logsnr)
         cond = Conditioning(
-            label=self._labels(jnp.asarray(batch.label), keys[:, 1], train)
+            label=self._labels(jnp.asarray(batch.label), keys[:, 1], train),
+            box=jnp.asarray(batch.box),
         )
         # Units are dropped in a batch as a whole: its first key stands for all.
         dropout_key = keys[0, 2] if train else None
         output = self.apply(params, z_t, logsnr, cond, dropout_key)
         target = parameterization.target(self.kind, x, eps, logsnr, self.family)
         error = output.astype(jnp.float32) - target
-        return self.loss(error) * jnp.exp(self._log_factor(draw.t, logsnr)), {
-            "logsnr": logsnr
-        }
+        factor = jnp.exp(self._log_factor(schedule, draw.t, logsnr))
+        return self.loss(error) * factor, {"logsnr": logsnr}
+
+    def _schedule(self, batch: Batch) -> schedules.Schedule:
+        """Returns the schedule of each example."""
+        if self.reference is None:
+            return self.schedule
+        _, h, w, _ = batch.image.shape
+        box = jnp.asarray(batch.box)
+        extent = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+        # log (reference / R)^2, where R^2 = h w / extent is the area of the whole.
+        shift = jnp.log(extent) + math.log(self.reference**2 / (h * w))
+        return schedules.Shifted(self.schedule, shift)
 
     def _labels(
         self, label: Int[Array, "b"], keys: Key, train: bool
@@ -141,13 +160,16 @@ class DiffusionObjective:
         return jnp.where(drop, self.num_classes, label)
 
     def _log_factor(
-        self, t: Float[Array, "b"], logsnr: Float[Array, "b"]
+        self,
+        schedule: schedules.Schedule,
+        t: Float[Array, "b"],
+        logsnr: Float[Array, "b"],
     ) -> Float[Array, "b"]:
         # Each term alone spans more than float32 can hold once exponentiated; their sum
         # is moderate. Hence one sum and one exp.
         return (
-            self.weight(logsnr)
+            self.weight(schedule)(logsnr)
             + parameterization.log_error_factor(self.kind, logsnr, self.family)
-            - self.schedule.log_density(logsnr)
+            - schedule.log_density(logsnr)
             - self.time_law.log_density(t)
         )

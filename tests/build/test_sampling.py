@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base, networks
-from simple_diffusion.build import network, sampling
+from simple_diffusion.build import diffusion, network, sampling
 from simple_diffusion.diffusion import process
 
 
@@ -108,3 +108,106 @@ def test_a_level_table_with_a_missing_entry_says_which_column():
     config.model.blocks = (1, 1, 1)
     with pytest.raises(ValueError, match="blocks: 3"):
         network.model(config, 3)
+
+
+def anyres(**model):
+    """A tiny model of patches of 8 pixels, of images of 8 to 16."""
+    config, _ = tiny()
+    config.data.patches = base.patches(8, 16)
+    config.model.update(place_bands=2, scale_embedding=True, **model)
+    return config, network.model(config, 3)
+
+
+def seen_by_the_network(config, built, monkeypatch):
+    """Runs a network that only looks; returns the box and the whole it is told."""
+    seen = {}
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        seen.setdefault("shape", z_t.shape)
+        seen["whole"], seen["box"] = cond.whole, cond.box
+        return jnp.zeros_like(z_t)
+
+    looking = dataclasses.replace(built, apply=apply)
+    monkeypatch.setattr(sampling, "check_size", lambda *_: None)  # it divides all
+    sampler = sampling.sampling(config, looking)
+    index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
+    with jax.disable_jit():
+        sampler.draw({}, None, index, label)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("frame", "box", "whole"),
+    [("whole", (0, 0, 1, 1), (8, 16)), ("cut", (0.25, 0, 0.75, 1), (16, 16))],
+)
+def test_a_wide_image_is_a_whole_or_the_middle_of_a_square(
+    frame, box, whole, monkeypatch
+):
+    config, built = anyres()
+    config.sample.update(size="8x16", frame=frame, steps=2)
+    seen = seen_by_the_network(config, built, monkeypatch)
+    assert seen["whole"] == whole
+    np.testing.assert_allclose(seen["box"], np.tile([box], (len(seen["box"]), 1)))
+
+
+def test_a_model_without_places_is_told_none(monkeypatch):
+    config, built = tiny()
+    config.sample.update(size="8x16", steps=2)
+    seen = seen_by_the_network(config, built, monkeypatch)
+    assert seen["whole"] is None and seen["box"] is None
+
+
+@pytest.mark.parametrize(("shifts", "steps"), [(True, 2 * np.log(8 / 16)), (False, 0)])
+def test_noise_levels_follow_the_resolution(shifts, steps):
+    config, _ = anyres()
+    config.diffusion.shift_by_resolution = shifts
+    t = jnp.linspace(0.1, 0.9, 5)
+    own, larger = diffusion.schedule(config), diffusion.schedule(config, 16)
+    np.testing.assert_allclose(larger(t) - own(t), steps, atol=1e-5)
+
+
+@pytest.mark.parametrize("guided", [1.0, 2.0])
+def test_windows_as_large_as_the_image_change_nothing(guided):
+    config, built = anyres()
+    params = built.init(jax.random.key(0))
+    params = jax.tree.map(
+        lambda v: v + 0.05 * jnp.sin(jnp.arange(v.size).reshape(v.shape)), params
+    )
+    config.sample.update(size="16x16", steps=2, guidance=guided)
+    index, label = jnp.arange(2), jnp.array([0, 2])
+    whole = sampling.sampling(config, built)
+    config.sample.window = 16
+    windows = sampling.sampling(config, built)
+    assert (whole.windows, windows.windows) == (None, 1)
+    a, b = (jax.jit(s.draw)(params, None, index, label) for s in (whole, windows))
+    np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
+
+
+def test_windows_are_counted_and_must_suit_the_network():
+    config, built = anyres()
+    config.sample.update(size="16x24", window=8, window_stride=4)
+    assert sampling.sampling(config, built).windows == 3 * 5
+    config.sample.window = 7
+    with pytest.raises(ValueError, match="sample.window=7x7.*multiples of 2.*8x8"):
+        sampling.sampling(config, built)
+    config.sample.window = 0
+    with pytest.raises(ValueError, match="sample.window=0"):
+        sampling.sampling(config, built)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("safa_gate", "tanh"), ("padding", "mirror"), ("scale_input", "sqrt")],
+)
+def test_an_unknown_option_of_the_network_names_its_key(key, value):
+    with pytest.raises(ValueError, match=f"model.{key}='{value}' must be one of"):
+        anyres(**{key: value})
+
+
+def test_which_models_know_places():
+    assert not tiny()[1].knows_place
+    assert anyres()[1].knows_place
+    # Only patches make places known: without them every image is a whole.
+    config, _ = anyres()
+    config.data.patches = None
+    assert not network.model(config, 3).knows_place

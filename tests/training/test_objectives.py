@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simple_diffusion.core import rng
+from simple_diffusion.core import images, rng
 from simple_diffusion.core.types import Codec
 from simple_diffusion.diffusion import (
     loss,
@@ -24,7 +24,7 @@ def objective(apply=toy.apply, **changes):
     settings = dict(
         schedule=schedules.cosine(),
         time_law=time_laws.stratified(),
-        weight=weighting.mse("v", schedules.cosine()),
+        weight=lambda _: weighting.mse("v", schedules.cosine()),
         loss=loss.mse,
         num_classes=toy.CLASSES,
     )
@@ -92,7 +92,9 @@ def test_the_expected_loss_depends_neither_on_schedule_nor_on_time_law(params, f
     }
     losses = evaluate(
         {
-            name: objective(schedule=s, time_law=law, weight=weight, family=family)
+            name: objective(
+                schedule=s, time_law=law, weight=lambda _: weight, family=family
+            )
             for name, (s, law) in settings.items()
         },
         params,
@@ -201,7 +203,9 @@ def test_the_loss_is_measured_in_the_space_of_the_codec():
 def test_the_loss_is_finite_to_the_ends_of_the_schedule(params):
     wide = schedules.cosine(-20.0, 20.0)
     weights = {"sigmoid": weighting.sigmoid(-3.0), "eps": weighting.mse("eps", wide)}
-    named = {k: objective(schedule=wide, weight=w) for k, w in weights.items()}
+    named = {
+        k: objective(schedule=wide, weight=lambda _, w=w: w) for k, w in weights.items()
+    }
 
     @jax.jit
     def losses(batch):
@@ -224,3 +228,57 @@ def test_a_multiscale_loss_weighs_what_the_plain_one_weighs(params):
     )
     np.testing.assert_allclose(losses["two"], 2 * losses["one"], rtol=1e-5)
     assert (losses["multi"] > losses["one"]).all()
+
+
+def patches(side=8):
+    """Patches of the toy's size from wholes of one, two and 1.25 times its side."""
+    box = np.tile(
+        [[0, 0, 1, 1], [0.5, 0, 1, 0.5], [0, 0.2, 0.8, 1], [0.5, 0, 1, 1]], (2, 1)
+    )
+    return toy.batch().replace(box=box.astype(np.float32))
+
+
+def test_the_logsnr_of_a_patch_is_lowered_by_the_size_of_its_whole(params):
+    batch = patches()
+    side = batch.image.shape[1]
+    o = objective(reference=side)
+    draw = o.draw(KEY, batch)
+    _, aux = o(params, batch, draw)
+    # 2 log(reference / R), R the root of the area of the whole.
+    wholes = side * np.array([1, 2, 1.25, 2**0.5] * 2)
+    want = schedules.cosine()(draw.t) + 2 * np.log(side / wholes)
+    np.testing.assert_allclose(aux["logsnr"], want, atol=1e-4)
+    unshifted = objective()(params, batch, draw)[1]["logsnr"]
+    np.testing.assert_allclose(unshifted, schedules.cosine()(draw.t), atol=1e-5)
+
+
+def test_a_weighting_that_belongs_to_the_schedule_moves_with_it():
+    """v-MSE at uniform t stays v-MSE at uniform t, whatever the size of the whole."""
+    batch = patches()
+    o = objective(
+        blind,
+        weight=lambda schedule: weighting.mse("v", schedule),
+        kind="v",
+        time_law=time_laws.uniform(),
+        reference=batch.image.shape[1],
+    )
+    draw = o.draw(KEY, batch)
+    losses, aux = o({}, batch, draw)
+    x = images.to_unit_range(jnp.asarray(batch.image))
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(draw.keys)
+    eps = rng.normal_per_example(keys[:, 0], x.shape[1:])
+    v = parameterization.target("v", x, eps, aux["logsnr"], process.VP)
+    np.testing.assert_allclose(losses, loss.mse(v), rtol=1e-4)
+
+
+def test_the_network_is_told_the_box():
+    batch = patches()
+    seen = {}
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        seen["box"] = cond.box
+        return jnp.zeros_like(z_t)
+
+    o = objective(apply)
+    o({}, batch, o.draw(KEY, batch))
+    np.testing.assert_array_equal(seen["box"], batch.box)
