@@ -1,4 +1,4 @@
-"""The section `data`: the source of images, and batches of it."""
+"""The section `data`: the source of images, and batches of it, whole or in patches."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import jax
 
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import pipeline, sources
+from simple_diffusion.data import patches, pipeline, sources
 
 CROPS = {"center": "center", "random": "random"}
 RESIZES = {"area": "area", "antialias": "antialias"}
@@ -19,13 +19,17 @@ class Data:
     """Where images come from.
 
     train: (first step) -> this process's part of each batch, without end.
-    held_out: (count, batch size) -> one pass over held-out images.
+    held_out: (count, batch size) -> one pass over held-out images, as `train` has them:
+      patches, if it is trained on patches.
+    whole: (count, batch size, (height, width)) -> one pass over whole held-out images,
+      cut to the shape of this size in pixels and resized to it.
     epoch: number of training images.
     num_classes, class_names: of the labels; 0 and () if they are not used.
     """
 
     train: Callable[[int], Iterator[Batch]]
     held_out: Callable[[int, int], Iterator[Batch]]
+    whole: Callable[[int, int, tuple[int, int]], Iterator[Batch]]
     epoch: int
     num_classes: int
     class_names: tuple[str, ...]
@@ -35,21 +39,24 @@ def data(config: Config) -> Data:
     """Opens the source of a config.
 
     Raises:
-      ValueError: if the source cannot be opened, or its classes are not those that
-        `data.num_classes` says.
+      ValueError: if the source cannot be opened, its classes are not those that
+        `data.num_classes` says, or patches are asked for that cannot be.
     """
     c, seed, batch_size = config.data, config.train.seed, config.train.batch_size
     spec, folder = c.source, c.data_dir
-    fraction, resolution = c.holdout_fraction, c.resolution
-    resize = pick(RESIZES, c.resize, "data.resize")
+    resolution = c.resolution
     options: dict[str, Any] = dict(
         crop=pick(CROPS, c.crop, "data.crop"),
         flip=c.flip,
-        resize=resize,
+        resize=pick(RESIZES, c.resize, "data.resize"),
+    )
+    law = _law(c.get("patches"), resolution, options)
+    place: dict[str, Any] = dict(
+        holdout_fraction=c.holdout_fraction, crop_box=c.get("crop_box")
     )
     wanted = c.num_classes
     # Opened last: a wrong option should not have to wait for a large source.
-    source = sources.open_source(spec, folder, "train", holdout_fraction=fraction)
+    source = sources.open_source(spec, folder, "train", **place)
     names = tuple(source.class_names)
     if wanted == 0:
         names = ()
@@ -69,18 +76,44 @@ def data(config: Config) -> Data:
             resolution=resolution,
             seed=seed,
             start_step=first_step,
+            patches=law,
             **options,
             **processes,
         )
 
-    def held_out(count: int, size: int) -> Iterator[Batch]:
+    def evaluated(count: int, batch: int, **what: Any) -> Iterator[Batch]:
         return pipeline.eval_batches(
-            sources.open_source(spec, folder, "holdout", holdout_fraction=fraction),
-            batch_size=size,
-            resolution=resolution,
+            sources.open_source(spec, folder, "holdout", **place),
+            batch_size=batch,
             count=count,
-            resize=resize,
+            resize=options["resize"],
+            **what,
             **processes,
         )
 
-    return Data(train, held_out, len(source), len(names), names)
+    def held_out(count: int, batch: int) -> Iterator[Batch]:
+        if law is not None:
+            return evaluated(count, batch, patches=law)
+        return evaluated(count, batch, size=(resolution, resolution))
+
+    def whole(count: int, batch: int, size: tuple[int, int]) -> Iterator[Batch]:
+        return evaluated(count, batch, size=size)
+
+    return Data(train, held_out, whole, len(source), len(names), names)
+
+
+def _law(
+    section: Config | None, resolution: int, options: dict[str, Any]
+) -> patches.Law | None:
+    """Returns the law that the section `data.patches` describes, if there is one."""
+    if section is None:
+        return None
+    return patches.Law(
+        patch=resolution,
+        smallest=section.smallest,
+        largest=section.largest,
+        probability_smallest=section.probability_smallest,
+        law=section.law,
+        aspect=section.aspect,
+        **options,
+    )

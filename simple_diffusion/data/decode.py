@@ -5,14 +5,23 @@ white), a rotation noted in EXIF is carried out, and of an animation the first f
 taken. What cannot be decoded raises `BadImage`.
 """
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
-from simple_diffusion.data.errors import BadImage
+from simple_diffusion.data import transforms
+from simple_diffusion.data.errors import BadImage, DataError, Unfit
+
+File = io.BytesIO | io.BufferedReader
+# (y0, x0, y1, x1) in pixels of the image as a viewer shows it.
+Box = tuple[int, int, int, int]
+# Height and width of an image -> the part that is wanted.
+Choose = Callable[[int, int], transforms.Crop]
 
 # EXIF orientation -> the turn that undoes it; 1 is upright.
 _ORIENTATION_TAG = 0x0112
@@ -25,13 +34,29 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A reduced image keeps this many pixels for each that is needed: the filter that comes
-# later then hides that averages over squares went before it.
-_SPARE = 2
+_SIDEWAYS = tuple(_TURNS[k] for k in (5, 6, 7, 8))
+
+
+def check_box(box: tuple[int, ...] | None) -> Box | None:
+    """Returns `data.crop_box`, four pixel numbers in order, or None.
+
+    Raises:
+      DataError: if it is not.
+    """
+    if box is None:
+        return None
+    if len(box) == 4:
+        y0, x0, y1, x1 = (int(v) for v in box)
+        if 0 <= y0 < y1 and 0 <= x0 < x1:
+            return y0, x0, y1, x1
+    raise DataError(
+        f"data.crop_box={tuple(box)} must be (y0, x0, y1, x1) in pixels, with "
+        "0 <= y0 < y1 and 0 <= x0 < x1, or None"
+    )
 
 
 def decode(
-    file: io.BytesIO | io.BufferedReader, name: str | Path, resolution: int
+    file: File, name: str | Path, resolution: int, crop_box: Box | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image as RGB, reduced where it is far larger than needed.
 
@@ -40,16 +65,72 @@ def decode(
       name: what a complaint calls the image.
       resolution: the shorter side that is needed later, in pixels; the result is
         reduced only if its shorter side stays at least twice as long.
+      crop_box: the part that counts as the image, if not all of it.
 
     Raises:
-      BadImage: if the bytes are no image, are cut short or are of an unknown kind.
+      BadImage: if the bytes are no image, are cut short or are of an unknown kind, or
+        the box is not inside the image.
     """
+    with _complaints(name), Image.open(file) as image:
+        size = transforms.SPARE * resolution
+        if crop_box is not None:
+            part = _part(_upright(_loaded(image), _turn(image)), crop_box)
+            return np.asarray(_reduce(part, size))
+        image.draft(None, (size, size))  # JPEG: leave out high frequencies
+        reduced = _reduce(_loaded(image), size)
+        return np.asarray(_upright(reduced, _turn(image)))
+
+
+def decode_crop(
+    file: File,
+    name: str | Path,
+    choose: Choose,
+    crop_box: Box | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
+    """Returns a part of an image, and which it is; no more is resampled than that.
+
+    A JPEG is decoded at the reduced scale that the part allows. To decode only the part
+    as well, as libjpeg can, was no faster: nearly all the time goes into undoing the
+    entropy coding, and that goes from the top left to the last row.
+
+    Args:
+      file: as in `decode`.
+      name: as in `decode`.
+      choose: height and width of the image -> the part; raises `Unfit` if none can be.
+      crop_box: as in `decode`.
+
+    Raises:
+      BadImage: as `decode`, or because no part can be had.
+    """
+    with _complaints(name), Image.open(file) as image:
+        if crop_box is None and isinstance(image, JpegImagePlugin.JpegImageFile):
+            return _part_of_jpeg(image, choose)
+        pixels = _upright(_loaded(image), _turn(image))
+        if crop_box is not None:
+            pixels = _part(pixels, crop_box)
+        crop = choose(pixels.height, pixels.width)
+        return transforms.cut(pixels, crop), crop
+
+
+def _part_of_jpeg(
+    image: JpegImagePlugin.JpegImageFile, choose: Choose
+) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
+    """Returns the chosen part of an image that is not loaded yet, and which it is."""
+    turn, (w, h) = _turn(image), image.size
+    crop = choose(w, h) if turn in _SIDEWAYS else choose(h, w)
+    scale = max(k for k in (1, 2, 4, 8) if k <= min(crop.reduction))
+    draft = image.draft(None, (max(w // scale, 1), max(h // scale, 1)))
+    reduced = 1 if draft is None else round(w / draft[1][2])
+    return transforms.cut(_upright(_loaded(image), turn), crop, reduced), crop
+
+
+@contextlib.contextmanager
+def _complaints(name: str | Path) -> Iterator[None]:
+    """Makes what goes wrong in decoding a complaint about the image of this name."""
     try:
-        with Image.open(file) as image:
-            size = _SPARE * resolution
-            image.draft(None, (size, size))  # JPEG: leave out high frequencies
-            image.load()
-            return np.asarray(_upright(_reduce(_rgb(image), size), image))
+        yield
+    except Unfit as error:
+        raise BadImage(name, str(error)) from None
     except Image.UnidentifiedImageError:
         raise BadImage(name, "not an image, or of an unknown format") from None
     except Exception as error:
@@ -58,8 +139,9 @@ def decode(
         raise BadImage(name, f"{error} ({type(error).__name__})") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Returns a loaded image of any mode as 8-bit RGB, on white if transparent."""
+def _loaded(image: Image.Image) -> Image.Image:
+    """Returns an image of any mode as 8-bit RGB, on white if transparent."""
+    image.load()
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
@@ -71,7 +153,16 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _part(image: Image.Image, box: Box) -> Image.Image:
+    """Returns what is inside the box; Unfit if it reaches outside of the image."""
+    y0, x0, y1, x1 = box
+    if y1 > image.height or x1 > image.width:
+        size = f"{image.height}x{image.width}"
+        raise Unfit(f"data.crop_box={box} reaches outside of its {size} pixels")
+    return image.crop((x0, y0, x1, y1))
 
 
 def _reduce(image: Image.Image, size: int) -> Image.Image:
@@ -80,10 +171,14 @@ def _reduce(image: Image.Image, size: int) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
-def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """Returns the pixels turned as the EXIF data of the image say, if it has any."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns the turn that the EXIF data of the image ask for, if any."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
-        return pixels  # damaged EXIF data: a viewer shows the image as it lies
-    return pixels if turn is None else pixels.transpose(turn)
+        return None  # damaged EXIF data: a viewer shows the image as it lies
+
+
+def _upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    """Returns the image turned."""
+    return image if turn is None else image.transpose(turn)

@@ -24,3 +24,11 @@ class BadImage(Exception):
 
     def __init__(self, path: str | Path, why: str):
         super().__init__(f"{printable(path)}: {why}")
+
+
+class Unfit(Exception):
+    """One image can be read, but not used; whoever knows its name makes it a BadImage.
+
+    Args:
+      why: what is wrong with it, in a few words.
+    """

@@ -5,9 +5,11 @@ class, however deep the image lies. Where any image lies directly in the folder,
 are no classes.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import UInt8
 
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, printable
+from simple_diffusion.data.transforms import Crop
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,21 @@ class FolderSource:
       holdout_fraction: share held out, in [0, 1). An image belongs to the one or the
         other by its path relative to the root alone, so adding images moves none.
 
+      crop_box: the part of every image that counts, see `decode.decode`.
+
     Raises:
       DataError: if there is no such folder, or it holds no image.
     """
 
-    def __init__(self, root: Path, split: str, holdout_fraction: float = 0.05):
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        holdout_fraction: float = 0.05,
+        crop_box: decode.Box | None = None,
+    ):
         self._root = root
+        self._crop_box = crop_box
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise DataError(f"data.source=folder:{root}: {root} {what}")
@@ -71,15 +83,34 @@ class FolderSource:
         self, index: int, resolution: int
     ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
         """Returns image and class; see `sources.Source`."""
-        relative = self._paths[index]
-        path = self._root / relative
+        with self._opened(index) as (file, path):
+            image = decode.decode(file, path, resolution, self._crop_box)
+        return image, self._label(index)
+
+    def read_crop(
+        self, index: int, choose: decode.Choose
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
+        """Returns a part, which it is, and class; see `sources.CropSource`."""
+        with self._opened(index) as (file, path):
+            image, crop = decode.decode_crop(file, path, choose, self._crop_box)
+        return image, crop, self._label(index)
+
+    def name(self, index: int) -> str:
+        """Returns the path of an image as text."""
+        return printable(self._root / self._paths[index])
+
+    @contextlib.contextmanager
+    def _opened(self, index: int) -> Iterator[tuple[decode.File, Path]]:
+        path = self._root / self._paths[index]
         try:
             with open(path, "rb") as file:
-                image = decode.decode(file, path, resolution)
+                yield file, path
         except OSError as error:
             raise BadImage(path, error.strerror or type(error).__name__) from error
-        first = relative.split("/")[0]
-        return image, self._label_of.get(first, 0)
+
+    def _label(self, index: int) -> int:
+        first = self._paths[index].split("/")[0]
+        return self._label_of.get(first, 0)
 
 
 def _image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):

@@ -6,6 +6,7 @@ time and ahead of need, without changing their order. So resuming costs nothing,
 processes of one run share each batch between them without talking to each other.
 """
 
+import dataclasses
 import os
 import threading
 import weakref
@@ -13,18 +14,23 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import order, tf_runtime, transforms
 from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.patches import Law
 from simple_diffusion.data.skip import Checked
 from simple_diffusion.data.sources import Source
+from simple_diffusion.data.views import Patches, Picture, View, Wholes
 
 _END = 2**62  # steps of an endless stream
 _PADDING = -1  # as an index: nothing stands at this position
 # Ready batches: enough to bridge one slow image, few enough to fit beside the others.
 _PREFETCH = 2
+# Examples that one call reads: entering Python from TensorFlow costs a tenth of what it
+# costs to decode a small image.
+_CALL = 8
 
 
 class Plan(NamedTuple):
@@ -50,17 +56,22 @@ class Batches:
     def __next__(self) -> Batch:
         if not self._elements:
             raise StopIteration
-        image, label, mask, failure = next(self._elements[0])
+        parts = next(self._elements[0])  # each [parts of a batch, examples, ...]
+        image, box, label, mask, failure = (v.reshape(-1, *v.shape[2:]) for v in parts)
         if failure.any():
             self.close()
             raise self._reader.failures[failure.max() - 1]
-        box = np.tile(np.array([0, 0, 1, 1], np.float32), (len(image), 1))
         return Batch(image=image, label=label, box=box, mask=mask)
 
     @property
     def bad_count(self) -> int:
         """Number of different images that could not be read so far."""
         return self._reader.checked.bad_count
+
+    @property
+    def cut_count(self) -> int:
+        """Number of different images so far that were too small for all sizes."""
+        return self._reader.view.small.count
 
     def close(self) -> None:
         """Stops working ahead; there are no more batches."""
@@ -76,9 +87,10 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    crop: transforms.Crop = "center",
+    crop: transforms.Place = "center",
     flip: bool = False,
     resize: transforms.Resize = "area",
+    patches: Law | None = None,
 ) -> Batches:
     """Returns this process's part of every batch from `start_step` on, without end.
 
@@ -89,18 +101,21 @@ def train_batches(
       source: the examples.
       batch_size: examples in the batch of all processes together.
       resolution: side of the square images, in pixels.
-      seed: decides the order, the crops and the flips.
+      seed: decides the order, the crops and the flips, and the patches.
       start_step: the step that the first batch is for.
       process_index: which part of each batch; the parts, one after the other, are the
         batch of a single process.
       process_count: number of equal parts.
-      crop: as `transforms.square`.
-      flip: as `transforms.square`.
-      resize: as `transforms.square`.
+      crop: where the square lies, as `transforms.fitted`.
+      flip: as `transforms.fitted`.
+      resize: as `transforms.fitted`.
+      patches: the law of patches, for which images are cut up; it then says what
+        `resolution`, `crop`, `flip` and `resize` say for whole images.
 
     Raises:
-      DataError: if the source is empty or the parts cannot be equal; while iterating,
-        if all images are bad or a label is out of range.
+      DataError: if the source is empty or the parts cannot be equal, or the source does
+        not allow such patches; while iterating, if all images are bad or a label is
+        out of range.
     """
     part = _part(batch_size, process_index, process_count)
 
@@ -108,14 +123,14 @@ def train_batches(
         position = step * batch_size + part
         return Plan(position, order.shuffled(position, len(source), seed))
 
-    def transform(image: UInt8[np.ndarray, "h w 3"], position: int):
-        rng = order.generator(seed, position)
-        return transforms.square(
-            image, rng, resolution=resolution, crop=crop, flip=flip, resize=resize
-        )
-
+    if patches is not None:
+        view: View = Patches(source, patches, seed)
+    else:
+        size = resolution, resolution
+        options: dict[str, Any] = dict(place=crop, flip=flip, resize=resize)
+        view = Wholes(source, size, seed, **options)
     checked = Checked(source)
-    reader = _Reader(checked, checked.read_or_next, transform, resolution)
+    reader = _Reader(view, checked, checked.read_or_next)
     return _batches(plan, reader, start_step, _END, len(part))
 
 
@@ -123,26 +138,30 @@ def eval_batches(
     source: Source,
     *,
     batch_size: int,
-    resolution: int,
+    size: tuple[int, int] | None = None,
     count: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     resize: transforms.Resize = "area",
+    patches: Law | None = None,
 ) -> Batches:
     """Returns this process's part of each batch of one pass over the source.
 
     The order is shuffled, but always the same, so that the first `count` examples of a
     source sorted by class are a fair sample. The last batch is padded; padding and bad
     images have a False mask and are black. Crops are central, nothing is flipped.
+    Patches lie anywhere, but always at the same place.
 
     Args:
       source: the examples.
       batch_size: examples in the batch of all processes together.
-      resolution: side of the square images, in pixels.
+      size: height and width in pixels of whole images; images of another shape are cut,
+        those made at any size are made at this one. None if there are `patches`.
       count: how many examples; all of them by default.
       process_index: which part of each batch, as in `train_batches`.
       process_count: number of equal parts; each process gets as many batches.
-      resize: as `transforms.square`.
+      resize: of whole images, as `transforms.fitted`.
+      patches: the law of patches, in place of whole images.
 
     Raises:
       DataError: as `train_batches`.
@@ -155,12 +174,14 @@ def eval_batches(
         index = order.shuffled(position, len(source), seed=0)
         return Plan(position, np.where(position < count, index, _PADDING))
 
-    def transform(image: UInt8[np.ndarray, "h w 3"], position: int):
-        rng = order.generator(0, position)
-        return transforms.square(image, rng, resolution=resolution, resize=resize)
-
+    if patches is not None:
+        law = dataclasses.replace(patches, crop="center", flip=False)
+        view: View = Patches(source, law, seed=0)
+    else:
+        assert size is not None
+        view = Wholes(source, size, seed=0, resize=resize)
     checked = Checked(source)
-    reader = _Reader(checked, checked.read_or_none, transform, resolution)
+    reader = _Reader(view, checked, checked.read_or_none)
     return _batches(plan, reader, 0, -(-count // batch_size), len(part))
 
 
@@ -176,62 +197,73 @@ def _part(batch_size: int, process_index: int, process_count: int) -> np.ndarray
 
 
 class _Reader:
-    """Carries out plans: reads examples and transforms them, inside TensorFlow.
+    """Carries out plans inside TensorFlow: reads examples through a view.
 
     An exception that passed through TensorFlow would come out as text in one of its
     own. So nothing is raised here: the exception is kept, and its number (from 1; 0 is
     success) goes along with the example, to be raised where the batch comes out.
+
+    Args:
+      view: makes the examples.
+      checked: knows the bad ones.
+      get: what reads them, a method of `checked`.
     """
 
-    def __init__(
-        self, checked: Checked, read: Callable, transform: Callable, resolution: int
-    ):
+    def __init__(self, view: View, checked: Checked, get: Callable):
+        self.view = view
         self.checked = checked
         self.failures: list[Exception] = []
-        self._read = read
-        self._transform = transform
-        self._resolution = resolution
+        self._get = get
         self._lock = threading.Lock()
 
-    def example(self, position: np.int64, index: np.int64) -> tuple:
-        """Returns image, label, mask and failure of one example."""
+    def one_by_one(
+        self, position: Int64[np.ndarray, "n"], index: Int64[np.ndarray, "n"]
+    ) -> tuple:
+        """Returns images, boxes, labels, masks and failures, each [n, ...]."""
+        pairs = zip(position.tolist(), index.tolist(), strict=True)
+        return _stacked([self._example(*pair) for pair in pairs])
+
+    def together(
+        self, position: Int64[np.ndarray, "n"], index: Int64[np.ndarray, "n"]
+    ) -> tuple:
+        """Returns the same, read in one call of the source."""
         try:
-            example = None
-            if index != _PADDING:
-                example = self._read(int(index), self._resolution)
-            if example is None:
+            mask = index != _PADDING
+            index = np.where(mask, index, 0)
+            image, box, label = self.view.read_batch(index, position)
+            self.checked.check_labels(index, label)
+            image = image * mask[:, None, None, None]
+            label = np.where(mask, label, 0).astype(np.int32)
+            return image, box, label, mask, np.zeros(len(mask), np.int32)
+        except Exception as error:
+            return _stacked([self._nothing(self._keep(error))] * len(index))
+
+    def _example(self, position: int, index: int) -> tuple:
+        def read(index: int) -> tuple[int, Picture]:
+            return self.view.read(index, position)
+
+        try:
+            found = None if index == _PADDING else self._get(index, read)
+            if found is None:
                 return self._nothing()
-            image, label = example
-            image = self._transform(image, int(position))
-            return image, np.int32(label), np.True_, np.int32(0)
+            label, (image, box) = found
+            return image, box, np.int32(label), np.True_, np.int32(0)
         except Exception as error:
             return self._nothing(self._keep(error))
 
-    def batch(
-        self, position: Int64[np.ndarray, "b"], index: Int64[np.ndarray, "b"]
-    ) -> tuple:
-        """Returns images, labels, masks and failures of a batch, read in one call."""
-        try:
-            mask = index != _PADDING
-            images, labels = self.checked.read_batch(
-                np.where(mask, index, 0), self._resolution
-            )
-            transformed = map(self._transform, images, position.tolist())
-            images = np.stack(list(transformed)) * mask[:, None, None, None]
-            labels = np.where(mask, labels, 0).astype(np.int32)
-            return images, labels, mask, np.zeros(len(mask), np.int32)
-        except Exception as error:
-            nothing = self._nothing(self._keep(error))
-            return tuple(np.stack([v] * len(index)) for v in nothing)
-
     def _nothing(self, failure: int = 0) -> tuple:
-        black = np.zeros((self._resolution, self._resolution, 3), np.uint8)
-        return black, np.int32(0), np.False_, np.int32(failure)
+        black = np.zeros((*self.view.size, 3), np.uint8)
+        whole = np.array([0, 0, 1, 1], np.float32)
+        return black, whole, np.int32(0), np.False_, np.int32(failure)
 
     def _keep(self, error: Exception) -> int:
         with self._lock:
             self.failures.append(error)
             return len(self.failures)
+
+
+def _stacked(examples: list[tuple]) -> tuple:
+    return tuple(np.stack(field) for field in zip(*examples, strict=True))
 
 
 def _batches(
@@ -240,24 +272,25 @@ def _batches(
     """Returns the batches of the steps from start to stop - 1, `size` examples each."""
     tf = tf_runtime.tensorflow()
     workers = _cpu_count()
-    types = (tf.uint8, tf.int32, tf.bool, tf.int32)
+    types = (tf.uint8, tf.float32, tf.int32, tf.bool, tf.int32)
+
+    read, call = reader.one_by_one, max(k for k in range(1, _CALL + 1) if size % k == 0)
+    if reader.checked.is_batched:
+        read, call = reader.together, size
 
     def plan_at(step):
-        return plan(int(step))
+        position, index = plan(int(step))
+        return position.reshape(-1, call), index.reshape(-1, call)
 
     def planned(step):
-        position, index = tf.numpy_function(plan_at, [step], (tf.int64, tf.int64))
-        return tf.ensure_shape(position, [size]), tf.ensure_shape(index, [size])
+        plans = tf.numpy_function(plan_at, [step], (tf.int64, tf.int64))
+        return [tf.ensure_shape(v, [size // call, call]) for v in plans]
 
-    def run(function):
-        return lambda *plan: tf.numpy_function(function, plan, types)
+    def carry_out(*plan):
+        return tf.numpy_function(read, plan, types)
 
-    data = tf.data.Dataset.range(start, stop).map(planned)
-    if reader.checked.is_batched:
-        data = data.map(run(reader.batch), num_parallel_calls=workers)
-    else:
-        data = data.unbatch().map(run(reader.example), num_parallel_calls=workers)
-        data = data.batch(size)
+    data = tf.data.Dataset.range(start, stop).map(planned).unbatch()
+    data = data.map(carry_out, num_parallel_calls=workers).batch(size // call)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = workers

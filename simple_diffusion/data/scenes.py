@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
 
 from simple_diffusion.data import render as renderer
 from simple_diffusion.data import shapes
@@ -273,21 +273,23 @@ class ScenesSource:
         self, index: int, resolution: int
     ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
         """Returns one image of exactly this resolution, and its class."""
-        images, label = self.read_batch([index], resolution)
+        size = resolution, resolution
+        images, label = self.read_batch(np.array([index]), size)
         return images[0], int(label[0])
 
     def read_batch(
         self,
-        indices: Sequence[int] | np.ndarray,
-        resolution: int,
-        window: Any = WHOLE,
+        indices: Int[np.ndarray, "b"],
+        size: tuple[int, int],
+        window: Float[np.ndarray, "b 4"] | None = None,
     ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int32[np.ndarray, "b"]]:
-        """Returns square images and their classes, much faster than one by one.
+        """Returns images and their classes, much faster than one by one.
 
         Args:
           indices: numbers of the scenes.
-          resolution: pixels along each side of the window.
+          size: height and width of the images.
           window: the part of each scene to render, as in `render`.
         """
         found = self.describe(indices)
-        return render(found, resolution, resolution, window), found.label
+        part = WHOLE if window is None else window
+        return render(found, *size, part), found.label

@@ -1,15 +1,20 @@
-"""Bad images: left out, counted, and named once each."""
+"""Bad images: left out, counted, and named once each. Small images: counted."""
 
 import logging
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from simple_diffusion.data.errors import BadImage, DataError
 from simple_diffusion.data.sources import BatchSource, Source
 
 log = logging.getLogger(__name__)
+
+# What is made of one image, its class among it.
+Example = TypeVar("Example")
 
 
 class Checked:
@@ -39,22 +44,31 @@ class Checked:
         """Number of different images found bad so far."""
         return len(self._bad)
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether the source can be read by `read_batch`."""
+        return isinstance(self._source, BatchSource)
+
     def read_or_none(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int] | None:
-        """Returns image and class, or None for a bad image.
+        self, index: int, read: Callable[[int], tuple[int, Example]]
+    ) -> tuple[int, Example] | None:
+        """Returns class and example, or None for a bad image.
+
+        Args:
+          index: of the image.
+          read: what reads one image.
 
         Raises:
           DataError: if all images are bad, or a label is out of range.
         """
         if index not in self._bad:
             try:
-                image, label = self._source.read(index, resolution)
+                label, example = read(index)
             except BadImage as error:
                 self._note(index, error)
             else:
                 self._check_label(index, label)
-                return image, label
+                return label, example
         if len(self._bad) == len(self._source):
             raise DataError(
                 f"data.source: none of the {len(self._bad)} images can be read, such "
@@ -63,36 +77,24 @@ class Checked:
         return None
 
     def read_or_next(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns image and class, of the next good image if this one is bad.
+        self, index: int, read: Callable[[int], tuple[int, Example]]
+    ) -> tuple[int, Example]:
+        """Returns class and example, of the next good image if this one is bad.
 
         Raises:
           DataError: as `read_or_none`.
         """
         # Ends: once every index has been found bad, reading raises.
-        while (example := self.read_or_none(index, resolution)) is None:
+        while (example := self.read_or_none(index, read)) is None:
             index = (index + 1) % len(self._source)
         return example
 
-    @property
-    def is_batched(self) -> bool:
-        """Whether the source can be read by `read_batch`."""
-        return isinstance(self._source, BatchSource)
-
-    def read_batch(
-        self, indices: Int[np.ndarray, "b"], resolution: int
-    ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, "b"]]:
-        """Returns many images and classes at once.
-
-        Raises:
-          DataError: if a label is out of range.
-        """
-        assert isinstance(self._source, BatchSource)
-        images, labels = self._source.read_batch(indices, resolution)
+    def check_labels(
+        self, indices: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]
+    ) -> None:
+        """Raises DataError if a label is out of range."""
         for index, label in zip(indices.tolist(), labels.tolist(), strict=True):
             self._check_label(index, label)
-        return images, labels
 
     def _check_label(self, index: int, label: int) -> None:
         if not 0 <= label < self._classes:
@@ -108,3 +110,35 @@ class Checked:
             self._bad[index] = str(error)
             count = len(self._bad)
         log.warning("data.source: skipped bad image (%d so far): %s", count, error)
+
+
+class Small:
+    """Counts the images that are too small for a setting; safe to use from threads."""
+
+    def __init__(self):
+        self._indices: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Number of different images."""
+        return len(self._indices)
+
+    def note(self, index: int, name: str, setting: str) -> None:
+        """Counts an image, and reports the first one.
+
+        Args:
+          index: of the image in the source.
+          name: what the report calls it.
+          setting: config key and value.
+        """
+        with self._lock:
+            first = not self._indices
+            self._indices.add(index)
+        if first:
+            log.warning(
+                "%s: more than %s can give, whose range is cut; patches are never "
+                "enlarged (said once, for any number of images)",
+                setting,
+                name,
+            )

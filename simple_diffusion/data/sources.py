@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from simple_diffusion.data import digits, folder, scenes, tfds_source
+from simple_diffusion.data import decode, digits, folder, scenes, tfds_source
 from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.transforms import Crop
 
 Split = Literal["train", "holdout"]
 
@@ -49,13 +50,47 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class CropSource(Source, Protocol):
+    """A source of stored images that can decode and resample a part of one."""
+
+    def read_crop(
+        self, index: int, choose: decode.Choose
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
+        """Returns a part of an image, which part it is, and the class number.
+
+        Args:
+          index: in range(len(self)).
+          choose: height and width of the image -> the part.
+
+        Raises:
+          BadImage: if this image cannot be read, or `choose` says that it is `Unfit`.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns what a report calls an image: its file, or its place in the set."""
+        ...
+
+
+@runtime_checkable
 class BatchSource(Source, Protocol):
-    """A source that is faster at many images at once, all of them readable."""
+    """A source that makes its images: at any size, and faster many at once."""
 
     def read_batch(
-        self, indices: Int[np.ndarray, "b"], resolution: int
-    ) -> tuple[UInt8[np.ndarray, "b r r 3"], Int[np.ndarray, "b"]]:
-        """Returns square images and class numbers, as `read` would one by one."""
+        self,
+        indices: Int[np.ndarray, "b"],
+        size: tuple[int, int],
+        window: Float[np.ndarray, "b 4"] | None = None,
+    ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, "b"]]:
+        """Returns images and class numbers, as `read` would one by one.
+
+        Args:
+          indices: in range(len(self)).
+          size: height and width of the images.
+          window: the part of each whole image that is wanted, (y0, x0, y1, x1) in units
+            of the whole, which then has as many pixels as make the part of this size;
+            None for the whole.
+        """
         ...
 
 
@@ -66,6 +101,7 @@ def open_source(
     *,
     seed: int = 0,
     holdout_fraction: float = 0.05,
+    crop_box: tuple[int, ...] | None = None,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -75,19 +111,28 @@ def open_source(
       split: what is trained on, or what is held out from it.
       seed: which endless series of scenes.
       holdout_fraction: share of a folder that is held out.
+      crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
+        image before anything else; None for all of it.
 
     Raises:
-      DataError: if the source is not known, not there or empty.
+      DataError: if the source is not known, not there or empty, or the box is none.
     """
+    box = decode.check_box(crop_box)
     kind, _, name = spec.partition(":")
+    if box is not None and spec in ("scenes", "digits"):
+        raise DataError(
+            f"data.crop_box={box} is cut out of stored images, and data.source={spec} "
+            "has none; use data.crop_box=None"
+        )
     if spec == "scenes":
         return scenes.ScenesSource(seed, _SCENES[split], split)
     if spec == "digits":
         return digits.DigitsSource(split)
     if kind == "folder" and name:
-        return folder.FolderSource(Path(name).expanduser(), split, holdout_fraction)
+        path = Path(name).expanduser()
+        return folder.FolderSource(path, split, holdout_fraction, box)
     if kind == "tfds" and name:
-        return tfds_source.TfdsSource(name, data_dir, split)
+        return tfds_source.TfdsSource(name, data_dir, split, box)
     hint = f"; for this folder write folder:{spec}" if Path(spec).is_dir() else ""
     raise DataError(
         f"data.source={spec} must be scenes, digits, folder:PATH or tfds:NAME{hint}"

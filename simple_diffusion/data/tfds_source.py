@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from simple_diffusion.data import decode, tf_runtime
 from simple_diffusion.data.errors import BadImage, DataError
+from simple_diffusion.data.transforms import Crop
 
 _FORMAT = "array_record"
 # Which split is held out, best first. A set with none of these gives up the end of its
@@ -31,12 +32,21 @@ class TfdsSource:
       split: "train", or "holdout": the data set's "validation" or "test" split, or if
         it has neither, the last 5 % of "train".
 
+      crop_box: the part of every image that counts, see `decode.decode`.
+
     Raises:
       DataError: if the data set is unknown, not prepared, not in array_record format or
         has no images; the message says what to do.
     """
 
-    def __init__(self, name: str, data_dir: str | None, split: str):
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | None,
+        split: str,
+        crop_box: decode.Box | None = None,
+    ):
+        self._crop_box = crop_box
         self._tf = tf_runtime.tensorflow()  # before TFDS imports it by itself
         import tensorflow_datasets as tfds
 
@@ -60,15 +70,34 @@ class TfdsSource:
         self, index: int, resolution: int
     ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
         """Returns image and class; see `sources.Source`."""
-        name = f"{self._place}[{index}]"
+        file, label = self._record(index)
+        name = self.name(index)
+        return decode.decode(file, name, resolution, self._crop_box), label
+
+    def read_crop(
+        self, index: int, choose: decode.Choose
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
+        """Returns a part, which it is, and class; see `sources.CropSource`."""
+        file, label = self._record(index)
+        name = self.name(index)
+        image, crop = decode.decode_crop(file, name, choose, self._crop_box)
+        return image, crop, label
+
+    def name(self, index: int) -> str:
+        """Returns where an image stands in its data set."""
+        return f"{self._place}[{index}]"
+
+    def _record(self, index: int) -> tuple[io.BytesIO, int]:
+        """Returns the encoded image and the class."""
         try:
             record = self._tf.train.Example.FromString(self._records[index])
             feature = record.features.feature
             encoded = feature[self._image].bytes_list.value[0]
             label = feature[self._label].int64_list.value[0] if self._label else 0
         except Exception as error:  # of many types, from three libraries
+            name = self.name(index)
             raise BadImage(name, f"damaged record ({error})") from error
-        return decode.decode(io.BytesIO(encoded), name, resolution), label
+        return io.BytesIO(encoded), label
 
 
 def _prepared(tfds: Any, name: str, data_dir: str | None) -> Any:

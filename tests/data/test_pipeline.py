@@ -56,8 +56,8 @@ class Noise(Numbered):
 class Together(Noise):
     """The same pictures cut to squares, all at once."""
 
-    def read_batch(self, indices, resolution):
-        images = [self.read(int(k), resolution)[0][:, :9] for k in indices]
+    def read_batch(self, indices, size, window=None):
+        images = [self.read(int(k), size[0])[0][:, :9] for k in indices]
         return np.stack(images), np.zeros(len(indices), np.int64)
 
 
@@ -206,7 +206,7 @@ def test_a_batch_that_processes_cannot_share_is_an_error_that_names_the_key():
 
 
 def evaluate(source, **options):
-    defaults = dict(batch_size=4, resolution=4)
+    defaults = dict(batch_size=4, size=(4, 4))
     return pipeline.eval_batches(source, **(defaults | options))
 
 

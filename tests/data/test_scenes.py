@@ -180,7 +180,7 @@ def test_random_numbers_are_uniform_and_independent():
 def test_the_source_reads_what_is_described():
     source = scenes.ScenesSource(seed=5, length=100, split="holdout")
     assert len(source) == 100 and source.class_names == scenes.CLASS_NAMES
-    images, labels = source.read_batch([17, 3], 40)
+    images, labels = source.read_batch(np.array([17, 3]), (40, 40))
     few = scenes.describe(5, [17, 3], split="holdout")
     np.testing.assert_array_equal(images, scenes.render(few, 40, 40))
     np.testing.assert_array_equal(labels, few.label)

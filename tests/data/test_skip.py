@@ -25,29 +25,42 @@ class Numbered:
         return np.full((resolution, resolution, 3), index, np.uint8), self.label
 
 
-def number(example):
-    return int(example[0][0, 0, 0])
+def checked_numbers(source):
+    """Returns what reads `Numbered` through `Checked`: (checked, next, none)."""
+    checked = skip.Checked(source)
+
+    def read(index):
+        image, label = source.read(index, 4)
+        return label, int(image[0, 0, 0])
+
+    def read_or_next(index):
+        return checked.read_or_next(index, read)
+
+    def read_or_none(index):
+        return checked.read_or_none(index, read)
+
+    return checked, read_or_next, read_or_none
 
 
 def test_a_bad_image_is_replaced_by_the_next_good_one():
-    checked = skip.Checked(Numbered(6, bad={1, 2, 5}))
-    replaced = [number(checked.read_or_next(k, 4)) for k in range(6)]
+    _, read_or_next, _ = checked_numbers(Numbered(6, bad={1, 2, 5}))
+    replaced = [read_or_next(k)[1] for k in range(6)]
     assert replaced == [0, 3, 3, 3, 4, 0]
 
 
 def test_a_bad_image_can_be_left_out_instead():
-    checked = skip.Checked(Numbered(3, bad={1}))
-    assert checked.read_or_none(1, 4) is None
-    assert number(checked.read_or_none(2, 4)) == 2
+    _, _, read_or_none = checked_numbers(Numbered(3, bad={1}))
+    assert read_or_none(1) is None
+    assert read_or_none(2) == (0, 2)
 
 
 def test_each_bad_file_is_named_once_counted_once_and_read_once(caplog):
     source = Numbered(4, bad={1, 2})
-    checked = skip.Checked(source)
+    checked, read_or_next, _ = checked_numbers(source)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             for k in range(4):
-                checked.read_or_next(k, 4)
+                read_or_next(k)
     assert checked.bad_count == 2
     assert [r.getMessage() for r in caplog.records] == [
         "data.source: skipped bad image (1 so far): 1.png: torn",
@@ -56,25 +69,36 @@ def test_each_bad_file_is_named_once_counted_once_and_read_once(caplog):
     assert source.reads.count(1) == source.reads.count(2) == 1
 
 
-@pytest.mark.parametrize("method", ["read_or_next", "read_or_none"])
+@pytest.mark.parametrize("method", [1, 2])
 def test_when_all_images_are_bad_that_is_an_error(method):
-    checked = skip.Checked(Numbered(3, bad={0, 1, 2}))
+    read = checked_numbers(Numbered(3, bad={0, 1, 2}))[method]
     with pytest.raises(
         DataError, match="data.source: none of the 3 images can be read"
     ):
         for k in range(3):
-            getattr(checked, method)(k, 4)
+            read(k)
     with pytest.raises(DataError, match="none of the 3"):  # again, and without end
-        getattr(checked, method)(0, 4)
+        read(0)
 
 
 @pytest.mark.parametrize("class_names, label", [(("a", "b"), 2), (("a",), -1), ((), 1)])
 def test_a_label_out_of_range_is_an_error_that_names_the_key(class_names, label):
-    checked = skip.Checked(Numbered(3, class_names=class_names, label=label))
+    source = Numbered(3, class_names=class_names, label=label)
+    _, read_or_next, _ = checked_numbers(source)
     with pytest.raises(DataError, match=f"data.source: example 2 has label {label}"):
-        checked.read_or_next(2, 4)
+        read_or_next(2)
 
 
 def test_a_source_without_examples_is_an_error():
     with pytest.raises(DataError, match="data.source: holds no examples"):
         skip.Checked(Numbered(0))
+
+
+def test_images_too_small_for_a_setting_are_counted_and_reported_once(caplog):
+    small = skip.Small()
+    with caplog.at_level(logging.WARNING):
+        for index in (3, 5, 3):
+            small.note(index, f"{index}.png", "data.patches.largest=9")
+    assert small.count == 2
+    (record,) = caplog.records
+    assert "data.patches.largest=9: more than 3.png can give" in record.getMessage()

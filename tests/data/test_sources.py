@@ -47,7 +47,7 @@ def test_reading_many_at_once_equals_reading_one_by_one():
     source = sources.open_source("scenes")
     assert isinstance(source, sources.BatchSource)
     indices = np.array([3, 0, len(source) - 1])
-    images, labels = source.read_batch(indices, 16)
+    images, labels = source.read_batch(indices, (16, 16))
     for k, index in enumerate(indices):
         image, label = source.read(int(index), 16)
         assert (images[k] == image).all() and labels[k] == label

@@ -94,7 +94,7 @@ def test_unusual_and_damaged_records_meet_our_own_decoder(tmp_path, caplog):
     images = [(str(tmp_path / name), 0) for name in ("clear.png", "torn.png")]
     prepare(tmp_path, "toy", {"train": images})
     source = sources.open_source("tfds:toy:1.0.0", str(tmp_path))
-    batches = pipeline.eval_batches(source, batch_size=2, resolution=4)
+    batches = pipeline.eval_batches(source, batch_size=2, size=(4, 4))
     batch = next(batches)
     assert batch.mask.sum() == 1 and batches.bad_count == 1
     assert (batch.image[batch.mask] == 255).all()

@@ -8,8 +8,9 @@ def noise(h, w):
     return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
-def square(image, position=0, **options):
-    return transforms.square(image, order.generator(0, position), **options)
+def square(image, position=0, *, resolution, **options):
+    size = resolution, resolution
+    return transforms.fitted(image, order.generator(0, position), size=size, **options)
 
 
 def test_area_is_the_mean_of_the_pixels_that_become_one():
@@ -49,7 +50,7 @@ def test_random_crops_reach_every_place_equally_often():
     image = np.zeros((4, 8, 3), np.uint8)
     image[..., 0] = np.arange(8)
     places = [
-        square(image, k, resolution=4, crop="random")[0, 0, 0] for k in range(2000)
+        square(image, k, resolution=4, place="random")[0, 0, 0] for k in range(2000)
     ]
     counts = np.bincount(places)
     assert len(counts) == 5
