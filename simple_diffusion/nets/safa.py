@@ -126,13 +126,47 @@ def convolve(
             own = _mixed(kernels, weights).astype(dtype)
             return jax.vmap(lambda x, k: conv3x3(x[None], k, padding)[0])(x, own)
         case "auto" | "patches":
-            b, h, w, c = x.shape
-            own = _mixed(kernels, weights).astype(dtype).reshape(b, 9 * c, -1)
-            y = _patches(x, padding).reshape(b, h * w, 9 * c) @ own
-            return y.reshape(b, h, w, -1)
+            return _by_patches(padding, x, kernels, weights)
     raise ValueError(
         f"implementation={implementation!r} must be auto, experts, grouped or patches"
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_patches(padding: Padding, x: Array, kernels: Array, weights: Array) -> Array:
+    b, h, w, _ = x.shape
+    y = _patches(x, padding) @ _matrices(kernels, weights).astype(x.dtype)
+    return y.reshape(b, h, w, -1)
+
+
+# By hand: the derivative that jax finds keeps nine copies of the map and a kernel per
+# example for the backward pass, and takes up to twice as long. Making both again is
+# cheap beside the products.
+
+
+def _by_patches_forward(
+    padding: Padding, x: Array, kernels: Array, weights: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    return _by_patches(padding, x, kernels, weights), (x, kernels, weights)
+
+
+def _by_patches_backward(
+    padding: Padding, saved: tuple[Array, ...], dy: Array
+) -> tuple[Array, Array, Array]:
+    x, kernels, weights = saved
+    b, k, d = len(x), len(kernels), kernels.shape[-1]
+    dy = dy.reshape(b, -1, d)
+    patches, unpatch = jax.vjp(partial(_patches, padding=padding), x)
+    matrices = _matrices(kernels, weights).astype(x.dtype)
+    (dx,) = unpatch(jnp.einsum("bno,bco->bnc", dy, matrices))
+    # Of each example's own matrix, transposed: XLA's CPU product is faster that way.
+    own = jnp.einsum("bno,bnc->boc", dy, patches).astype(jnp.float32).reshape(b, -1)
+    dkernels = (weights.T @ own).reshape(k, d, -1).swapaxes(1, 2)
+    transposed = kernels.reshape(k, -1, d).swapaxes(1, 2).reshape(k, -1)
+    return dx, dkernels.reshape(kernels.shape), own @ transposed.T
+
+
+_by_patches.defvjp(_by_patches_forward, _by_patches_backward)
 
 
 def conv3x3(x: Array, kernel: Array, padding: Padding = "zeros") -> Array:
@@ -152,12 +186,17 @@ def _mixed(kernels: Array, weights: Array) -> Array:
     return (weights @ kernels.reshape(k, -1)).reshape(-1, *shape)
 
 
+def _matrices(kernels: Array, weights: Array) -> Array:
+    """Returns the kernel of each example as a matrix, [b, 9 c, d]."""
+    return _mixed(kernels, weights).reshape(len(weights), -1, kernels.shape[-1])
+
+
 def _patches(x: Array, padding: Padding) -> Array:
-    """Returns the 3x3 pixels around each pixel as channels, [b, h, w, 9 c]."""
-    h, w = x.shape[1:3]
+    """Returns the 3x3 pixels around each pixel, [b, h w, 9 c]."""
+    b, h, w, c = x.shape
     x = _pad(x, padding)
     shifted = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1)
+    return jnp.concatenate(shifted, axis=-1).reshape(b, h * w, 9 * c)
 
 
 def _pad(x: Array, padding: Padding) -> Array:

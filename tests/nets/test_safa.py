@@ -111,6 +111,21 @@ def test_the_gradient_of_an_expert_is_its_weight_times_that_of_the_kernel(
     close(got, jnp.einsum("k,...->k...", WEIGHTS[0], ordinary))
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_every_implementation_has_the_same_gradients(padding):
+    def gradients(implementation):
+        def loss(*args):
+            y = safa.convolve(*args, padding, implementation)
+            return jnp.sum(jnp.sin(y))
+
+        return jax.grad(loss, argnums=(0, 1, 2))(X, KERNELS, WEIGHTS)
+
+    want = gradients("experts")
+    for implementation in ("grouped", "patches"):
+        for a, b in zip(gradients(implementation), want, strict=True):
+            close(a, b)
+
+
 def test_the_gradient_by_resolution_is_that_of_finite_differences():
     conv = Conv3x3(2, mixture=safa.Mixture(SCALE), bands=2)
     params = fresh(conv)
