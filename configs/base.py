@@ -229,6 +229,11 @@ def default() -> ConfigDict:
             # that ends at all four borders, or the middle "cut" out of a square one.
             # whole | cut
             frame="whole",
+            # HxW of a smaller image that is drawn first, enlarged, noised up to the
+            # time coarse_time and refined: training has seen whole images of that size,
+            # of larger ones only parts. None draws the image at its size from noise.
+            coarse_size=placeholder(str),
+            coarse_time=0.7,
             # Side in pixels of the windows that an image larger than memory is made in,
             # fused at every step; none makes it at once. The stride defaults to half.
             window=placeholder(int),

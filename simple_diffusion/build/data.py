@@ -50,9 +50,9 @@ def data(config: Config) -> Data:
         flip=c.flip,
         resize=pick(RESIZES, c.resize, "data.resize"),
     )
-    law = _law(c.get("patches"), resolution, options)
+    law = _law(c.patches, resolution, options)
     place: dict[str, Any] = dict(
-        holdout_fraction=c.holdout_fraction, crop_box=c.get("crop_box")
+        holdout_fraction=c.holdout_fraction, crop_box=c.crop_box
     )
     wanted = c.num_classes
     # Opened last: a wrong option should not have to wait for a large source.
@@ -114,6 +114,6 @@ def _law(
         largest=section.largest,
         probability_smallest=section.probability_smallest,
         law=section.law,
-        aspect=section.aspect,
+        aspect=None if section.aspect is None else float(section.aspect),
         **options,
     )

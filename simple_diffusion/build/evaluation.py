@@ -52,6 +52,7 @@ def evaluator(
     built: Model,
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
+    real: Callable[[], Iterator[Batch]],
 ) -> Evaluator:
     """Returns the evaluator of a trained model.
 
@@ -60,6 +61,7 @@ def evaluator(
       built: the model.
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
+      real: the same over whole images of the size of the samples.
     """
     objective = diffusion.objective(config, built)
     stratified = time_laws.stratified()
@@ -73,7 +75,8 @@ def evaluator(
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
         label = jnp.asarray(batch.label)
-        cond = Conditioning(label=label if built.num_classes else None)
+        box = jnp.asarray(batch.box)
+        cond = Conditioning(label=label if built.num_classes else None, box=box)
         denoise = denoiser.denoise_fn(
             built.apply, params, built.kind, cond, built.family
         )
@@ -90,6 +93,7 @@ def evaluator(
 
     return Evaluator(
         held_out=held_out,
+        real=real,
         loss=partial(measure, params),
         bin_edges=step.BIN_EDGES,
         features=jax.jit(features.thumbnail),

@@ -15,7 +15,7 @@ from simple_diffusion.build.network import Model
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.types import Conditioning, DenoiseFn, Params, Solver
-from simple_diffusion.diffusion import denoiser, process
+from simple_diffusion.diffusion import denoiser, process, schedules
 from simple_diffusion.sampling import (
     generate,
     grids,
@@ -112,14 +112,8 @@ def sampling(
         in which z has another scale.
     """
     c = config.sample
-    height, width = parse_size(size or c.size, config.data.resolution)
-    box, whole = _frame(c.frame, height, width)
-    tiles = _windows(c, height, width, mesh)
-    if tiles:
-        check_size(built, tiles.size, "sample.window")
-    else:
-        check_size(built, (height, width), "sample.size")
-    solver, grid = _solver(config, built.family, math.sqrt(whole[0] * whole[1]))
+    fine = _canvas(config, built, size or c.size, mesh)
+    coarse = _coarse(config, built, fine)
     # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
     # pictures that has no classes.
     guided = built.num_classes > 0 or weak is not None
@@ -136,33 +130,112 @@ def sampling(
     }
     clip = pick(clips, c.clip, "sample.clip")
     # Read here: what is traced later must not look at the config.
-    seed, guide = c.seed, functools.partial(_guided, guidance_weight)
-    fuse = tiles.fuse if tiles else lambda bind: bind
+    seed, channels = c.seed, built.size[2]
 
     def draw(
         params: Params, weak_params: Params | None, index: jax.Array, label: jax.Array
     ) -> jax.Array:
-        keys = rng.per_example(rng.key_for(seed, 0, "sample"), index)
-        cond = Conditioning(label=label if built.num_classes else None)
-        if built.knows_place:
-            corners = jnp.broadcast_to(jnp.array([box]), (len(index), 4))
-            cond = dataclasses.replace(cond, box=corners, whole=whole)
-        strong = fuse(_bind(built, params))
-        weaker = None if weak is None else fuse(_bind(weak, weak_params))
-        denoise = clip(guide(strong, weaker, cond, built.num_classes))
-        shape = (height, width, built.size[2])
-        x = loop.sample(denoise, solver, grid, keys, shape, built.family)
+        def denoiser_of(canvas: _Canvas) -> DenoiseFn:
+            cond = Conditioning(label=label if built.num_classes else None)
+            if built.knows_place:
+                box = jnp.broadcast_to(jnp.array([canvas.box]), (len(index), 4))
+                cond = dataclasses.replace(cond, box=box, whole=canvas.whole)
+            strong = canvas.fuse(_bind(built, params))
+            weaker = None if weak is None else canvas.fuse(_bind(weak, weak_params))
+            return clip(
+                _guided(guidance_weight, strong, weaker, cond, built.num_classes)
+            )
+
+        def fresh(canvas: _Canvas) -> jax.Array:
+            keys = rng.per_example(rng.key_for(seed, 0, "sample"), index)
+            shape = (*canvas.size, channels)
+            denoise, how = denoiser_of(canvas), (canvas.solver, canvas.grid)
+            return loop.sample(denoise, *how, keys, shape, built.family)
+
+        if coarse is None:
+            return images.to_uint8(fresh(fine))
+        x = fine.enlarged(fresh(coarse))
+        keys = rng.per_example(rng.key_for(seed, 0, "refine"), index)
+        how = fine.solver, fine.grid[fine.late :]
+        x = loop.refine(denoiser_of(fine), *how, keys, x, built.family)
         return images.to_uint8(x)
 
     per_step = 2 if c.solver == "heun" else 1
-    network_calls = per_step * (len(grid) - 1) + 1
+    network_calls = per_step * (len(fine.grid) - 1) + 1
+    if coarse is not None:
+        network_calls += per_step * (len(fine.grid) - fine.late - 1) + 1
     return Sampling(
-        size=(height, width),
+        size=fine.size,
         draw=draw,
         network_calls=network_calls,
         guidance=c.guidance if guided else 1.0,
-        windows=tiles.count if tiles else None,
+        windows=fine.windows,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Canvas:
+    """Images of one size, and the way to them.
+
+    size: height and width.
+    box, whole: the part of a whole image that they are, and its height and width.
+    solver, grid: steps and noise levels of this size.
+    late: where `sample.coarse_time` is in the grid.
+    windows, fuse: how many an image is made of, and how they are put together.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, ...]
+    whole: tuple[int, int]
+    solver: Solver
+    grid: np.ndarray
+    late: int
+    windows: int | None
+    fuse: Callable[[Bind], Bind]
+
+    def enlarged(self, x: jax.Array) -> jax.Array:
+        """Returns smaller whole images at this size: the part of them that it is."""
+        whole = jax.image.resize(x, (len(x), *self.whole, x.shape[-1]), "cubic")
+        y, x0 = (round(c * n) for c, n in zip(self.box, self.whole, strict=False))
+        height, width = self.size
+        return whole[:, y : y + height, x0 : x0 + width]
+
+
+def _canvas(
+    config: Config,
+    built: Model,
+    text: str | None,
+    mesh: Mesh | None,
+    key: str = "sample.size",
+) -> _Canvas:
+    c = config.sample
+    size = parse_size(text, config.data.resolution, key)
+    tiles = _windows(c, *size, mesh)
+    if tiles:
+        check_size(built, tiles.size, "sample.window")
+    else:
+        check_size(built, size, key)
+    box, whole = _frame(c.frame, *size)
+    own = diffusion.schedule(config, math.sqrt(whole[0] * whole[1]))
+    solver, grid = _solver(c, own, built.family)
+    if not 0 < c.coarse_time <= 1:
+        raise ValueError(f"sample.coarse_time={c.coarse_time} must be in (0, 1]")
+    # A little less, lest rounding leave out the step that begins just there.
+    level = float(own(jnp.float32(c.coarse_time))) - 1e-3
+    late = min(int(np.searchsorted(grid, level)), len(grid) - 1)
+    fuse = tiles.fuse if tiles else lambda bind: bind
+    count = tiles.count if tiles else None
+    return _Canvas(size, box, whole, solver, grid, late, count, fuse)
+
+
+def _coarse(config: Config, built: Model, fine: _Canvas) -> _Canvas | None:
+    """Returns the canvas of the image that is drawn first; None if there is none."""
+    text = config.sample.coarse_size
+    if text is None:
+        return None
+    canvas = _canvas(config, built, text, None, "sample.coarse_size")
+    is_smaller = math.prod(canvas.size) < math.prod(fine.whole)
+    return canvas if is_smaller else None
 
 
 def _frame(
@@ -216,13 +289,15 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
     return _Tiles((min(side, height), min(side, width)), count, fuse)
 
 
-def parse_size(text: str | None, resolution: int) -> tuple[int, int]:
+def parse_size(
+    text: str | None, resolution: int, key: str = "sample.size"
+) -> tuple[int, int]:
     """Returns (height, width) of "HxW"; None is square at the training resolution."""
     if text is None:
         return resolution, resolution
     numbers = text.lower().split("x")
     if len(numbers) != 2 or not all(n.isdecimal() and int(n) > 0 for n in numbers):
-        raise ValueError(f"sample.size={text!r} must be HxW in pixels, such as 64x96")
+        raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
     return int(numbers[0]), int(numbers[1])
 
 
@@ -255,9 +330,8 @@ def parse_classes(text: str | None, names: tuple[str, ...], count: int) -> list[
 
 
 def _solver(
-    config: Config, family: process.Family, side: int | float
+    c: Config, own: schedules.Schedule, family: process.Family
 ) -> tuple[Solver, np.ndarray]:
-    c, own = config.sample, diffusion.schedule(config, side)
     table = {
         "ancestral": solvers.ancestral(family, c.gamma),
         "ddim": solvers.ddim(family, c.eta),

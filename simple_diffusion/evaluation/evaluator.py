@@ -25,7 +25,9 @@ class Evaluator:
     """Evaluates against held-out images.
 
     held_out: starts a pass over the held-out images in batches, on the device, padded
-      with a mask; always the same images in the same order.
+      with a mask; always the same images in the same order. They are what training
+      would see: patches, for a model that is trained on patches.
+    real: the same, as whole images of the size of the samples.
     loss: (batch, number of the batch) -> (loss, logsnr, bits per dimension), each [b],
       the loss normalised as in training.
     bin_edges: logsnr at the bounds between the bins of the loss.
@@ -34,6 +36,7 @@ class Evaluator:
     """
 
     held_out: Callable[[], Iterator[Batch]]
+    real: Callable[[], Iterator[Batch]]
     loss: Callable[[Batch, int], tuple[Array, Array, Array]]
     bin_edges: tuple[float, ...]
     features: Callable[[Array], Float[Array, "b d"]]
@@ -72,9 +75,9 @@ class Evaluator:
         yield "bits_per_dimension_bound", float(np.concatenate(bits).mean())
 
     def distance(self, sample: Callable[[int], Images]) -> Iterator[tuple[str, float]]:
-        """Yields the Fréchet distance between generated and held-out features."""
+        """Yields the Fréchet distance between generated and real features."""
         real = self._statistics(
-            np.asarray(batch.image)[np.asarray(batch.mask)] for batch in self.held_out()
+            np.asarray(batch.image)[np.asarray(batch.mask)] for batch in self.real()
         )
         if real is None or real.n < 2:
             return  # too few to have a covariance; held_out_images says how few

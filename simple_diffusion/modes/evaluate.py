@@ -31,12 +31,12 @@ def run(config: Config, workdir: str) -> Metrics:
     plan = sampling.plan(config, built, opened.class_names)
     step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
     weak, weak_params = weights.load_weak(plan, opened.num_classes, mesh)
-    sampler = sampling.sampling(config, built, weak)
+    sampler = sampling.sampling(config, built, weak, mesh=mesh)
     draw = pictures.drawer(sampler, mesh, plan.batch_size)
     count = evaluation.plan(config).count
     files.say(f"evaluating step {step} with {count} samples and held-out images")
     draw = partial(draw, weak=weak_params)
-    metrics = measure(config, built, params, opened, mesh, draw, count)
+    metrics = measure(config, built, params, opened, mesh, draw, count, sampler.size)
     record = describe(config, sampler, step, metrics)
     files.say(f"metrics: {files.write_metrics(folder, record)}")
     return metrics
@@ -74,6 +74,7 @@ def measure(
     mesh: Mesh,
     draw: pictures.Draw,
     count: int,
+    size: tuple[int, int],
 ) -> Metrics:
     """Returns all metrics, printing each as it is known.
 
@@ -85,6 +86,7 @@ def measure(
       mesh: the devices.
       draw: draws samples, see `pictures.drawer`.
       count: how many samples and held-out images.
+      size: height and width of the samples, and of the images they are compared with.
     """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     # Rounded up: the last batch is padded and masked anyway.
@@ -94,11 +96,15 @@ def measure(
         batches = opened.held_out(count, batch_size)
         return feed.Feed(batches, sharding.batch_sharding(mesh))
 
+    def real() -> Iterator[Batch]:
+        batches = opened.whole(count, batch_size, size)
+        return feed.Feed(batches, sharding.batch_sharding(mesh))
+
     def sample(number: int) -> Iterator[np.ndarray]:
         classes = list(range(max(1, built.num_classes)))
         return draw(params, generate.balanced_labels(classes, number))
 
-    evaluator = evaluation.evaluator(config, built, params, held_out)
+    evaluator = evaluation.evaluator(config, built, params, held_out, real)
     metrics = {}
     for name, value in evaluator.run(sample):
         metrics[name] = value

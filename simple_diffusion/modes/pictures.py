@@ -26,11 +26,13 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
     """Returns (params, labels, weak=None) -> batches of uint8 images.
 
     Compiled once, however often it is called. The batch is rounded up to a multiple of
-    the devices that share it.
+    the devices that share it; where they share windows, each has all images.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = math.ceil(batch_size / ways) * ways
-    place = sharding.batch_sharding(mesh)
+    place = sharding.replicated(mesh)
+    if sampling.windows is None:
+        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        batch_size = math.ceil(batch_size / ways) * ways
+        place = sharding.batch_sharding(mesh)
     # Gathered: every process can then write images that another one's devices made.
     compiled = jax.jit(sampling.draw, out_shardings=sharding.replicated(mesh))
 

@@ -40,14 +40,21 @@ def run(config: Config, workdir: str) -> Result:
     plan = sampling.plan(config, built, names)
     step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
     weak, weak_params = weights.load_weak(plan, len(names), mesh)
-    sampler = sampling.sampling(config, built, weak)
+    sampler = sampling.sampling(config, built, weak, mesh=mesh)
     draw = pictures.drawer(sampler, mesh, plan.batch_size)
     height, width = sampler.size
     files.say(
         f"sampling {len(plan.labels)} images of {height}x{width} from step {step}: "
         f"{config.sample.solver}, {sampler.network_calls} network calls each, "
         f"guidance {sampler.guidance:g}"
+        + (f", {sampler.windows} windows an image" if sampler.windows else "")
     )
+    if sampler.size != built.size[:2] and not built.knows_place:
+        files.say(
+            f"note: this model was trained at {built.size[0]}x{built.size[1]} without "
+            "data.patches: at another size it extrapolates, and structure usually "
+            "breaks; configs/anyres_*.py train for any size"
+        )
     start, drawn = time.perf_counter(), []
     for batch in draw(params, plan.labels, weak_params):
         drawn.append(batch)

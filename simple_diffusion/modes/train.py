@@ -54,7 +54,11 @@ def run(config: Config, workdir: str) -> Result:
     plan = training.plan(config, opened.epoch)
     mesh = training.mesh(config)
     training.check_batch(plan.batch_size, mesh)
-    sampler = sampling.sampling(config, built)
+    sampler = sampling.sampling(config, built, mesh=mesh)
+    others = {
+        size: sampling.sampling(config, built, size=size, mesh=mesh)
+        for size in config.sample.also_sizes
+    }
     picture_plan = sampling.plan(config, built, opened.class_names)
     draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
     count = evaluation.plan(config).after_training
@@ -68,6 +72,14 @@ def run(config: Config, workdir: str) -> Result:
         if jax.process_index() == 0:
             pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
         files.say(f"samples of step {now}: {path}")
+        for size, other in others.items() if last else ():
+            path = folder / f"samples_{size}.png"
+            drawn = pictures.drawer(other, mesh, picture_plan.batch_size)
+            shown = picture_plan.labels[: picture_plan.batch_size]
+            whole = np.concatenate(list(drawn(current.ema["main"], shown)))
+            if jax.process_index() == 0:
+                pictures.write_grid(path, whole, shown)
+            files.say(f"samples at {size}: {path}")
 
     outcome = _train(config, folder, opened, built, plan, mesh, show)
     if outcome.status == loop.STOPPED:
@@ -81,7 +93,9 @@ def run(config: Config, workdir: str) -> Result:
     if record.get("step") != last:
         files.say(f"evaluating with {count} samples and held-out images")
         params = outcome.state.ema["main"]
-        metrics = evaluate.measure(config, built, params, opened, mesh, draw, count)
+        metrics = evaluate.measure(
+            config, built, params, opened, mesh, draw, count, sampler.size
+        )
         record = evaluate.describe(config, sampler, last, metrics)
         files.write_metrics(folder, record)
     _summarise(record["metrics"], folder)

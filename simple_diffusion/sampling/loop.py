@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.core import rng
 from simple_diffusion.core.types import DenoiseFn, HostOrDevice, Key, Solver
+from simple_diffusion.diffusion import process
 from simple_diffusion.diffusion.process import VP, Family
 
 
@@ -34,6 +35,30 @@ def sample(
     grid = jnp.asarray(grid, jnp.float32)
     _, sigma = family.alpha_sigma(grid[0])
     z = sigma * rng.normal_per_example(_keys_at(keys, jnp.int32(0)), shape)
+    z = integrate(denoise, solver, z, grid, keys)
+    return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
+
+
+def refine(
+    denoise: DenoiseFn,
+    solver: Solver,
+    grid: Float[HostOrDevice, "n"],
+    keys: Key,
+    x: Float[Array, "b h w c"],
+    family: Family = VP,
+) -> Float[Array, "b h w c"]:
+    """Returns images like x, made anew from what is left of x at the first noise level.
+
+    What x has of coarse structure survives the noise, and the rest is drawn as `sample`
+    would draw it (SDEdit, arXiv 2108.01073). Arguments as for `sample`.
+
+    Args:
+      x: images, for example smaller ones enlarged.
+    """
+    grid = jnp.asarray(grid, jnp.float32)
+    noise = rng.normal_per_example(_keys_at(keys, jnp.int32(0)), x.shape[1:])
+    level = jnp.broadcast_to(grid[0], keys.shape)
+    z = process.add_noise(family, x, noise, level)
     z = integrate(denoise, solver, z, grid, keys)
     return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
 

@@ -169,10 +169,7 @@ def test_noise_levels_follow_the_resolution(shifts, steps):
 @pytest.mark.parametrize("guided", [1.0, 2.0])
 def test_windows_as_large_as_the_image_change_nothing(guided):
     config, built = anyres()
-    params = built.init(jax.random.key(0))
-    params = jax.tree.map(
-        lambda v: v + 0.05 * jnp.sin(jnp.arange(v.size).reshape(v.shape)), params
-    )
+    params = lively(built)
     config.sample.update(size="16x16", steps=2, guidance=guided)
     index, label = jnp.arange(2), jnp.array([0, 2])
     whole = sampling.sampling(config, built)
@@ -211,3 +208,54 @@ def test_which_models_know_places():
     config, _ = anyres()
     config.data.patches = None
     assert not network.model(config, 3).knows_place
+
+
+def lively(built):
+    params = built.init(jax.random.key(0))
+    return jax.tree.map(
+        lambda v: v + 0.05 * jnp.sin(jnp.arange(v.size).reshape(v.shape)), params
+    )
+
+
+def test_a_coarse_image_lends_its_structure_to_a_larger_one():
+    config, built = anyres()
+    params, index, label = lively(built), jnp.arange(2), jnp.array([0, 2])
+    config.sample.update(steps=10, size="8x8")
+    small = jax.jit(sampling.sampling(config, built).draw)(params, None, index, label)
+    config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
+    sampler = sampling.sampling(config, built)
+    # So late that next to nothing of the small image is lost in the noise.
+    large = jax.jit(sampler.draw)(params, None, index, label)
+    shape = (2, 16, 16, 3)
+    enlarged = jax.image.resize(small.astype(jnp.float32), shape, "cubic")
+    assert float(jnp.abs(large - jnp.clip(enlarged, 0, 255)).mean()) < 25
+    assert sampler.network_calls == 10 + 1
+
+
+def test_the_cut_of_a_coarse_image_is_its_middle():
+    config, built = anyres()
+    config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
+    canvas = sampling._canvas(config, built, "8x16", None)
+    x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
+    cut = canvas.enlarged(x)
+    assert cut.shape == (1, 8, 16, 3)
+    want = jax.image.resize(x, (1, 16, 16, 3), "cubic")[:, 4:12]
+    np.testing.assert_array_equal(cut, want)
+
+
+def test_the_coarse_image_is_left_out_where_it_would_not_be_coarser():
+    config, built = anyres()
+    config.sample.update(size="8x8", coarse_size="8x8", steps=4)
+    assert sampling.sampling(config, built).network_calls == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("coarse_size", "9x9"), ("coarse_size", "8"), ("coarse_time", 0.0)],
+)
+def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
+    config, built = anyres()
+    config.sample.update(size="16x16", coarse_size="8x8")
+    config.sample[key] = value
+    with pytest.raises(ValueError, match=f"sample.{key}={value!r}".replace("'", ".?")):
+        sampling.sampling(config, built)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from simple_diffusion.build import data
+
+
+@pytest.fixture
+def config():
+    """Patches of scenes."""
+    config = base.default()
+    config.data.resolution = 8
+    config.data.patches = base.patches(12, 16)
+    config.train.batch_size = 8
+    return config
+
+
+def test_training_and_held_out_images_are_patches_if_the_config_has_them(config):
+    opened = data.data(config)
+    for batches in (opened.train(0), opened.held_out(8, 8)):
+        batch = next(batches)
+        assert batch.image.shape == (8, 8, 8, 3)
+        whole = 8 / (batch.box[:, 2:] - batch.box[:, :2])
+        assert whole.min() > 11.9 and whole.max() < 16.1
+        assert len(np.unique(batch.box, axis=0)) > 1
+        batches.close()
+
+
+def test_whole_images_are_whole_at_any_size_with_or_without_patches(config):
+    for with_patches in (True, False):
+        if not with_patches:
+            config.data.patches = None
+        batch = next(data.data(config).whole(4, 4, (8, 20)))
+        assert batch.image.shape == (4, 8, 20, 3)
+        assert batch.box.tolist() == [[0, 0, 1, 1]] * 4
+
+
+def test_without_patches_images_are_whole_squares(config):
+    config.data.patches = None
+    opened = data.data(config)
+    for batches in (opened.train(0), opened.held_out(8, 8)):
+        batch = next(batches)
+        assert batch.image.shape == (8, 8, 8, 3)
+        assert batch.box.tolist() == [[0, 0, 1, 1]] * 8
+        batches.close()
+
+
+def test_the_keys_of_patches_reach_their_law(config):
+    config.data.patches.probability_smallest = 1.0
+    config.data.patches.aspect = None
+    boxes = next(data.data(config).train(0)).box
+    assert np.allclose(boxes[:, 2:] - boxes[:, :2], 8 / 12)
+    config.data.patches.law = "normal"
+    with pytest.raises(ValueError, match="data.patches.law='normal' must be one of"):
+        data.data(config)
+
+
+def test_patches_that_cannot_be_are_an_error_before_the_source_is_opened(config):
+    config.data.source = "folder:/nowhere"
+    config.data.patches.smallest = 20
+    with pytest.raises(ValueError, match="data.patches.smallest=20 must not exceed"):
+        data.data(config)
+    config.data.patches.smallest = 4
+    with pytest.raises(ValueError, match="data.resolution=8 must not exceed"):
+        data.data(config)
+
+
+def test_the_crop_box_reaches_the_source(config, tmp_path):
+    image = np.zeros((30, 30, 3), np.uint8)
+    image[10:22, 5:17] = 255
+    for k in range(2):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    config.data.source = f"folder:{tmp_path}"
+    config.data.crop_box = (10, 5, 22, 17)
+    config.data.patches.largest = 12
+    opened = data.data(config)
+    for batches in (opened.train(0), opened.held_out(1, 8), opened.whole(1, 8, (6, 4))):
+        batch = next(batches)
+        assert (batch.image[batch.mask] == 255).all() and batch.mask.any()
+        batches.close()
