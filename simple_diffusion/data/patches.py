@@ -2,7 +2,8 @@
 
 Of each image that is drawn a whole of some size is imagined: as small as allowed, or of
 a size drawn at random. A patch is cut from it at random, and only the patch is ever
-resampled. At the smallest size the patch may be all of the whole.
+resampled. At the smallest size the patch may be all of the whole. Where the whole is
+itself a part of an image of another shape, it is cut out after resizing.
 
 Source: "Any-resolution Image Synthesis by Diffusion Probabilistic Models", data; Chai
 et al., Any-resolution Training for High-resolution Image Synthesis (2022).
@@ -10,7 +11,6 @@ et al., Any-resolution Training for High-resolution Image Synthesis (2022).
 
 import dataclasses
 import math
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,7 +19,6 @@ from simple_diffusion.data import order, transforms
 from simple_diffusion.data.errors import DataError, Unfit
 from simple_diffusion.data.transforms import Crop
 
-SizeLaw = Literal["uniform", "log_uniform"]
 SIZE_LAWS = ("uniform", "log_uniform")
 
 _DRAWS = 7
@@ -38,7 +37,7 @@ class Law:
     largest: of the largest; None for each image's own size.
     probability_smallest: of the smallest size; otherwise the size is drawn.
     law: of that draw, between smallest and largest, rounded: "uniform", or
-      "log_uniform", which favours small sizes.
+      "log_uniform", as many in each octave.
     aspect: the largest ratio of the sides of a whole. 1: wholes are squares; a > 1:
       width / height is log-uniform in [1/a, a]; None: each image keeps its own.
     crop: where a whole lies in an image of another aspect.
@@ -53,7 +52,7 @@ class Law:
     smallest: int
     largest: int | None
     probability_smallest: float = 0.5
-    law: SizeLaw = "uniform"
+    law: str = "uniform"
     aspect: float | None = 1.0
     crop: transforms.Place = "center"
     flip: bool = False

@@ -18,6 +18,12 @@ _SHRINK = {
 }
 # A box would enlarge by repeating pixels, and Lanczos rings.
 _ENLARGE = Image.Resampling.BICUBIC
+# Half the width of the widest of these filters, in pixels of the smaller image.
+_WIDEST = 3
+# A pixel on the edge between two areas belongs to the first. Were it not for this many
+# pixels, rounding would decide, and differently in a part and in the whole; Pillow's
+# coordinates have 24 bits.
+_NUDGE = 1e-3
 
 # A reduced image keeps this many pixels for each that is needed: the filter that comes
 # later then hides that averages over squares went before it.
@@ -59,8 +65,8 @@ def cut(
 ) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} 3"]:
     """Returns a part of an image; only that part, and what it needs, is resampled.
 
-    The result is the same part of the whole image resized, within rounding: where the
-    image is reduced first, it is reduced whole, so that its patches fit together.
+    The result is that part of the whole image resized, within rounding. (An image that
+    is reduced first is reduced whole, so that its parts fit together.)
 
     Args:
       image: in RGB.
@@ -70,18 +76,21 @@ def cut(
     rows, columns = (max(1, v // reduced) for v in crop.reduction)
     if rows > 1 or columns > 1:
         image = image.reduce((columns, rows))
-    y0, x0, y1, x1 = crop.rectangle
     rows, columns = rows * reduced, columns * reduced
-    box = (
-        max(x0 / columns, 0.0),
-        max(y0 / rows, 0.0),
-        min(x1 / columns, image.width),
-        min(y1 / rows, image.height),
-    )
-    h, w = crop.size
+    (y0, x0, y1, x1), (h, w) = crop.rectangle, crop.size
     shrinks = y1 - y0 >= h and x1 - x0 >= w
     kind = _SHRINK[crop.resize] if shrinks else _ENLARGE
-    pixels = np.asarray(image.resize((w, h), kind, box))
+    more = _NUDGE if kind == Image.Resampling.BOX else 0.0
+    y0, y1 = max(y0 / rows, 0.0) + more, min(y1 / rows + more, image.height)
+    x0, x1 = max(x0 / columns, 0.0) + more, min(x1 / columns + more, image.width)
+    # One axis after the other, since Pillow chooses the order by the size of the part.
+    around = _WIDEST * max((y1 - y0) / h, 1.0) + 1
+    top, bottom = max(int(y0 - around), 0), min(int(y1 + around) + 1, image.height)
+    if bottom - top < image.height:
+        image = image.crop((0, top, image.width, bottom))
+    image = image.resize((w, bottom - top), kind, (x0, 0, x1, bottom - top))
+    image = image.resize((w, h), kind, (0, y0 - top, w, y1 - top))
+    pixels = np.asarray(image)
     return pixels[:, ::-1] if crop.mirrored else pixels
 
 

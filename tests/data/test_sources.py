@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simple_diffusion.data import digits, sources
+from simple_diffusion.data import digits, patches, sources
 from simple_diffusion.data.errors import DataError
 
 
@@ -51,6 +51,47 @@ def test_reading_many_at_once_equals_reading_one_by_one():
     for k, index in enumerate(indices):
         image, label = source.read(int(index), 16)
         assert (images[k] == image).all() and labels[k] == label
+
+
+def test_scenes_are_made_at_any_size_and_in_parts():
+    source = sources.open_source("scenes")
+    indices = np.array([3, 0, 5])
+    wide, _ = source.read_batch(indices, (12, 24))
+    assert wide.shape == (3, 12, 24, 3)
+    window = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0.25, 0.25, 0.75, 0.5]])
+    parts, _ = source.read_batch(indices, (12, 12), window)
+    # Pixel centres differ in their last bits.
+    for part, whole in ((parts[0], wide[0, :, :12]), (parts[1], wide[1, :, 12:])):
+        assert np.abs(part.astype(int) - whole).max() <= 1
+    large, _ = source.read_batch(indices, (24, 48))
+    assert np.abs(parts[2].astype(int) - large[2, 6:18, 12:24]).max() <= 1
+
+
+def test_stored_images_can_be_read_in_part(photos):
+    stored = sources.open_source(f"folder:{photos}")
+    assert isinstance(stored, sources.CropSource)
+    for name in ("scenes", "digits"):
+        assert not isinstance(sources.open_source(name), sources.CropSource)
+    assert stored.name(0).startswith(str(photos))
+
+
+def test_a_crop_box_is_cut_out_of_every_stored_image(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    box = (2, 5, 18, 21)
+    source = sources.open_source(f"folder:{tmp_path}", crop_box=box)
+    assert (source.read(0, 100)[0] == pixels[2:18, 5:21]).all()
+    law = patches.Law(16, 16, 16)
+    image, crop, _ = source.read_crop(
+        0, lambda h, w: law.crop_of(law.draws(0, 0), h, w)
+    )
+    assert (image == pixels[2:18, 5:21]).all() and crop.box == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["scenes", "digits"])
+def test_a_crop_box_needs_stored_images(name):
+    with pytest.raises(DataError, match=f"data.crop_box=.*data.source={name} has none"):
+        sources.open_source(name, crop_box=(0, 0, 8, 8))
 
 
 def test_digits_are_all_there_and_split_nine_to_one():

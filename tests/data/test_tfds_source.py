@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from simple_diffusion.data import pipeline, sources, tf_runtime
-from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.errors import BadImage, DataError
 
 
 def prepare(data_dir, called, splits, file_format="array_record", labels=("a", "b")):
@@ -151,3 +151,13 @@ def test_a_set_without_a_train_split_says_which_it_has(tmp_path):
     prepare(tmp_path, "toy", {"dev": numbered(1), "eval": numbered(2)})
     with pytest.raises(DataError, match="no split named train, only dev, eval"):
         sources.open_source("tfds:toy", str(tmp_path))
+
+
+def test_a_crop_box_is_cut_out_of_every_record(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    prepare(tmp_path, "toy", {"train": [(pixels, 0)] * 20})
+    source = sources.open_source("tfds:toy", str(tmp_path), crop_box=(2, 5, 18, 21))
+    assert (source.read(0, 100)[0] == pixels[2:18, 5:21]).all()
+    outside = sources.open_source("tfds:toy", str(tmp_path), crop_box=(0, 0, 21, 9))
+    with pytest.raises(BadImage, match=r"toy/1.0.0 .*\[3\]: data.crop_box=.* outside"):
+        outside.read(3, 8)

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from simple_diffusion.data import order, transforms
 
@@ -71,3 +74,90 @@ def test_half_of_the_images_are_mirrored_and_the_rest_are_not():
 def test_an_image_of_extreme_aspect_is_never_enlarged_whole():
     thread = np.full((1, 100_000, 3), 9, np.uint8)
     assert (square(thread, resolution=64) == 9).all()
+
+
+def test_the_largest_part_of_the_wanted_shape_is_kept():
+    image = noise(8, 20)
+    assert (fitted(image, (8, 12)) == image[:, 4:16]).all()
+    ramp = np.arange(0, 240, 2, dtype=np.uint8)[None, :, None] * np.ones((60, 1, 3))
+    wide = fitted(ramp.astype(np.uint8), (10, 40))  # its 30 middle rows, 3 to 1
+    expected = 2 * (3 * np.arange(40) + 1)
+    assert np.abs(wide[:, :, 0].astype(int) - expected).max() <= 1
+
+
+def fitted(image, size, **options):
+    return transforms.fitted(image, order.generator(0, 0), size=size, **options)
+
+
+def resized(image, size, resize):
+    """Returns a whole image resized by Pillow, rows first."""
+    kind = Image.Resampling.BOX if resize == "area" else Image.Resampling.LANCZOS
+    rows = Image.fromarray(image).resize((size[1], len(image)), kind)
+    return np.asarray(rows.resize((size[1], size[0]), kind))
+
+
+def crop(rectangle, size, mirrored=False, resize="antialias"):
+    box = (0.0, 0.0, 1.0, 1.0)
+    return transforms.Crop(rectangle, size, mirrored, resize, box, "")
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    st.integers(8, 60),
+    st.integers(8, 60),
+    st.tuples(*[st.floats(0, 1)] * 4),
+    st.booleans(),
+    st.sampled_from(["area", "antialias"]),
+)
+def test_a_part_resampled_alone_is_that_part_of_the_whole_resampled(
+    height, width, at, mirrored, resize
+):
+    h, w = (round(4 + v * (n - 4)) for v, n in zip(at, (height, width), strict=False))
+    rows, columns = height / h, width / w
+    y, x = round(at[2] * (h - 4)), round(at[3] * (w - 4))
+    rectangle = y * rows, x * columns, (y + 4) * rows, (x + 4) * columns
+    part = transforms.cut(
+        Image.fromarray(noise(height, width)),
+        crop(rectangle, (4, 4), mirrored, resize),
+    )
+    whole = transforms.cut(
+        Image.fromarray(noise(height, width)),
+        crop((0, 0, height, width), (h, w), resize=resize),
+    )
+    expected = whole[y : y + 4, x : x + 4].astype(int)
+    expected = expected[:, ::-1] if mirrored else expected
+    # One grey level where rounding a corner carries a sum across a half.
+    assert np.abs(part - expected).max() <= 1
+    # With areas, Pillow leaves it to rounding whose the pixels on their edges are.
+    if max(rows, columns) < 2 * transforms.SPARE and resize == "antialias":
+        pillow = resized(noise(height, width), (h, w), resize).astype(int)
+        assert np.abs(whole - pillow).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("resize", ["area", "antialias"])
+def test_a_part_is_exact_where_a_pixel_is_made_of_whole_pixels(factor, resize):
+    image = Image.fromarray(noise(60, 48))
+    whole = resized(noise(60, 48), (60 // factor, 48 // factor), resize)
+    for y, x in ((0, 0), (3, 5), (60 // factor - 8, 48 // factor - 8)):
+        rectangle = tuple(float(factor * v) for v in (y, x, y + 8, x + 8))
+        part = transforms.cut(image, crop(rectangle, (8, 8), resize=resize))
+        assert (part == whole[y : y + 8, x : x + 8]).all()
+
+
+def test_what_is_reduced_first_stays_close_to_the_filter_alone():
+    smooth = Image.fromarray(noise(6, 6)).resize((240, 240), Image.Resampling.BICUBIC)
+    expected = np.asarray(smooth.resize((20, 20), Image.Resampling.LANCZOS)).astype(int)
+    part = transforms.cut(smooth, crop((0, 0, 240, 240), (20, 20)))
+    assert np.abs(part - expected).max() <= 2
+
+
+def test_enlarging_neither_repeats_pixels_nor_rings():
+    step = np.zeros((8, 8, 3), np.uint8)
+    step[:, 4:] = 200
+    image = Image.fromarray(step)
+    for resize in ("area", "antialias"):
+        large = transforms.cut(image, crop((0, 0, 8, 8), (64, 64), resize=resize))
+        assert (
+            large == np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))
+        ).all()
