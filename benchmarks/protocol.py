@@ -37,6 +37,9 @@ class Spec:
     backend: "cpu", "gpu" or "tpu".
     threads: of the computation, on CPU.
     matmul: rows and columns of the reference matrix product.
+    folder: images to read.
+    largest: size of the largest whole that patches are cut from; of the smallest, and
+      of the patches, it is `resolution`.
     """
 
     variant: str
@@ -48,6 +51,8 @@ class Spec:
     backend: str = "cpu"
     threads: int = 2
     matmul: int = 4096
+    folder: str = ""
+    largest: int = 256
 
 
 Run = Callable[[int], int | None]

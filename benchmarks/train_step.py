@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,27 @@ def start_workers(args: argparse.Namespace) -> list[protocol.Worker]:
     return workers
 
 
-def take_turns(workers: list[protocol.Worker], rounds: int, steps: int) -> None:
-    """Lets each worker measure once per round, in an order that rotates."""
+def take_turns(
+    workers: list[protocol.Worker], rounds: int, steps: int, ahead: int = 0
+) -> None:
+    """Lets each worker measure once per round, in an order that rotates.
+
+    Args:
+      workers: who measures.
+      rounds: turns of each; the first is not counted.
+      steps: in a turn.
+      ahead: steps, at most, that a worker makes ready between its turns: it is given
+        the time for that, and they are not counted.
+    """
     for k in range(rounds):
         print(f"round {k + 1} of {rounds}", file=sys.stderr)
         for j in range(len(workers)):
-            workers[(j + k) % len(workers)].measure(steps)
+            worker = workers[(j + k) % len(workers)]
+            if ahead:
+                time.sleep(1)
+                worker.measure(ahead)
+                worker.rounds.pop()
+            worker.measure(steps)
     for worker in workers:
         del worker.rounds[: 1 if rounds > 1 else 0]  # caches and clocks warm up
 

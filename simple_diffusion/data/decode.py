@@ -118,7 +118,8 @@ def _part_of_jpeg(
     """Returns the chosen part of an image that is not loaded yet, and which it is."""
     turn, (w, h) = _turn(image), image.size
     crop = choose(w, h) if turn in _SIDEWAYS else choose(h, w)
-    scale = max(k for k in (1, 2, 4, 8) if k <= min(crop.reduction))
+    most = min(crop.reduction)
+    scale = max(k for k in (1, 2, 4, 8) if k <= most)
     draft = image.draft(None, (max(w // scale, 1), max(h // scale, 1)))
     reduced = 1 if draft is None else round(w / draft[1][2])
     return transforms.cut(_upright(_loaded(image), turn), crop, reduced), crop

@@ -8,7 +8,6 @@ processes of one run share each batch between them without talking to each other
 
 import dataclasses
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,12 +19,12 @@ from simple_diffusion.core.types import Batch
 from simple_diffusion.data import order, tf_runtime, transforms
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.patches import Law
+from simple_diffusion.data.reader import PADDING, Reader
 from simple_diffusion.data.skip import Checked
 from simple_diffusion.data.sources import Source
-from simple_diffusion.data.views import Patches, Picture, View, Wholes
+from simple_diffusion.data.views import Patches, View, Wholes
 
 _END = 2**62  # steps of an endless stream
-_PADDING = -1  # as an index: nothing stands at this position
 # Ready batches: enough to bridge one slow image, few enough to fit beside the others.
 _PREFETCH = 2
 # Examples that one call reads: entering Python from TensorFlow costs a tenth of what it
@@ -43,7 +42,7 @@ class Plan(NamedTuple):
 class Batches:
     """An iterator over batches; `close` stops the threads that work ahead of it."""
 
-    def __init__(self, elements: Iterator[Any], reader: "_Reader"):
+    def __init__(self, elements: Iterator[Any], reader: Reader):
         self._elements = [elements]
         self._reader = reader
         # The threads call Python, and would wait for ever for an interpreter that has
@@ -130,7 +129,7 @@ def train_batches(
         options: dict[str, Any] = dict(place=crop, flip=flip, resize=resize)
         view = Wholes(source, size, seed, **options)
     checked = Checked(source)
-    reader = _Reader(view, checked, checked.read_or_next)
+    reader = Reader(view, checked, checked.read_or_next)
     return _batches(plan, reader, start_step, _END, len(part))
 
 
@@ -172,7 +171,7 @@ def eval_batches(
     def plan(step: int) -> Plan:
         position = step * batch_size + part
         index = order.shuffled(position, len(source), seed=0)
-        return Plan(position, np.where(position < count, index, _PADDING))
+        return Plan(position, np.where(position < count, index, PADDING))
 
     if patches is not None:
         law = dataclasses.replace(patches, crop="center", flip=False)
@@ -181,7 +180,7 @@ def eval_batches(
         assert size is not None
         view = Wholes(source, size, seed=0, resize=resize)
     checked = Checked(source)
-    reader = _Reader(view, checked, checked.read_or_none)
+    reader = Reader(view, checked, checked.read_or_none)
     return _batches(plan, reader, 0, -(-count // batch_size), len(part))
 
 
@@ -196,78 +195,8 @@ def _part(batch_size: int, process_index: int, process_count: int) -> np.ndarray
     return np.arange(process_index * size, (process_index + 1) * size)
 
 
-class _Reader:
-    """Carries out plans inside TensorFlow: reads examples through a view.
-
-    An exception that passed through TensorFlow would come out as text in one of its
-    own. So nothing is raised here: the exception is kept, and its number (from 1; 0 is
-    success) goes along with the example, to be raised where the batch comes out.
-
-    Args:
-      view: makes the examples.
-      checked: knows the bad ones.
-      get: what reads them, a method of `checked`.
-    """
-
-    def __init__(self, view: View, checked: Checked, get: Callable):
-        self.view = view
-        self.checked = checked
-        self.failures: list[Exception] = []
-        self._get = get
-        self._lock = threading.Lock()
-
-    def one_by_one(
-        self, position: Int64[np.ndarray, "n"], index: Int64[np.ndarray, "n"]
-    ) -> tuple:
-        """Returns images, boxes, labels, masks and failures, each [n, ...]."""
-        pairs = zip(position.tolist(), index.tolist(), strict=True)
-        return _stacked([self._example(*pair) for pair in pairs])
-
-    def together(
-        self, position: Int64[np.ndarray, "n"], index: Int64[np.ndarray, "n"]
-    ) -> tuple:
-        """Returns the same, read in one call of the source."""
-        try:
-            mask = index != _PADDING
-            index = np.where(mask, index, 0)
-            image, box, label = self.view.read_batch(index, position)
-            self.checked.check_labels(index, label)
-            image = image * mask[:, None, None, None]
-            label = np.where(mask, label, 0).astype(np.int32)
-            return image, box, label, mask, np.zeros(len(mask), np.int32)
-        except Exception as error:
-            return _stacked([self._nothing(self._keep(error))] * len(index))
-
-    def _example(self, position: int, index: int) -> tuple:
-        def read(index: int) -> tuple[int, Picture]:
-            return self.view.read(index, position)
-
-        try:
-            found = None if index == _PADDING else self._get(index, read)
-            if found is None:
-                return self._nothing()
-            label, (image, box) = found
-            return image, box, np.int32(label), np.True_, np.int32(0)
-        except Exception as error:
-            return self._nothing(self._keep(error))
-
-    def _nothing(self, failure: int = 0) -> tuple:
-        black = np.zeros((*self.view.size, 3), np.uint8)
-        whole = np.array([0, 0, 1, 1], np.float32)
-        return black, whole, np.int32(0), np.False_, np.int32(failure)
-
-    def _keep(self, error: Exception) -> int:
-        with self._lock:
-            self.failures.append(error)
-            return len(self.failures)
-
-
-def _stacked(examples: list[tuple]) -> tuple:
-    return tuple(np.stack(field) for field in zip(*examples, strict=True))
-
-
 def _batches(
-    plan: Callable[[int], Plan], reader: _Reader, start: int, stop: int, size: int
+    plan: Callable[[int], Plan], reader: Reader, start: int, stop: int, size: int
 ) -> Batches:
     """Returns the batches of the steps from start to stop - 1, `size` examples each."""
     tf = tf_runtime.tensorflow()

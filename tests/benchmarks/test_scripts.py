@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 SMALL = "--resolution=16 --width=16 --depth=1 --batch=2 --rounds=1".split()
 
 
-def figures(script: str, *flags: str, output: Path) -> dict:
-    command = [sys.executable, "-m", f"benchmarks.{script}", *SMALL, *flags]
+def figures(script: str, *flags: str, output: Path, small=SMALL) -> dict:
+    command = [sys.executable, "-m", f"benchmarks.{script}", *small, *flags]
     command += ["--json", str(output)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -36,3 +36,15 @@ def test_sampling_is_measured_beside_bare_calls(tmp_path):
     found = figures("sampling_overhead", *flags, output=tmp_path / "figures.json")
     assert set(found["seconds"]) == {"bare network", "ddim"}
     assert all(min(values) > 0 for values in found["seconds"].values())
+
+
+@pytest.mark.slow
+def test_patches_are_loaded_from_files_of_the_size_that_is_said(tmp_path):
+    flags = "--files=4 --side=64 --resolution=16 --largest=32 --batch=2".split()
+    flags += ["--rounds=1", "--steps=2"]
+    output = tmp_path / "figures.json"
+    found = figures("patch_loading", *flags, output=output, small=())
+    (ours,) = found["rows"]
+    assert ours["patches_per_second"] == pytest.approx(2 / ours["rounds"][0])
+    # Noise at quality 90 takes about a third of a byte per pixel, and headers 600.
+    assert 64 * 64 / 8 < found["about"]["mean_bytes"] < 64 * 64
