@@ -16,5 +16,6 @@ def get_config(variant: str = "ours"):
     """Returns one of the variants."""
     config = quickstart.get_config()
     config.data.patches = base.patches(32, 64)
+    config.train.total_steps = 1_500
     config.sample.also_sizes = ("48x48", "64x64")
     return anyres.choose(variant, config)

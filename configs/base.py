@@ -229,6 +229,9 @@ def default() -> ConfigDict:
             # that ends at all four borders, or the middle "cut" out of a square one.
             # whole | cut
             frame="whole",
+            # Larger than all images of the training: let noise level and scale go on
+            # beyond theirs, or stay those of data.patches.largest.
+            extrapolate=False,
             # HxW of a smaller image that is drawn first, enlarged, noised up to the
             # time coarse_time and refined: training has seen whole images of that size,
             # of larger ones only parts. None draws the image at its size from noise.

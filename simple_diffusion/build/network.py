@@ -33,6 +33,7 @@ class Model:
     kind, family: what it predicts, and the scale of its input.
     knows_place: whether it was made for patches of images of many sizes, and so makes
       use of `Conditioning.box`.
+    largest: side in pixels of the largest images it was made for; None: no limit.
     """
 
     apply: ApplyFn
@@ -42,6 +43,7 @@ class Model:
     kind: str
     family: process.Family
     knows_place: bool
+    largest: int | None = None
 
 
 def model(config: Config, num_classes: int) -> Model:
@@ -91,6 +93,7 @@ def model(config: Config, num_classes: int) -> Model:
         kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
         family=pick(families, config.diffusion.family, "diffusion.family"),
         knows_place=patches is not None and _knows_place(config.model),
+        largest=largest,
     )
 
 

@@ -139,7 +139,7 @@ def sampling(
             cond = Conditioning(label=label if built.num_classes else None)
             if built.knows_place:
                 box = jnp.broadcast_to(jnp.array([canvas.box]), (len(index), 4))
-                cond = dataclasses.replace(cond, box=box, whole=canvas.whole)
+                cond = dataclasses.replace(cond, box=box, whole=canvas.told)
             strong = canvas.fuse(_bind(built, params))
             weaker = None if weak is None else canvas.fuse(_bind(weak, weak_params))
             return clip(
@@ -173,12 +173,21 @@ def sampling(
     )
 
 
+def further(
+    config: Config, built: Model, mesh: Mesh | None = None
+) -> dict[str, Sampling]:
+    """Returns samplers of the sizes that are shown at the end of training."""
+    sizes = config.sample.also_sizes
+    return {size: sampling(config, built, size=size, mesh=mesh) for size in sizes}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Canvas:
     """Images of one size, and the way to them.
 
     size: height and width.
     box, whole: the part of a whole image that they are, and its height and width.
+    told: the height and width that the network is told, see `sample.extrapolate`.
     solver, grid: steps and noise levels of this size.
     late: where `sample.coarse_time` is in the grid.
     windows, fuse: how many an image is made of, and how they are put together.
@@ -187,6 +196,7 @@ class _Canvas:
     size: tuple[int, int]
     box: tuple[float, ...]
     whole: tuple[int, int]
+    told: tuple[int, int]
     solver: Solver
     grid: np.ndarray
     late: int
@@ -216,7 +226,12 @@ def _canvas(
     else:
         check_size(built, size, key)
     box, whole = _frame(c.frame, *size)
-    own = diffusion.schedule(config, math.sqrt(whole[0] * whole[1]))
+    # Beyond the largest size of the training noise and scale stay those of that size.
+    told = whole
+    if built.largest is not None and not c.extrapolate:
+        factor = min(1.0, built.largest / min(whole))
+        told = round(factor * whole[0]), round(factor * whole[1])
+    own = diffusion.schedule(config, math.sqrt(told[0] * told[1]))
     solver, grid = _solver(c, own, built.family)
     if not 0 < c.coarse_time <= 1:
         raise ValueError(f"sample.coarse_time={c.coarse_time} must be in (0, 1]")
@@ -225,7 +240,7 @@ def _canvas(
     late = min(int(np.searchsorted(grid, level)), len(grid) - 1)
     fuse = tiles.fuse if tiles else lambda bind: bind
     count = tiles.count if tiles else None
-    return _Canvas(size, box, whole, solver, grid, late, count, fuse)
+    return _Canvas(size, box, whole, told, solver, grid, late, count, fuse)
 
 
 def _coarse(config: Config, built: Model, fine: _Canvas) -> _Canvas | None:

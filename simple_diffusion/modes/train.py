@@ -55,10 +55,7 @@ def run(config: Config, workdir: str) -> Result:
     mesh = training.mesh(config)
     training.check_batch(plan.batch_size, mesh)
     sampler = sampling.sampling(config, built, mesh=mesh)
-    others = {
-        size: sampling.sampling(config, built, size=size, mesh=mesh)
-        for size in config.sample.also_sizes
-    }
+    others = sampling.further(config, built, mesh)
     picture_plan = sampling.plan(config, built, opened.class_names)
     draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
     count = evaluation.plan(config).after_training

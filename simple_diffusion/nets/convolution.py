@@ -72,7 +72,7 @@ class Conv3x3(nn.Module):
         channels cost next to nothing.
         """
         experts = weights.shape[1]
-        maps = position.fourier(place.box, size, self.bands)
+        maps = position.fourier(place, size, self.bands)
         f = maps[0].shape[-1]
         shape = (experts, 3, 3, 2 * f, self.channels)
         init = nn.initializers.zeros

@@ -8,8 +8,9 @@ coordinate of the coarse cell).
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,15 +21,23 @@ from simple_diffusion.core.types import Conditioning
 _BASE = 10000.0
 
 
-class Place(NamedTuple):
+@flax.struct.dataclass
+class Place:
     """Where the inputs of a network lie.
 
     box: corners (y0, x0, y1, x1) of each input in units of its whole image.
     whole: height and width of the whole images in pixels; one row if all are equal.
+    size: height and width of the inputs in pixels.
     """
 
     box: Float[Array, "b 4"]
     whole: Float[Array, "_ 2"]
+    size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    def cells(self, size: tuple[int, int]) -> Float[Array, "_ 2"]:
+        """Returns height and width of the wholes in cells of a map of this size."""
+        pixels_per_cell = [n / m for n, m in zip(self.size, size, strict=True)]
+        return self.whole / jnp.array([pixels_per_cell], jnp.float32)
 
 
 def place(cond: Conditioning, batch: int, size: tuple[int, int]) -> Place:
@@ -42,11 +51,11 @@ def place(cond: Conditioning, batch: int, size: tuple[int, int]) -> Place:
     box = cond.box
     if box is None:
         box = jnp.broadcast_to(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (batch, 4))
-        return Place(box, jnp.array([size], jnp.float32))
+        return Place(box, jnp.array([size], jnp.float32), size)
     if cond.whole is not None:
-        return Place(box, jnp.array([cond.whole], jnp.float32))
+        return Place(box, jnp.array([cond.whole], jnp.float32), size)
     extent = box[:, 2:] - box[:, :2]
-    return Place(box, jnp.array([size], jnp.float32) / extent)
+    return Place(box, jnp.array([size], jnp.float32) / extent, size)
 
 
 def grid(
@@ -69,7 +78,7 @@ def grid(
 
 
 def fourier(
-    box: Float[Array, "b 4"], size: tuple[int, int], bands: int
+    place: Place, size: tuple[int, int], bands: int
 ) -> tuple[Float[Array, "b h f"], Float[Array, "b w f"]]:
     """Returns Fourier features of the rows and of the columns, f = 2 bands + 1 each.
 
@@ -79,20 +88,20 @@ def fourier(
     both is [b, h, w, 2 f]; what is linear in it is computed on the two parts.
 
     Args:
-      box: corners of each input in units of its whole image.
+      place: of the inputs.
       size: height and width of a feature map that covers the input.
       bands: number of frequencies.
     """
-    cells = jnp.array([size], jnp.float32) / (box[:, 2:] - box[:, :2])
+    cells = place.cells(size)
     band = jnp.arange(bands, dtype=jnp.float32)
     weight = jnp.clip(jnp.log2(cells / 2)[:, :, None] - band[None, None], 0, 1)
     return tuple(
         _fourier(2 * coordinate - 1, weight[:, axis])
-        for axis, coordinate in enumerate(grid(box, size))
+        for axis, coordinate in enumerate(grid(place.box, size))
     )  # pyright: ignore[reportReturnType]
 
 
-def _fourier(g: Float[Array, "b n"], weight: Float[Array, "b k"]) -> Array:
+def _fourier(g: Float[Array, "b n"], weight: Float[Array, "_ k"]) -> Array:
     frequency = jnp.pi * 2.0 ** jnp.arange(weight.shape[1], dtype=jnp.float32)
     angle = g[:, :, None] * frequency[None, None]
     parts = [jnp.sin(angle), jnp.cos(angle)]

@@ -200,7 +200,7 @@ class PositionTable(nn.Module):
         if table is not None:
             x = x + table[None].astype(x.dtype)
         if self.style.bands and place is not None:
-            rows, columns = position.fourier(place.box, size, self.style.bands)
+            rows, columns = position.fourier(place, size, self.style.bands)
             by_row = layers.Dense(c, dtype=x.dtype, name="rows")(rows)
             by_column = layers.Dense(c, dtype=x.dtype, name="columns")(columns)
             x = x + by_row[:, :, None] + by_column[:, None]

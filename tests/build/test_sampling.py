@@ -259,3 +259,17 @@ def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
     config.sample[key] = value
     with pytest.raises(ValueError, match=f"sample.{key}={value!r}".replace("'", ".?")):
         sampling.sampling(config, built)
+
+
+@pytest.mark.parametrize(("extrapolate", "told"), [(False, (16, 32)), (True, (32, 64))])
+def test_beyond_the_largest_size_of_training_the_network_is_told_that(
+    extrapolate, told
+):
+    config, built = anyres()
+    config.sample.extrapolate = extrapolate
+    canvas = sampling._canvas(config, built, "32x64", None)
+    assert canvas.told == told
+    first = diffusion.schedule(config, (told[0] * told[1]) ** 0.5)(jnp.float32(1.0))
+    np.testing.assert_allclose(canvas.grid[0], first, rtol=1e-6)
+    within = sampling._canvas(config, built, "12x16", None)
+    assert within.told == (12, 16)

@@ -17,7 +17,15 @@ from simple_diffusion.training import sharding, state, step
 from tests.vectors import vector
 
 IMAGENET = itertools.product((64, 128, 256, 512), ("unet", "uvit", "sid2"))
-RECIPES = ["quickstart", "digits", *(f"imagenet{r}:{v}" for r, v in IMAGENET)]
+ANYRES = itertools.product(("scenes", "photos", "flickrscenery"), ("ours", "paper"))
+CELEBA = ("ours", "paper", "ours_center", "paper_center")
+RECIPES = [
+    "quickstart",
+    "digits",
+    *(f"imagenet{r}:{v}" for r, v in IMAGENET),
+    *(f"anyres_{r}:{v}" for r, v in ANYRES),
+    *(f"anyres_celeba:{v}" for v in CELEBA),
+]
 
 
 def recipe(name):
@@ -72,6 +80,7 @@ def build_everything(config):
     diffusion.objective(config, built)
     sampling.plan(config, built, ())
     sampling.sampling(config, built)
+    sampling.further(config, built)
     build_evaluation.plan(config)
 
 
@@ -111,6 +120,9 @@ def reduced(config):
     with config.unlocked():
         config.data.resolution = factor * 2**levels
         config.train.batch_size = 8
+        if config.data.patches is not None:
+            config.data.patches.smallest = config.data.resolution
+            config.data.patches.largest = 2 * config.data.resolution
         m.update(shrink)
         if m.name == "unet":
             m.attention_resolutions = (1,)
@@ -132,7 +144,9 @@ def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
     batch = Batch(
         image=jnp.asarray(pixels),
         label=jnp.arange(b, dtype=jnp.int32) % 3,
-        box=jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (b, 1)),
+        box=jnp.tile(
+            jnp.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.2, 1, 0.7]]), (b // 2, 1)
+        ),
         mask=jnp.ones(b, bool),
     )
     end, metrics = train_step(start, batch)
@@ -154,3 +168,13 @@ def test_a_value_of_the_wrong_type_is_an_error():
 def test_a_variant_that_does_not_exist_names_those_that_do():
     with pytest.raises(ValueError, match="unet, uvit, sid2"):
         recipe("imagenet64:vit")
+
+
+def test_the_two_crops_of_celeba_are_those_of_its_two_readings():
+    boxes = [recipe(f"anyres_celeba:{v}").data.crop_box for v in CELEBA]
+    assert boxes == [(57, 25, 185, 153)] * 2 + [(45, 25, 173, 153)] * 2
+
+
+def test_an_any_resolution_variant_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match="ours, paper, ours_center, paper_center"):
+        recipe("anyres_celeba:face")

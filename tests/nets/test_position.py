@@ -88,6 +88,10 @@ def test_a_resized_table_interpolates_between_cell_centres():
     np.testing.assert_allclose(half[:, 0, 0], [0.5, 2.5], atol=1e-6)
 
 
+def placed(box, size):
+    return position.place(Conditioning(box=jnp.asarray(box)), len(box), size)
+
+
 def whole(n):
     return jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (n, 1))
 
@@ -111,7 +115,7 @@ def test_the_pooled_grid_is_the_coarse_grid():
 
 @pytest.mark.parametrize(("n", "name"), [(4, "R4"), (2, "R2")])
 def test_coordinates_are_those_of_pixel_centres(n, name):
-    rows, _ = position.fourier(whole(1), (n, n), 1)
+    rows, _ = position.fourier(placed(whole(1), (n, n)), (n, n), 1)
     np.testing.assert_allclose(
         rows[0, :, 0], vector("anyres.pixel_centre")[name], atol=1e-6
     )
@@ -120,7 +124,9 @@ def test_coordinates_are_those_of_pixel_centres(n, name):
 @pytest.mark.parametrize("row", vector("anyres.fourier_fade"))
 def test_bands_that_would_alias_are_faded_out(row):
     side, bands = row["R"] // 2 ** row["level"], 8
-    rows, columns = position.fourier(whole(1), (side, side), bands)
+    rows, columns = position.fourier(
+        placed(whole(1), (row["R"], row["R"])), (side, side), bands
+    )
     g = 2 * (np.arange(side) + 0.5) / side - 1
     weights = np.array(row["weights"])
     angle = np.pi * 2.0 ** np.arange(bands) * g[:, None]
@@ -133,8 +139,8 @@ def test_bands_that_would_alias_are_faded_out(row):
 
 
 def test_features_of_a_patch_are_the_crop_of_those_of_the_whole():
-    rows, _ = position.fourier(whole(1), (16, 16), 4)
-    patch, _ = position.fourier(jnp.array([[0.25, 0.0, 0.75, 1.0]]), (8, 8), 4)
+    rows, _ = position.fourier(placed(whole(1), (16, 16)), (16, 16), 4)
+    patch, _ = position.fourier(placed([[0.25, 0.0, 0.75, 1.0]], (8, 8)), (8, 8), 4)
     np.testing.assert_allclose(patch, rows[:, 4:12], atol=1e-5)
 
 

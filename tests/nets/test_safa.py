@@ -19,7 +19,7 @@ X = jax.random.normal(KEYS[0], (3, 4, 6, 5))
 KERNELS = jax.random.normal(KEYS[1], (4, 3, 3, 5, 7)) / 6
 WEIGHTS = jax.nn.softmax(jax.random.normal(KEYS[2], (3, 4)))
 BOX = jnp.array([[0.0, 0.0, 1.0, 1.0], [0.25, 0.0, 0.75, 0.5], [0.1, 0.2, 0.9, 1.0]])
-PLACE = Place(BOX, jnp.array([[32.0, 32], [64, 64], [40, 40]]))
+PLACE = Place(BOX, jnp.array([[32.0, 32], [64, 64], [40, 40]]), (32, 32))
 
 
 def close(a, b, tolerance=1e-5):
@@ -132,7 +132,7 @@ def test_the_gradient_by_resolution_is_that_of_finite_differences():
 
     @jax.jit
     def loss(side):
-        place = Place(BOX[1:2], jnp.stack([side, side])[None])
+        place = Place(BOX[1:2], jnp.stack([side, side])[None], (32, 32))
         return jnp.mean(jnp.square(conv.apply({"params": params}, X[1:2], place)))
 
     slope = jax.grad(loss)(jnp.float32(50.0))
@@ -166,7 +166,7 @@ def test_every_gate_lets_the_resolution_change_the_result(gate):
     conv = Conv3x3(7, mixture=safa.Mixture(SCALE, gate=gate))
     params = fresh(conv)
     a, b = (
-        conv.apply({"params": params}, X, Place(BOX, jnp.full((1, 2), side)))
+        conv.apply({"params": params}, X, Place(BOX, jnp.full((1, 2), side), (32, 32)))
         for side in (32.0, 64.0)
     )
     assert np.abs(a - b).max() > 1e-3
@@ -188,7 +188,7 @@ def test_places_are_further_input_channels(size, padding, mixture):
     x = jax.random.normal(KEYS[0], (3, *size, 5))
     conv = Conv3x3(7, padding=padding, mixture=mixture, bands=3)
     params = fresh(conv, x)
-    rows, columns = position.fourier(BOX, size, 3)
+    rows, columns = position.fourier(PLACE, size, 3)
     h, w = size
     grid = [
         jnp.broadcast_to(rows[:, :, None], (3, h, w, 7)),
