@@ -8,7 +8,7 @@ import jax
 
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import patches, pipeline, sources
+from simple_diffusion.data import patches, pipeline, sources, views
 
 CROPS = {"center": "center", "random": "random"}
 RESIZES = {"area": "area", "antialias": "antialias"}
@@ -57,6 +57,8 @@ def data(config: Config) -> Data:
     wanted = c.num_classes
     # Opened last: a wrong option should not have to wait for a large source.
     source = sources.open_source(spec, folder, "train", **place)
+    if law is not None:
+        views.check(source, law)
     names = tuple(source.class_names)
     if wanted == 0:
         names = ()

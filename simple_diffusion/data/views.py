@@ -110,6 +110,15 @@ class Wholes:
         return transforms.fitted(image, rng, size=self.size, **self._options)
 
 
+def check(source: Source, law: Law) -> None:
+    """Raises DataError if a law refers to images' own size and a source has none."""
+    if law.largest is None and not isinstance(source, CropSource):
+        raise DataError(
+            "data.patches.largest=None means each image's own size, but images of this "
+            "data.source are made at any size; say how large"
+        )
+
+
 class Patches:
     """Patches of images of many sizes.
 
@@ -119,7 +128,7 @@ class Patches:
       seed: of the draws.
 
     Raises:
-      DataError: if the law refers to each image's own size and the source has none.
+      DataError: as `check`.
     """
 
     def __init__(self, source: Source, law: Law, seed: int):
@@ -128,11 +137,7 @@ class Patches:
         self._source = source
         self._law = law
         self._seed = seed
-        if law.largest is None and not isinstance(source, CropSource):
-            raise DataError(
-                "data.patches.largest=None means each image's own size, but images of "
-                "this data.source are made at any size; say how large"
-            )
+        check(source, law)
 
     def read(self, index: int, position: int) -> tuple[int, Picture]:
         """Returns class and picture; see `View`."""

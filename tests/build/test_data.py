@@ -66,6 +66,12 @@ def test_patches_that_cannot_be_are_an_error_before_the_source_is_opened(config)
         data.data(config)
 
 
+def test_sizes_up_to_each_images_own_need_images_that_have_one(config):
+    config.data.patches = base.patches(12, None)
+    with pytest.raises(ValueError, match="data.patches.largest=None .* say how large"):
+        data.data(config)
+
+
 def test_the_crop_box_reaches_the_source(config, tmp_path):
     image = np.zeros((30, 30, 3), np.uint8)
     image[10:22, 5:17] = 255
