@@ -46,7 +46,7 @@ def by_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 def training_step(which: str, side: int, batch_size: int) -> Callable[[], Any]:
     """Returns one step of the recipe on patches of `side` pixels, mixed sizes."""
-    config = anyres_scenes.get_config("ours")
+    config: Any = anyres_scenes.get_config("ours")
     config.model.safa = (which,)
     config.data.resolution = side
     config.data.patches.update(smallest=side, largest=2 * side)
