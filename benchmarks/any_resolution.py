@@ -40,6 +40,12 @@ class Rung:
     trained: str | None = None
 
 
+def _fixed() -> Any:
+    config: Any = quickstart.get_config()
+    config.diffusion.shift_by_resolution = False
+    return config
+
+
 def _paper(safa: str) -> Any:
     config: Any = anyres_scenes.get_config("paper")
     config.model.safa = (safa,)
@@ -53,7 +59,7 @@ def _ours_but(**sample_keys: Any) -> Any:
 
 
 RUNGS = {
-    "fixed": Rung("fixed 32x32, no patches", quickstart.get_config),
+    "fixed": Rung("fixed 32x32, no patches", _fixed),
     "grid": Rung("patches and grid, no SAFA", lambda: _paper("none")),
     "paper": Rung("+ SAFA in some layers (the paper)", lambda: _paper("first_conv")),
     "all": Rung("+ SAFA everywhere", lambda: _paper("all")),
@@ -86,7 +92,7 @@ def real(size: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def measure(name: str, folder: Path, steps: int, count: int) -> dict[str, dict]:
     """Samples a rung at all sizes and returns its figures by size."""
-    path = folder / f"{name}.json"
+    path = folder / f"{name}_{steps}_{count}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     config = config_of(name, steps, count)
     workdir = folder / (RUNGS[name].trained or name)

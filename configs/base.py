@@ -251,6 +251,7 @@ def default() -> ConfigDict:
             # ancestral | ddim | heun | dpmpp_2m
             solver="ancestral",
             # Where the solver stops on its way: uniform_t | uniform_logsnr | karras
+            # (karras has the same noise levels at every size)
             grid="uniform_t",
             # Network evaluations; heun makes two at each.
             steps=256,

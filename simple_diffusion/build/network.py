@@ -1,6 +1,7 @@
 """The `model` section: from the columns of a level table to a network."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class Model:
     knows_place: whether it was made for patches of images of many sizes, and so makes
       use of `Conditioning.box`.
     largest: side in pixels of the largest images it was made for; None: no limit.
+    aspect: largest ratio of their sides.
     """
 
     apply: ApplyFn
@@ -44,6 +46,7 @@ class Model:
     family: process.Family
     knows_place: bool
     largest: int | None = None
+    aspect: float = 1.0
 
 
 def model(config: Config, num_classes: int) -> Model:
@@ -63,6 +66,11 @@ def model(config: Config, num_classes: int) -> Model:
     kinds = {"log2": "log2", "inverse": "inverse"}
     kind = pick(kinds, config.model.scale_input, "model.scale_input")
     scale = position.Scale(smallest, largest, kind)
+    if patches is not None and config.model.position in ("learned", "sincos"):
+        raise ValueError(
+            f"model.position={config.model.position!r} is a table that takes every "
+            "patch for a whole image; with data.patches use rope or none"
+        )
     net = network(config.model, side, num_classes, scale)
 
     def apply(
@@ -94,11 +102,14 @@ def model(config: Config, num_classes: int) -> Model:
         family=pick(families, config.diffusion.family, "diffusion.family"),
         knows_place=patches is not None and _knows_place(config.model),
         largest=largest,
+        # Of images that keep their own, any.
+        aspect=1.0 if patches is None else patches.aspect or math.inf,
     )
 
 
 def _knows_place(m: Config) -> bool:
-    return m.place_bands > 0 or m.scale_embedding or set(m.safa) > {"none"}
+    knows_scale = m.scale_embedding or any(kind != "none" for kind in m.safa)
+    return m.place_bands > 0 or knows_scale or m.position == "rope"
 
 
 def network(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.Module:

@@ -112,7 +112,8 @@ def sampling(
         in which z has another scale.
     """
     c = config.sample
-    fine = _canvas(config, built, size or c.size, mesh)
+    key = "sample.size" if size is None else "sample.also_sizes"
+    fine = _canvas(config, built, size or c.size, mesh, key)
     coarse = _coarse(config, built, fine)
     # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
     # pictures that has no classes.
@@ -123,6 +124,9 @@ def sampling(
             f"sample.guidance_workdir: the weaker model has diffusion.family="
             f"{weak.family.name}, this one {built.family.name}"
         )
+    if weak is not None:
+        for canvas in (fine, coarse or fine):
+            check_size(weak, canvas.input, "sample.guidance_workdir: sample.size")
     clips = {
         "static": guidance.clip_static,
         "dynamic": guidance.clip_dynamic,
@@ -137,7 +141,7 @@ def sampling(
     ) -> jax.Array:
         def denoiser_of(canvas: _Canvas) -> DenoiseFn:
             cond = Conditioning(label=label if built.num_classes else None)
-            if built.knows_place:
+            if built.knows_place or (weak is not None and weak.knows_place):
                 box = jnp.broadcast_to(jnp.array([canvas.box]), (len(index), 4))
                 cond = dataclasses.replace(cond, box=box, whole=canvas.told)
             strong = canvas.fuse(_bind(built, params))
@@ -154,7 +158,7 @@ def sampling(
 
         if coarse is None:
             return images.to_uint8(fresh(fine))
-        x = fine.enlarged(fresh(coarse))
+        x = fine.enlarged(fresh(coarse), coarse.box)
         keys = rng.per_example(rng.key_for(seed, 0, "refine"), index)
         how = fine.solver, fine.grid[fine.late :]
         x = loop.refine(denoiser_of(fine), *how, keys, x, built.family)
@@ -191,6 +195,7 @@ class _Canvas:
     solver, grid: steps and noise levels of this size.
     late: where `sample.coarse_time` is in the grid.
     windows, fuse: how many an image is made of, and how they are put together.
+    input: height and width of what the network is given at a time.
     """
 
     size: tuple[int, int]
@@ -202,13 +207,23 @@ class _Canvas:
     late: int
     windows: int | None
     fuse: Callable[[Bind], Bind]
+    input: tuple[int, int]
 
-    def enlarged(self, x: jax.Array) -> jax.Array:
-        """Returns smaller whole images at this size: the part of them that it is."""
-        whole = jax.image.resize(x, (len(x), *self.whole, x.shape[-1]), "cubic")
-        y, x0 = (round(c * n) for c, n in zip(self.box, self.whole, strict=False))
+    def enlarged(self, x: jax.Array, box: tuple[float, ...]) -> jax.Array:
+        """Returns smaller images at this size: the part of them that it is.
+
+        Args:
+          x: images that are the part `box` of the same whole.
+          box: corners (y0, x0, y1, x1) of that part, which holds this one.
+        """
+        y0, x0, y1, x1 = box
+        extent = y1 - y0, x1 - x0
+        sides = [round(n * e) for n, e in zip(self.whole, extent, strict=True)]
+        large = jax.image.resize(x, (len(x), *sides, x.shape[-1]), "cubic")
+        top = round((self.box[0] - y0) * self.whole[0])
+        left = round((self.box[1] - x0) * self.whole[1])
         height, width = self.size
-        return whole[:, y : y + height, x0 : x0 + width]
+        return large[:, top : top + height, left : left + width]
 
 
 def _canvas(
@@ -219,7 +234,7 @@ def _canvas(
     key: str = "sample.size",
 ) -> _Canvas:
     c = config.sample
-    size = parse_size(text, config.data.resolution, key)
+    size = parse_size(text, diffusion.reference(config), key)
     tiles = _windows(c, *size, mesh)
     if tiles:
         check_size(built, tiles.size, "sample.window")
@@ -229,7 +244,9 @@ def _canvas(
     # Beyond the largest size of the training noise and scale stay those of that size.
     told = whole
     if built.largest is not None and not c.extrapolate:
-        factor = min(1.0, built.largest / min(whole))
+        # The longer side is the one that goes further beyond, unless it may be longer.
+        longest = built.largest * built.aspect
+        factor = min(1.0, built.largest / min(whole), longest / max(whole))
         told = round(factor * whole[0]), round(factor * whole[1])
     own = diffusion.schedule(config, math.sqrt(told[0] * told[1]))
     solver, grid = _solver(c, own, built.family)
@@ -240,7 +257,8 @@ def _canvas(
     late = min(int(np.searchsorted(grid, level)), len(grid) - 1)
     fuse = tiles.fuse if tiles else lambda bind: bind
     count = tiles.count if tiles else None
-    return _Canvas(size, box, whole, told, solver, grid, late, count, fuse)
+    part = tiles.size if tiles else size
+    return _Canvas(size, box, whole, told, solver, grid, late, count, fuse, part)
 
 
 def _coarse(config: Config, built: Model, fine: _Canvas) -> _Canvas | None:
@@ -249,8 +267,15 @@ def _coarse(config: Config, built: Model, fine: _Canvas) -> _Canvas | None:
     if text is None:
         return None
     canvas = _canvas(config, built, text, None, "sample.coarse_size")
-    is_smaller = math.prod(canvas.size) < math.prod(fine.whole)
-    return canvas if is_smaller else None
+    if math.prod(canvas.whole) >= math.prod(fine.whole):
+        return None
+    (y0, x0, y1, x1), (a, b, c, d) = canvas.box, fine.box
+    if y0 > a or x0 > b or y1 < c or x1 < d:
+        raise ValueError(
+            f"sample.coarse_size={text} shows less of the image than sample.size="
+            f"{fine.size[0]}x{fine.size[1]} (sample.frame=cut); use a square one"
+        )
+    return canvas
 
 
 def _frame(
@@ -307,11 +332,12 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
 def parse_size(
     text: str | None, resolution: int, key: str = "sample.size"
 ) -> tuple[int, int]:
-    """Returns (height, width) of "HxW"; None is square at the training resolution."""
+    """Returns (height, width) of "HxW"; None is square at the resolution given."""
     if text is None:
         return resolution, resolution
     numbers = text.lower().split("x")
-    if len(numbers) != 2 or not all(n.isdecimal() and int(n) > 0 for n in numbers):
+    # A zero passes: whoever checks what divides it names the nearest size.
+    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
         raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
     return int(numbers[0]), int(numbers[1])
 

@@ -37,7 +37,6 @@ class FolderSource:
       split: "train" or "holdout".
       holdout_fraction: share held out, in [0, 1). An image belongs to the one or the
         other by its path relative to the root alone, so adding images moves none.
-
       crop_box: the part of every image that counts, see `decode.decode`.
 
     Raises:

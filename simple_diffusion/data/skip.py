@@ -125,7 +125,7 @@ class Small:
         return len(self._indices)
 
     def note(self, index: int, name: str, setting: str) -> None:
-        """Counts an image, and reports the first one.
+        """Counts an image, and reports the first one, the tenth, the hundredth, ...
 
         Args:
           index: of the image in the source.
@@ -133,12 +133,15 @@ class Small:
           setting: config key and value.
         """
         with self._lock:
-            first = not self._indices
+            if index in self._indices:
+                return
             self._indices.add(index)
-        if first:
+            count = len(self._indices)
+        if str(count).strip("0") == "1":
             log.warning(
                 "%s: more than %s can give, whose range is cut; patches are never "
-                "enlarged (said once, for any number of images)",
+                "enlarged (images so far: %d)",
                 setting,
                 name,
+                count,
             )

@@ -31,7 +31,6 @@ class TfdsSource:
         folder.
       split: "train", or "holdout": the data set's "validation" or "test" split, or if
         it has neither, the last 5 % of "train".
-
       crop_box: the part of every image that counts, see `decode.decode`.
 
     Raises:

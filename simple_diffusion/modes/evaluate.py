@@ -25,6 +25,7 @@ def run(config: Config, workdir: str) -> Metrics:
     """Evaluates the parameters of a workdir and writes `metrics.json`."""
     folder = Path(workdir)
     files.class_names(folder)  # an error if nothing was trained there
+    files.compare(config, folder, files.say)
     opened = data.data(config)
     built = network.model(config, opened.num_classes)
     mesh = training.mesh(config)
@@ -61,6 +62,10 @@ def describe(
         "guidance_workdir": c.guidance_workdir,
         "guidance_step": c.guidance_step,
         "size": list(sampler.size),
+        "frame": c.frame,
+        "extrapolate": c.extrapolate,
+        "coarse": [c.coarse_size, c.coarse_time],
+        "window": [c.window, c.window_stride, c.window_taper],
         "seed": c.seed,
         "metrics": metrics,
     }

@@ -26,12 +26,12 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
     """Returns (params, labels, weak=None) -> batches of uint8 images.
 
     Compiled once, however often it is called. The batch is rounded up to a multiple of
-    the devices that share it; where they share windows, each has all images.
+    the devices that share it; where they share windows, there is one image at a time.
     """
-    place = sharding.replicated(mesh)
+    place, most = sharding.replicated(mesh), 1
     if sampling.windows is None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        batch_size = math.ceil(batch_size / ways) * ways
+        most = math.ceil(batch_size / ways) * ways
         place = sharding.batch_sharding(mesh)
     # Gathered: every process can then write images that another one's devices made.
     compiled = jax.jit(sampling.draw, out_shardings=sharding.replicated(mesh))
@@ -43,7 +43,7 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
             index, label = jax.device_put((index, label), place)
             return compiled(params, weak, index, label)
 
-        yield from generate.generate(sample, labels, batch_size)
+        yield from generate.generate(sample, labels, most)
 
     return draw
 

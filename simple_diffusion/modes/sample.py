@@ -35,6 +35,7 @@ def run(config: Config, workdir: str) -> Result:
     """
     folder = Path(workdir)
     names = files.class_names(folder)
+    files.compare(config, folder, files.say)
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = sampling.plan(config, built, names)
@@ -49,7 +50,8 @@ def run(config: Config, workdir: str) -> Result:
         f"guidance {sampler.guidance:g}"
         + (f", {sampler.windows} windows an image" if sampler.windows else "")
     )
-    if sampler.size != built.size[:2] and not built.knows_place:
+    on_patches = files.config(folder).data.get("patches") is not None
+    if sampler.size != built.size[:2] and not on_patches:
         files.say(
             f"note: this model was trained at {built.size[0]}x{built.size[1]} without "
             "data.patches: at another size it extrapolates, and structure usually "

@@ -60,6 +60,9 @@ def run(config: Config, workdir: str) -> Result:
     draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
     count = evaluation.plan(config).after_training
 
+    def further_grid(size: str) -> Path:
+        return folder / f"samples_{size}.png"
+
     def show(now: int, current: state.TrainState) -> None:
         drawn = draw(current.ema["main"], picture_plan.labels)
         last = now >= plan.total
@@ -70,7 +73,7 @@ def run(config: Config, workdir: str) -> Result:
             pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
         files.say(f"samples of step {now}: {path}")
         for size, other in others.items() if last else ():
-            path = folder / f"samples_{size}.png"
+            path = further_grid(size)
             drawn = pictures.drawer(other, mesh, picture_plan.batch_size)
             shown = picture_plan.labels[: picture_plan.batch_size]
             whole = np.concatenate(list(drawn(current.ema["main"], shown)))
@@ -84,7 +87,8 @@ def run(config: Config, workdir: str) -> Result:
     if outcome.status == loop.ALREADY_COMPLETE:
         files.remember(config, folder, opened.class_names, files.say)
     last = int(outcome.state.step)  # more than plan.total in a run that was longer
-    if not (folder / GRID).exists():  # killed between the last save and the grid
+    grids = [folder / GRID, *map(further_grid, others)]
+    if not all(path.exists() for path in grids):  # killed between last save and grids
         show(last, outcome.state)
     record = files.read_metrics(folder)
     if record.get("step") != last:

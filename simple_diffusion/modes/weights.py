@@ -75,6 +75,12 @@ def load_weak(
     if plan.guidance_workdir is None:
         return None, None
     folder = Path(plan.guidance_workdir)
-    weak = network.model(files.config(folder), num_classes)
+    try:
+        weak = network.model(files.config(folder), num_classes)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"sample.guidance_workdir={folder}: its config.json is of another version "
+            f"of this library ({error})"
+        ) from error
     _, params = load(folder, weak, mesh, plan.weights, plan.guidance_step)
     return weak, params

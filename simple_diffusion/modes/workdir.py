@@ -38,6 +38,22 @@ def remember(
     (folder / CLASSES).write_text(json.dumps(class_names) + "\n")
 
 
+def compare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
+    """Says which keys that say what the model is differ from those of its training.
+
+    Much of what a model was trained with leaves no trace in its parameters, such as the
+    range of sizes in which it knows the scale.
+    """
+    path = folder / CONFIG
+    if jax.process_index() or not path.exists():
+        return
+    before = json.loads(path.read_text())
+    now = json.loads(config.to_json_best_effort())
+    for section in ("data", "model", "diffusion"):
+        for line in differences(before.get(section), now[section], section):
+            say(f"differs from the training: {line}")
+
+
 def config(folder: Path) -> Config:
     """Returns the config that a run was last trained with.
 

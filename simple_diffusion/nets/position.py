@@ -95,10 +95,9 @@ def fourier(
     cells = place.cells(size)
     band = jnp.arange(bands, dtype=jnp.float32)
     weight = jnp.clip(jnp.log2(cells / 2)[:, :, None] - band[None, None], 0, 1)
-    return tuple(
-        _fourier(2 * coordinate - 1, weight[:, axis])
-        for axis, coordinate in enumerate(grid(place.box, size))
-    )  # pyright: ignore[reportReturnType]
+    rows, columns = grid(place.box, size)
+    by_row = _fourier(2 * rows - 1, weight[:, 0])
+    return by_row, _fourier(2 * columns - 1, weight[:, 1])
 
 
 def _fourier(g: Float[Array, "b n"], weight: Float[Array, "_ k"]) -> Array:

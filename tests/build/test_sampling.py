@@ -46,7 +46,7 @@ def test_labels_go_through_the_classes_in_turn():
     assert plan.labels.tolist() == [0, 1, 2, 0, 1]
 
 
-@pytest.mark.parametrize("text", ["64", "0x8", "8x", "axb", "8x8x8"])
+@pytest.mark.parametrize("text", ["64", "-1x8", "8x", "axb", "8x8x8"])
 def test_a_size_that_is_none_names_the_key(text):
     with pytest.raises(ValueError, match="sample.size=.*HxW"):
         sampling.parse_size(text, 64)
@@ -237,7 +237,7 @@ def test_the_cut_of_a_coarse_image_is_its_middle():
     config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
     canvas = sampling._canvas(config, built, "8x16", None)
     x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
-    cut = canvas.enlarged(x)
+    cut = canvas.enlarged(x, (0.0, 0.0, 1.0, 1.0))
     assert cut.shape == (1, 8, 16, 3)
     want = jax.image.resize(x, (1, 16, 16, 3), "cubic")[:, 4:12]
     np.testing.assert_array_equal(cut, want)
@@ -261,7 +261,7 @@ def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
         sampling.sampling(config, built)
 
 
-@pytest.mark.parametrize(("extrapolate", "told"), [(False, (16, 32)), (True, (32, 64))])
+@pytest.mark.parametrize(("extrapolate", "told"), [(False, (8, 16)), (True, (32, 64))])
 def test_beyond_the_largest_size_of_training_the_network_is_told_that(
     extrapolate, told
 ):
@@ -273,3 +273,78 @@ def test_beyond_the_largest_size_of_training_the_network_is_told_that(
     np.testing.assert_allclose(canvas.grid[0], first, rtol=1e-6)
     within = sampling._canvas(config, built, "12x16", None)
     assert within.told == (12, 16)
+
+
+def test_a_coarse_image_that_was_cut_is_not_cut_again():
+    config, built = anyres()
+    config.sample.update(frame="cut")
+    coarse = sampling._canvas(config, built, "4x8", None)
+    fine = sampling._canvas(config, built, "8x16", None)
+    x = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 8, 3))
+    want = jax.image.resize(x, (1, 8, 16, 3), "cubic")
+    np.testing.assert_array_equal(fine.enlarged(x, coarse.box), want)
+
+
+def test_a_coarse_image_that_shows_too_little_is_an_error():
+    config, built = anyres()
+    config.sample.update(frame="cut", size="16x16", coarse_size="4x8")
+    with pytest.raises(ValueError, match="sample.coarse_size=4x8 shows less"):
+        sampling.sampling(config, built)
+
+
+def test_a_size_of_zero_names_the_nearest():
+    config, built = tiny()
+    config.sample.size = "0x8"
+    with pytest.raises(ValueError, match="sample.size=0x8.*nearest is 2x8"):
+        sampling.sampling(config, built)
+
+
+def test_a_further_size_that_does_not_divide_names_its_key():
+    config, built = anyres()
+    config.sample.also_sizes = ("8x9",)
+    with pytest.raises(ValueError, match="sample.also_sizes=8x9"):
+        sampling.further(config, built)
+
+
+def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
+    config, _ = anyres()
+    config.data.patches.smallest = 12
+    built = network.model(config, 3)
+    assert sampling.sampling(config, built).size == (12, 12)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        dict(safa=("all", "none")),
+        dict(safa=("first_conv",) * 2),
+        dict(position="rope"),
+        dict(place_bands=2),
+        dict(scale_embedding=True),
+    ],
+)
+def test_each_use_of_places_makes_them_known(model):
+    config, _ = tiny()
+    config.data.patches = base.patches(8, 16)
+    assert not network.model(config, 3).knows_place
+    config.model.update(model)
+    assert network.model(config, 3).knows_place
+
+
+def test_a_table_of_positions_is_refused_for_patches():
+    config, _ = tiny()
+    config.data.patches = base.patches(8, 16)
+    config.model = networks.uvit()
+    with pytest.raises(ValueError, match="model.position='learned' is a table"):
+        network.model(config, 3)
+
+
+def test_a_weaker_model_that_cannot_divide_the_size_names_the_key():
+    config, built = anyres()
+    other, _ = tiny()
+    other.data.resolution = 16
+    other.model.update(channels=(8, 8, 8, 8), blocks=(1,) * 4, heads=(1,) * 4)
+    weak = network.model(other, 3)
+    config.sample.size = "12x12"
+    with pytest.raises(ValueError, match="guidance_workdir.*multiples of 8"):
+        sampling.sampling(config, built, weak)

@@ -7,6 +7,7 @@ import pytest
 
 from configs import anyres_scenes
 from simple_diffusion.core import images
+from simple_diffusion.evaluation import features
 from simple_diffusion.modes import evaluate, sample, train
 from tests.modes import test_modes
 
@@ -37,9 +38,11 @@ def folder(tmp_path_factory):
 
 
 def test_training_on_patches_ends_with_pictures_of_every_size(folder):
-    height, width, _ = images.read_png(folder / "samples_16x24.png").shape
-    square = images.read_png(folder / "samples.png").shape
-    assert square[0] == square[1] * (height / width) * 24 / 16
+    wide = images.read_png(folder / "samples_16x24.png")
+    square = images.read_png(folder / "samples.png")
+    # Twelve columns, eight pixels wider each, shown at four times their size.
+    assert wide.shape[0] == square.shape[0]
+    assert wide.shape[1] - square.shape[1] == 12 * 8 * 4
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "heun"])
@@ -60,14 +63,21 @@ def test_windows_make_an_image_larger_than_the_network_is_given(folder, capsys):
     assert "15 windows an image" in capsys.readouterr().out
 
 
-def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(folder):
-    config = tiny()
+def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
+    folder, monkeypatch
+):
+    config, seen = tiny(), []
+    plain = features.thumbnail
+    monkeypatch.setattr(
+        features, "thumbnail", lambda x: seen.append(x.shape[1:3]) or plain(x)
+    )
     config.sample.size = "24x24"
     with pytest.warns(UserWarning, match="biased upwards"):
         metrics = evaluate.run(config, str(folder))
     assert np.isfinite(list(metrics.values())).all()
     record = json.loads((folder / "metrics.json").read_text())
     assert record["size"] == [24, 24]
+    assert set(seen) == {(24, 24)}  # real images and samples alike
 
 
 def test_a_size_that_does_not_divide_names_the_nearest(folder):

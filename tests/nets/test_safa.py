@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core.arrays import tree_size
-from simple_diffusion.nets import safa
+from simple_diffusion.nets import position, safa
 from simple_diffusion.nets.convolution import Conv3x3
 from simple_diffusion.nets.position import Place, Scale
 from tests.vectors import vector
@@ -183,8 +183,6 @@ def test_every_gate_lets_the_resolution_change_the_result(gate):
 )
 def test_places_are_further_input_channels(size, padding, mixture):
     """What the narrow maps compute is a convolution of features and grid joined."""
-    from simple_diffusion.nets import position
-
     x = jax.random.normal(KEYS[0], (3, *size, 5))
     conv = Conv3x3(7, padding=padding, mixture=mixture, bands=3)
     params = fresh(conv, x)
