@@ -243,7 +243,7 @@ def _canvas(
     box, whole = _frame(c.frame, *size)
     # Beyond the largest size of the training noise and scale stay those of that size.
     told = whole
-    if built.largest is not None and not c.extrapolate:
+    if not c.extrapolate and built.largest is not None:
         # The longer side is the one that goes further beyond, unless it may be longer.
         longest = built.largest * built.aspect
         factor = min(1.0, built.largest / min(whole), longest / max(whole))

@@ -7,7 +7,7 @@ from PIL import Image
 from benchmarks import scene_counter, scene_figures
 from simple_diffusion.data import scenes
 
-SIDE, COUNT = 40, 96
+SIDE, COUNT = 40, 144  # more pictures than features
 
 
 def real(first=0, height=SIDE, width=SIDE):

@@ -22,7 +22,7 @@ def batches(pixels):
         )
 
 
-def evaluator(pixels):
+def evaluator(pixels, real=None):
     def loss(batch, number):
         # Known per example: the mean pixel is the loss, the place its logsnr.
         value = jnp.mean(batch.image.astype(jnp.float32), axis=(1, 2, 3))
@@ -31,6 +31,7 @@ def evaluator(pixels):
 
     return Evaluator(
         held_out=lambda: batches(pixels),
+        real=lambda: batches(pixels if real is None else real),
         loss=loss,
         bin_edges=(3.0, 8.0),
         features=lambda images: images.reshape(len(images), -1)[:, :3] / 255.0,
@@ -85,3 +86,9 @@ def test_with_too_few_images_there_is_no_distance(pixels, n):
     metrics = dict(evaluator(pixels[:n]).run(lambda n: pytest.fail("no use")))
     assert metrics["held_out_images"] == n
     assert not any("frechet" in name for name in metrics)
+
+
+def test_samples_are_compared_with_the_real_images_and_not_with_the_held_out(pixels):
+    other = pixels // 2
+    metrics = dict(evaluator(pixels, real=other).distance(lambda n: [other[:n]]))
+    assert metrics[f"frechet_corner_{N}"] == pytest.approx(0, abs=1e-9)
