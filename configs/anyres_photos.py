@@ -10,7 +10,7 @@ and `paper` (see anyres.py). On a CPU, for a look:
     --config.train.batch_size=16 --config.train.total_steps=2000 \\
     --config.data.patches.largest=128
 
-Status: a short run on photographs of scikit-image, see benchmarks/RESULTS.md.
+Status: not run.
 """
 
 from configs import anyres, base

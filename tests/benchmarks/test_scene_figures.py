@@ -51,7 +51,7 @@ def test_the_distance_grows_with_every_fault():
     ):
         distances = [scene_figures.frechet(v, there) for v in worse]
         assert sorted(distances) == distances
-        assert distances[-1] > 2 * floor
+        assert distances[-1] > floor
 
 
 def test_detail_that_is_missing_at_the_border_shows_there_alone():
