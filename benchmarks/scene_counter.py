@@ -135,7 +135,9 @@ def _loss(params: Any, x: jax.Array, things: jax.Array, label: jax.Array) -> jax
     places = jnp.arange(CELLS) + 0.5
 
     def bump(at: jax.Array) -> jax.Array:
-        b = jnp.exp(-0.5 * jnp.square((places - at[..., None] * CELLS) / BUMP))
+        b = jnp.exp(
+            -0.5 * jnp.square((places[None, None] - at[..., None] * CELLS) / BUMP)
+        )
         return b / b.sum(-1, keepdims=True)
 
     down, along = bump(things[..., 0]), bump(things[..., 1]) * things[..., 4:]

@@ -87,3 +87,11 @@ def test_the_counter_counts_and_sees_planted_faults():
     assert tiled[:, 0].sum() / found[:, 0].sum() == pytest.approx(4, rel=0.2)
     shrink = np.exp((tiled - found)[:, 1:].mean())
     assert shrink == pytest.approx(0.5, rel=0.2)
+
+
+def test_training_the_counter_is_deterministic():
+    a, b = (jax.tree.leaves(scene_counter.train(steps=1)) for _ in range(2))
+    start = scene_counter.Counter().init(jax.random.key(0), jnp.zeros((1, 48, 48, 3)))
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(a) == len(jax.tree.leaves(start))
