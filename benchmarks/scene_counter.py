@@ -157,7 +157,7 @@ def train(steps: int = STEPS) -> Any:
     """Returns trained parameters; always the same."""
     rng = np.random.default_rng(0)
     params = Counter().init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
-    rate = optax.warmup_cosine_decay_schedule(0, RATE, 30, steps)
+    rate = optax.warmup_cosine_decay_schedule(0, RATE, min(30, steps // 2), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(rate))
 
     @jax.jit
