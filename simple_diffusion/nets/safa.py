@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from simple_diffusion.nets.position import Scale
 
 Padding = Literal["zeros", "edge"]
-Implementation = Literal["auto", "experts", "grouped", "patches"]
+Implementation = Literal["patches", "experts", "grouped"]
 
 GATES = {
     "softmax": nn.softmax,
@@ -51,7 +51,7 @@ class Mixture:
     hidden: int = 64
     gate: Literal["softmax", "sigmoid", "linear"] = "softmax"
     spread: float = 0.1
-    implementation: Implementation = "auto"
+    implementation: Implementation = "patches"
 
     def __post_init__(self):
         if self.experts < 1:
@@ -91,7 +91,7 @@ def convolve(
     kernels: Float[Array, "k 3 3 c d"],
     weights: Float[Array, "_ k"],
     padding: Padding = "zeros",
-    implementation: Implementation = "auto",
+    implementation: Implementation = "patches",
 ) -> Float[Array, "b h w d"]:
     """Returns each example convolved with its own mixture of the kernels.
 
@@ -104,8 +104,8 @@ def convolve(
       implementation: "experts" convolves with all kernels and sums the results: K times
         the arithmetic. "grouped" sums the kernels of each example and convolves in
         groups. "patches" does the same as one matrix product per example, with nine
-        copies of the map in memory. "auto" is "patches", the fastest where it was
-        measured (benchmarks/RESULTS.md).
+        copies of the map in memory: the fastest of the three where they were measured,
+        on CPU (benchmarks/RESULTS.md).
 
     Raises:
       ValueError: if there is no such implementation.
@@ -125,10 +125,10 @@ def convolve(
         case "grouped":
             own = _mixed(kernels, weights).astype(dtype)
             return jax.vmap(lambda x, k: conv3x3(x[None], k, padding)[0])(x, own)
-        case "auto" | "patches":
+        case "patches":
             return _by_patches(padding, x, kernels, weights)
     raise ValueError(
-        f"implementation={implementation!r} must be auto, experts, grouped or patches"
+        f"implementation={implementation!r} must be patches, experts or grouped"
     )
 
 

@@ -224,11 +224,12 @@ def test_a_coarse_image_lends_its_structure_to_a_larger_one():
     small = jax.jit(sampling.sampling(config, built).draw)(params, None, index, label)
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
     sampler = sampling.sampling(config, built)
-    # So late that next to nothing of the small image is lost in the noise.
+    # So late that next to nothing of the small image is lost in the noise. (Drawn from
+    # noise at once, the large one is 80 grey levels away.)
     large = jax.jit(sampler.draw)(params, None, index, label)
     shape = (2, 16, 16, 3)
     enlarged = jax.image.resize(small.astype(jnp.float32), shape, "cubic")
-    assert float(jnp.abs(large - jnp.clip(enlarged, 0, 255)).mean()) < 25
+    assert float(jnp.abs(large - jnp.clip(enlarged, 0, 255)).mean()) < 8
     assert sampler.network_calls == 10 + 1
 
 

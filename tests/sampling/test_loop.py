@@ -134,3 +134,18 @@ def test_a_path_may_be_walked_in_two_parts():
     half = loop.integrate(denoise, solvers.heun(), z, GRID[:4], KEYS[:2])
     parts = loop.integrate(denoise, solvers.heun(), half, GRID[3:], KEYS[:2])
     np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-5)
+
+
+def test_an_image_refined_from_a_clean_level_is_that_image():
+    x = jax.random.normal(jax.random.key(1), (2, *SHAPE))
+    got = loop.refine(lambda z, _: z, solvers.ddim(), np.array([25.0]), KEYS[:2], x)
+    np.testing.assert_allclose(got, x, atol=1e-4)
+
+
+@every_solver
+def test_an_image_refined_from_pure_noise_is_a_sample(solver):
+    grid = np.linspace(-40.0, 6.0, 6, dtype=np.float32)
+    x = jax.random.normal(jax.random.key(1), (2, *SHAPE))
+    got = loop.refine(denoise, solver, grid, KEYS[:2], x)
+    want = loop.sample(denoise, solver, grid, KEYS[:2], SHAPE)
+    np.testing.assert_allclose(got, want, atol=1e-4)
