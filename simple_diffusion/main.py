@@ -12,10 +12,10 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from simple_diffusion.training import cluster
 from simple_diffusion.training.checkpoint import CheckpointError
 from simple_diffusion.training.loop import STOPPED, NotFinite
 
@@ -33,8 +33,12 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Join the other processes of the cluster (Cloud TPU, SLURM, Open MPI).",
+    "Join the other processes of the cluster (Cloud TPU, SLURM, Open MPI, GKE); where "
+    "jax does not recognise it, name it by the three flags below.",
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "Processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -45,14 +49,14 @@ def main(argv: list[str]) -> None:
     mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
     try:
         if _DISTRIBUTED.value:
-            jax.distributed.initialize()
+            place = _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
+            cluster.join(*place)
         result = mode.run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, CheckpointError, NotFinite) as error:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
             raise
-        sys.exit(
-            f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where it arose)"
-        )
+        message = f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where)"
+        cluster.leave(message, error)
     if getattr(result, "status", None) == STOPPED:
         sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
 

@@ -32,7 +32,7 @@ ALLOWED = {
         "simple_diffusion.modes.",
         "configs.",
     ],
-    "orbax": ["simple_diffusion.training.checkpoint"],
+    "orbax": ["simple_diffusion.training.store"],
     "clu": ["simple_diffusion.training.report", "simple_diffusion.main"],
     "torch": [],
 }

@@ -10,7 +10,7 @@ from simple_diffusion.build.network import Model
 from simple_diffusion.build.sampling import Plan
 from simple_diffusion.core.types import Params
 from simple_diffusion.modes import workdir as files
-from simple_diffusion.training import checkpoint, sharding
+from simple_diffusion.training import checkpoint, sharding, store
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
@@ -58,7 +58,7 @@ def load(
         )
     try:
         return checkpoint.restore_params(folder, abstract, name, step)
-    except checkpoint.Mismatch:
+    except store.Mismatch:
         snapshots = workdir / SNAPSHOTS
         params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
         placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -1,5 +1,11 @@
-"""The training loop: restore, step, report, save; stop cleanly, whatever happens."""
+"""The training loop: restore, step, report, save; stop cleanly, whatever happens.
 
+All processes of a run go through it in step. What only one of them knows, a signal or
+the end of its data, travels as a vote with the next step; the votes come back with the
+metrics, and all stop after the same step.
+"""
+
+import collections
 import contextlib
 import signal
 import threading
@@ -11,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from simple_diffusion.core.types import Batch
-from simple_diffusion.training import sharding, step
+from simple_diffusion.training import cluster, sharding, step
 from simple_diffusion.training.checkpoint import Checkpoints
 from simple_diffusion.training.report import Report
 from simple_diffusion.training.state import Blueprint, TrainState
@@ -21,6 +27,12 @@ ALREADY_COMPLETE = "already complete"
 STOPPED = "stopped"  # by a signal; a checkpoint was saved
 
 _WARM = 4  # the step of a run at which a trace begins
+
+# Votes of a process; the highest counts. From _NO_DATA on they say which process it is.
+_GO_ON, _STOP, _NO_DATA = 0, 1, 2
+# A vote cast with step n is known to all when step n + 1 is already on its way: whoever
+# votes for the end of the data must still have the batch of that one.
+_AHEAD = 2
 
 
 class Outcome(NamedTuple):
@@ -52,8 +64,12 @@ class Profile(NamedTuple):
     folder: str
 
 
-class NotFinite(FloatingPointError):
+class NotFinite(cluster.Agreed, FloatingPointError):
     """Training met a loss, gradient or parameter that is not finite, and stopped."""
+
+
+class NoData(cluster.Agreed, ValueError):
+    """A process could not read its part of a batch."""
 
 
 def train(
@@ -69,6 +85,7 @@ def train(
     actions: Sequence[Action] = (),
     skips_allowed: int = 0,
     profile: Profile | None = None,
+    watch: cluster.Watch | None = None,
 ) -> Outcome:
     """Trains from the newest checkpoint, or from the start, to `total_steps`.
 
@@ -85,17 +102,21 @@ def train(
       actions: what else to do, see `Action`.
       skips_allowed: how many steps in a row may be skipped because they are not finite.
       profile: steps of which to write a trace.
+      watch: is told what is being waited for.
 
     Returns:
-      the last state and how the run ended. On SIGTERM or SIGINT the state is saved
-      after the step that is under way, and the status is `STOPPED`.
+      the last state and how the run ended. On SIGTERM or SIGINT, to whichever process,
+      all save the state after the step that is under way or the one after it, and the
+      status is `STOPPED`.
 
     Raises:
       NotFinite: more steps in a row than allowed were not finite. None of them changed
         the state or was saved.
+      NoData: batches ended or could not be read; the state was saved.
       CheckpointError: a checkpoint could not be read or written.
-      ValueError: the batches ended.
     """
+    watch = watch or cluster.Watch(report.say)
+    watch.doing("restoring the newest checkpoint")
     restored = checkpoints.restore(plan.abstract)
     state = plan.create() if restored is None else restored
     done = int(state.step)
@@ -103,71 +124,147 @@ def train(
         report.say(f"the run is complete: step {done} of {total_steps}")
         return Outcome(state, ALREADY_COMPLETE)
 
-    compiled = jit_step(train_step, plan.shardings, mesh)
+    compiled = jit_step(_voting(train_step), plan.shardings, mesh, votes=True)
+    ballot = cluster.Ballot(mesh)
     report.begin(done)
     pending = None  # metrics of the step before, still being computed
     with (
-        _saved(checkpoints),
-        _open(open_batches, done) as batches,
+        _saved(checkpoints, watch),
+        _open(open_batches, done) as opened,
         _signals() as stop,
         contextlib.ExitStack() as trace,
     ):
+        batches = _Ahead(opened, watch)
         for now in range(done + 1, total_steps + 1):
             _trace(profile, trace, now - done, state)
-            batch, waited = _next(batches, pending, now)
+            batch, waited = batches.take(now, pending)
+            vote = batches.vote or (_STOP if stop.is_set() else _GO_ON)
+            watch.doing(f"computing step {now}")
+            votes = ballot.cast(vote)
             with jax.transfer_guard("disallow"):
-                state, metrics = compiled(state, batch)
-            _settle(pending, report, checkpoints, skips_allowed)
+                state, metrics = compiled(state, batch, votes)
+            verdict = _settle(pending, report, checkpoints, skips_allowed)
             pending = (now, metrics, waited)
+            if vote == _STOP and jax.process_count() == 1:
+                verdict = _STOP  # there is nobody to wait for
 
-            last = now == total_steps or stop.is_set()
+            last = now == total_steps or verdict != _GO_ON
             save = last or now % save_every == 0
             due = [a for a in actions if now % a.every == 0 or now == total_steps]
             if save or due:  # nothing is saved or shown before its step is known good
-                _settle(pending, report, checkpoints, skips_allowed)
-                pending = None
+                settled = _settle(pending, report, checkpoints, skips_allowed)
+                verdict = max(verdict, settled)
+                last, pending = last or verdict != _GO_ON, None
                 with report.paused():
-                    if save:
+                    if save or last:
+                        watch.doing(f"saving step {now}")
                         checkpoints.save(now, state)
                     for action in due:
+                        watch.doing(f"showing step {now}")
                         action.run(now, state)
             if last:
                 break
+        if now < total_steps and verdict >= _NO_DATA:
+            checkpoints.wait()
+            raise batches.error(verdict, now)
     if now < total_steps:
         report.say(f"stopped by a signal; saved step {now} of {total_steps}")
         return Outcome(state, STOPPED)
     return Outcome(state, COMPLETE)
 
 
-def jit_step(train_step: step.TrainStep, shardings: TrainState, mesh: Mesh) -> Any:
-    """Returns the step compiled for a mesh; it reuses the memory of the state."""
+def jit_step(
+    train_step: Callable[..., Any],
+    shardings: TrainState,
+    mesh: Mesh,
+    votes: bool = False,
+) -> Any:
+    """Returns the step compiled for a mesh; it reuses the memory of the state.
+
+    Args:
+      train_step: (state, batch) -> (state, metrics).
+      shardings: of the state.
+      mesh: the devices.
+      votes: the step takes those of `cluster.Ballot` as a third argument.
+    """
+    batch = sharding.batch_sharding(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(shardings, batch, *[cluster.Ballot(mesh).sharding] * votes),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
 
-def _next(batches: Iterator[Batch], pending: Any, now: int) -> tuple[Batch, float]:
-    """Returns the next batch and how long the devices may have been idle for it."""
-    start = time.perf_counter()
-    batch = next(batches, None)
-    if batch is None:
-        raise ValueError(
-            f"the data ended before step {now}; training needs endless batches"
-        )
-    # Waiting costs nothing while the step before is still being computed.
-    idle = pending is None or pending[1]["loss"].is_ready()
-    return batch, (time.perf_counter() - start) if idle else 0.0
+def _voting(train_step: step.TrainStep) -> Callable[..., Any]:
+    """Returns (state, batch, votes) -> (state, metrics with the highest vote)."""
+
+    def both(
+        state: TrainState, batch: Batch, votes: jax.Array
+    ) -> tuple[TrainState, step.Metrics]:
+        state, metrics = train_step(state, batch)
+        return state, metrics | {"vote": cluster.highest(votes)}
+
+    return both
+
+
+class _Ahead:
+    """Batches, taken early enough to know in time that there will be no more."""
+
+    def __init__(self, batches: Iterator[Batch], watch: cluster.Watch):
+        self._batches, self._watch = batches, watch
+        self._ready: collections.deque[Batch] = collections.deque()
+        self._problem: str | None = None
+        self._agreed = False
+
+    @property
+    def vote(self) -> int:
+        """That of this process: whether its data goes on."""
+        return _GO_ON if self._problem is None else _NO_DATA + jax.process_index()
+
+    def take(self, now: int, pending: Any) -> tuple[Batch, float]:
+        """Returns the batch of step `now`, and how long the devices were idle for it.
+
+        Raises:
+          NoData: there is none for the first steps, in this or another process.
+        """
+        self._watch.doing(f"waiting for the data of step {now}")
+        start = time.perf_counter()
+        while self._problem is None and len(self._ready) <= _AHEAD:
+            try:
+                self._ready.append(next(self._batches))
+            except StopIteration:
+                self._problem = "the data ended; training needs endless batches"
+            except Exception as error:
+                self._problem = f"the data cannot be read: {error}"
+        if not self._agreed:  # from here on the votes tell in time
+            self._agreed = True
+            if not cluster.all_agree(len(self._ready) > 1):
+                why = self._problem or "another process has none"
+                raise NoData(f"no data for the first steps, {now} and on: {why}")
+        # Waiting costs nothing while the step before is still being computed.
+        idle = pending is None or pending[1]["loss"].is_ready()
+        waited = (time.perf_counter() - start) if idle else 0.0
+        return self._ready.popleft(), waited
+
+    def error(self, verdict: int, now: int) -> NoData:
+        """Returns what to raise when the vote has ended the run after step `now`."""
+        if self._problem is None:
+            who = f"process {verdict - _NO_DATA}"
+            self._problem = f"{who} has no more data; its own message says why"
+        return NoData(f"stopped after step {now}, which is saved: {self._problem}")
 
 
 def _settle(
     pending: Any, report: Report, checkpoints: Checkpoints, skips_allowed: int
-) -> None:
-    """Fetches and reports the metrics of a step; stops if it has gone wrong."""
+) -> int:
+    """Fetches and reports the metrics of a step; returns what was voted with it.
+
+    Raises:
+      NotFinite: it has gone wrong.
+    """
     if pending is None:
-        return
+        return _GO_ON
     now, metrics, waited = pending
     metrics = jax.device_get(metrics)
     bad = step.first_bad_metric(metrics)
@@ -181,6 +278,7 @@ def _settle(
             "train.skips_allowed"
         )
     report.record(now, metrics, waited)
+    return int(metrics["vote"])
 
 
 @contextlib.contextmanager
@@ -202,7 +300,11 @@ def _signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python allows signal handlers in the main thread only
         return
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    # None: a handler that was not installed from Python.
+    before = {
+        s: signal.getsignal(s) or signal.SIG_DFL
+        for s in (signal.SIGTERM, signal.SIGINT)
+    }
 
     def restore() -> None:
         for number, handler in before.items():
@@ -221,12 +323,17 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _saved(checkpoints: Checkpoints) -> Iterator[None]:
+def _saved(checkpoints: Checkpoints, watch: cluster.Watch) -> Iterator[None]:
     """Sees that a save under way is finished, however the run ends."""
     try:
         yield
-    finally:
-        checkpoints.wait()
+    except BaseException as error:
+        # With others, unless they all are here: they would have to finish it together.
+        watch.announce(error)
+        if jax.process_count() == 1 or isinstance(error, cluster.Agreed):
+            checkpoints.wait()
+        raise
+    checkpoints.wait()
 
 
 def _trace(

@@ -201,13 +201,15 @@ def test_batches_are_opened_where_the_run_resumes_and_closed_at_its_end(tmp_path
     assert events == ["opened at 0", "closed", "opened at 5", "closed"]
 
 
-def test_data_that_ends_is_an_error_and_a_save_under_way_is_finished(tmp_path):
-    def five(start):
-        return itertools.islice(toy.batches(toy.ONE_DEVICE), 5)
+def test_data_that_ends_is_an_error_and_nothing_is_lost(tmp_path):
+    def seven(start):
+        return itertools.islice(toy.batches(toy.ONE_DEVICE), 7)
 
-    with pytest.raises(ValueError, match="the data ended before step 6"):
-        toy.train(tmp_path, 20, open_batches=five)
-    assert checkpoint.Checkpoints(tmp_path / "checkpoints").steps() == [5]
+    with pytest.raises(
+        ValueError, match="after step 7, which is saved: the data ended"
+    ):
+        toy.train(tmp_path, 20, open_batches=seven)
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").steps() == [5, 7]
 
 
 def test_the_loop_transfers_nothing_implicitly(tmp_path):

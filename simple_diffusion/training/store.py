@@ -1,0 +1,334 @@
+"""Numbered folders of named trees on disk, on top of orbax; verified when read.
+
+The folder of step n has one part per tree and a note in JSON that lists every array
+with shape, dtype and fingerprint. Orbax writes to a temporary folder and renames it, so
+a process killed in mid-save leaves the older steps and some rubbish, never half a step.
+What happens to files afterwards (a truncation, a flipped bit) is caught when they are
+read: the fingerprints are compared.
+
+Several processes write a step together, each its own part, to a folder that all of them
+see. They read it each for itself, so that one that cannot does not leave the others
+waiting, and then agree on whether all could.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jaxtyping import Array, Shaped, UInt32
+
+from simple_diffusion.training import cluster, sharding
+
+Trees = dict[str, Any]  # name of a part -> tree of arrays or of ShapeDtypeStruct
+Folder = str | epath.PathLike
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message says what to do."""
+
+
+class Mismatch(CheckpointError):
+    """A sound checkpoint of another model: going back to an older one cannot help."""
+
+
+class Damaged(CheckpointError):
+    """A checkpoint whose files are incomplete or were changed."""
+
+
+class Store:
+    """Numbered folders of named trees, on top of orbax.
+
+    folder: where they are; made if it does not exist, unless it is only read.
+    keep: how many of the newest to keep; None for all.
+    keep_every: steps that are kept for ever, as multiples; None for none.
+    read_only: nothing is written, moved or cleaned up.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        keep: int | None = None,
+        keep_every: int | None = None,
+        read_only: bool = False,
+    ):
+        self.folder = epath.Path(folder)
+        self._read_only = read_only
+        if not read_only:
+            _make_writable(self.folder)
+        elif not self.folder.exists():
+            raise CheckpointError(f"there is no folder {self.folder}")
+        # Orbax wants an absolute path; "gs://..." is one already.
+        path = self.folder if "://" in str(folder) else self.folder.resolve()
+        mine = jax.process_index()
+        self._reader = ocp.CheckpointManager(
+            path,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=mine,
+                    active_processes={mine},
+                    barrier_sync_key_prefix=f"reader_{mine}",
+                ),
+            ),
+        )
+        if read_only:
+            self._manager = self._reader
+            return
+        self._manager = ocp.CheckpointManager(
+            path,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                keep_period=keep_every,
+                create=True,
+                cleanup_tmp_directories=True,
+                # Folders at once, arrays behind the step's back: where no folder can be
+                # made (a full disk), threads that wait for it hang for five minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps that are there, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, trees: Trees, note: dict | None = None) -> None:
+        """Begins to save; raises CheckpointError. A step that is there stays."""
+        if step in self.steps():
+            return
+        flat = {part: _flatten(tree) for part, tree in trees.items()}
+        arrays = {part: _describe(leaves) for part, leaves in flat.items()}
+        content: dict[str, Any] = {
+            part: ocp.args.StandardSave(flax.traverse_util.unflatten_dict(leaves, "/"))
+            for part, leaves in flat.items()
+        }
+        note = {**(note or {}), "arrays": arrays}
+        content["note"] = ocp.args.JsonSave({**note, "checksum": _checksum(note)})
+        with self._explained(f"save step {step}"):
+            self._manager.save(step, args=ocp.args.Composite(**content))
+
+    def note(self, step: int) -> dict:
+        """Returns the note; raises Damaged."""
+        args = ocp.args.Composite(note=ocp.args.JsonRestore())
+        note = self._jointly(
+            step, lambda: dict(self._reader.restore(step, args=args)["note"])
+        )
+        checksum = note.pop("checksum", None)
+        # Or a flipped bit in a shape would look like the checkpoint of another model.
+        if checksum != _checksum(note):
+            raise Damaged(f"step {step} in {self.folder}: its note was changed")
+        return note
+
+    def read(self, step: int, wanted: Trees) -> Trees:
+        """Returns trees like the wanted ones; raises Damaged or Mismatch."""
+        if step not in self.steps():
+            raise CheckpointError(
+                f"no checkpoint of step {step} in {self.folder}; have {self.steps()}"
+            )
+        arrays = self.note(step)["arrays"]
+        flat = {part: _flatten(tree) for part, tree in wanted.items()}
+        if differences := list(_differences(flat, arrays)):
+            raise Mismatch(
+                f"the checkpoint of step {step} in {self.folder} does not fit the "
+                "configured model:\n  " + "\n  ".join(_shorten(differences)) + "\n"
+                "Use the configuration it was trained with, or another workdir."
+            )
+        args = {
+            part: ocp.args.StandardRestore(
+                flax.traverse_util.unflatten_dict(leaves, "/")
+            )
+            for part, leaves in flat.items()
+        }
+        found = self._jointly(
+            step, lambda: self._reader.restore(step, args=ocp.args.Composite(**args))
+        )
+        trees = {}
+        for part, tree in wanted.items():
+            leaves = _flatten(found[part])
+            changed = [
+                name
+                for name, (_, _, fingerprint) in _describe(leaves).items()
+                if fingerprint != arrays[part][name][2]
+            ]
+            if changed:
+                raise Damaged(
+                    f"step {step} in {self.folder}: the contents of "
+                    f"{', '.join(_shorten(changed))} are not what was saved"
+                )
+            ordered = [leaves[name] for name in flat[part]]
+            trees[part] = jax.tree.unflatten(jax.tree.structure(tree), ordered)
+        return trees
+
+    def newest(self, wanted: Trees) -> tuple[int, Trees] | None:
+        """Returns step and trees of the newest sound checkpoint, or None."""
+        steps = cluster.first_says(self.steps())
+        damaged = []
+        for step in reversed(steps):
+            try:
+                found = self.read(step, wanted)
+            except Damaged as damage:
+                logging.warning("damaged checkpoint, trying the one before: %s", damage)
+                damaged.append(step)
+                continue
+            # Not before: a run without a sound checkpoint must not seem to be new.
+            for bad in damaged:
+                self._set_aside(bad)
+            return step, found
+        if steps:
+            raise CheckpointError(
+                f"all checkpoints in {self.folder} are damaged (steps {steps}); "
+                "restore them from a copy, or choose another workdir to begin anew"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything is written; raises CheckpointError."""
+        with self._explained("finish a save"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then ends the threads that write."""
+        self._manager.close()
+        self._reader.close()
+
+    def _set_aside(self, step: int) -> None:
+        # Moved, not deleted: it may be the only copy of something. But out of the way,
+        # because its step will be saved again.
+        if self._read_only:
+            return
+        if jax.process_index() == 0:
+            damaged = self.folder.parent / "damaged"
+            damaged.mkdir(parents=True, exist_ok=True)
+            taken = {path.name for path in damaged.iterdir()}
+            name = next(
+                name
+                for k in range(len(taken) + 1)
+                if (name := f"{step}" if k == 0 else f"{step}_{k}") not in taken
+            )
+            (self.folder / f"{step}").rename(damaged / name)
+        cluster.all_agree(True)  # that it is moved
+        self._manager.reload()
+        self._reader.reload()
+
+    def _jointly(self, step: int, read: Callable[[], Any]) -> Any:
+        """Returns what is read, if every process can read it; else all raise Damaged.
+
+        Whatever goes wrong: there is no end to what a broken file makes its reader
+        raise.
+        """
+        found, problem = None, None
+        try:
+            found = read()
+        except Exception as error:
+            problem = error
+        if not cluster.all_agree(problem is None):
+            why = _brief(problem) if problem else "another process cannot read it"
+            raise Damaged(f"step {step} in {self.folder}: {why}") from problem
+        return found
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"could not {what} in {self.folder}: {_brief(error)}. "
+                f"Checkpoints there: {self.steps()}"
+            ) from error
+
+
+def _checksum(note: dict) -> int:
+    return zlib.crc32(json.dumps(note, sort_keys=True).encode())
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {sharding.path_name(path): leaf for path, leaf in leaves}
+
+
+def _describe(leaves: Mapping[str, Array]) -> dict[str, list]:
+    """Returns [shape, dtype, fingerprint] by name."""
+    prints = jax.device_get({name: fingerprint(a) for name, a in leaves.items()})
+    return {
+        name: [list(a.shape), str(a.dtype), int(prints[name])]
+        for name, a in leaves.items()
+    }
+
+
+@jax.jit
+def fingerprint(a: Shaped[Array, "*s"]) -> UInt32[Array, ""]:
+    """Returns the sum of the bits of an array, read as integers, modulo 2^32.
+
+    Any single changed element changes it, and it is the same on every mesh: integer
+    addition does not care about order.
+    """
+    unsigned = jnp.dtype(f"uint{8 * a.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(a, unsigned)
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+
+
+def _differences(
+    wanted: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, list]]
+) -> Iterator[str]:
+    for part, leaves in wanted.items():
+        if part not in stored:
+            have = ", ".join(sorted(stored))
+            yield f"{part}: not in the checkpoint, which has {have}"
+            continue
+        for name in sorted(leaves.keys() | stored[part].keys()):
+            have, want = stored[part].get(name), leaves.get(name)
+            if have is None:
+                yield f"{part}/{name}: not in the checkpoint"
+            elif want is None:
+                yield f"{part}/{name}: in the checkpoint only"
+            elif (have[0], have[1]) != ([*want.shape], str(want.dtype)):
+                yield (
+                    f"{part}/{name}: {have[1]}{have[0]} in the checkpoint, "
+                    f"{want.dtype}{[*want.shape]} in the model"
+                )
+
+
+def _make_writable(folder: epath.Path) -> None:
+    """Raises unless every process can write here, and all see the same folder."""
+    probe = folder / f".probe_{jax.process_index()}"
+    problem = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+    except OSError as error:
+        problem = error
+    if not cluster.all_agree(problem is None):
+        why = _brief(problem) if problem else "another process cannot"
+        raise CheckpointError(
+            f"cannot write to {folder}: {why}. Choose another --workdir or change its "
+            "permissions"
+        ) from problem
+    shared = (folder / ".probe_0").exists()
+    everywhere = cluster.all_agree(shared)
+    probe.unlink()
+    if not everywhere:
+        who = "another process" if shared else f"process {jax.process_index()}"
+        raise CheckpointError(
+            f"{who} does not see what process 0 wrote to {folder}: with several "
+            "processes, --workdir must be on a file system that all hosts share, or in "
+            "a bucket (gs://...)"
+        )
+
+
+def _shorten(lines: Iterable[str], most: int = 12) -> list[str]:
+    lines = list(lines)
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return lines[:most] + more
+
+
+def _brief(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {text[:200]}"
