@@ -6,9 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 accelerator=${ACCELERATOR:-cpu}
 case $accelerator in
-  cpu) extra= ;;
-  cuda) extra="jax[cuda13]" ;;
-  tpu) extra="jax[tpu]" ;;
+  cpu) extra=() ;;
+  cuda) extra=("jax[cuda13]") ;;
+  # Orbax lists checkpoints in gs:// buckets, where those of TPUs lie, with the second.
+  tpu) extra=("jax[tpu]" google-cloud-storage) ;;
   *)
     echo "ACCELERATOR=$accelerator must be cpu, cuda or tpu." >&2
     exit 2
@@ -36,25 +37,34 @@ TEXT
   exit 1
 }
 
-# install FILE [PACKAGE]: brings .venv up to a requirements file. The stamp is a copy of
+# install FILE [PACKAGE...]: brings .venv up to a requirements file. The stamp is a copy of
 # all that the result depends on, written last, so that a run cut short is made up for.
+# With INSTALL=no it is an error if anything is missing: where accelerators would wait.
 install() {
-  local stamp=.venv/.installed-${1%.txt}-$accelerator wanted python
-  wanted=$(cat "$1" constraints.txt && echo "${2:-}")
+  local file=$1 stamp wanted python
+  shift
+  stamp=.venv/.installed-${file%.txt}-$accelerator
+  wanted=$(cat "$file" constraints.txt && echo "$*")
   if [ -x .venv/bin/python ] && [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ]; then
     return
+  fi
+  if [ "${INSTALL:-yes}" = no ]; then
+    echo "error: $PWD/.venv is not what $file and constraints.txt ask for;" \
+      "first run ACCELERATOR=$accelerator launch/setup.sh" >&2
+    exit 1
   fi
   if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     "$python" -m venv --clear .venv
   fi
-  echo "Installing $1${2:+ and $2} into .venv, once; this can take some minutes." >&2
+  echo "Installing $file${*:+ and $*} into .venv, once; this can take some minutes." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --requirement "$1" ${2:+"$2"} --constraint constraints.txt
+    --requirement "$file" "$@" --constraint constraints.txt
   echo "$wanted" >"$stamp"
 }
 
-install requirements.txt "$extra"
+# The long form is for bash 3, to which an empty list is an unset one.
+install requirements.txt ${extra[@]+"${extra[@]}"}
 
 if [ "$accelerator" = cpu ]; then
   # Not even where another ACCELERATOR was installed before.

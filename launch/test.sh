@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is needed, then checks format, lint and types and runs the tests.
+# Sets up what is needed, then checks format, lint, types and scripts and runs the tests.
 # Arguments go to pytest:
 #
 #   launch/test.sh
@@ -13,4 +13,5 @@ install requirements-test.txt
 .venv/bin/python -m ruff format --check --quiet .
 .venv/bin/python -m ruff check --quiet .
 .venv/bin/python -m pyright --pythonpath .venv/bin/python
+.venv/bin/shellcheck --external-sources launch/*.sh launch/slurm.sbatch .ci/run
 exec .venv/bin/python -m pytest -n auto "$@"

@@ -16,7 +16,10 @@ case "$*" in
   "--version") echo "Python 3.8.1"; exit ;;
   "-m pip --version") exit ;;
   "-m venv --clear .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
-  "-m pip install"*) ! [ -e no-network ] || exit 1 ;;
+  "-m pip install"*)
+    ! [ -e no-network ] || exit 1
+    printf '#!/bin/sh\necho shellcheck "$@" >>calls\n' >.venv/bin/shellcheck
+    chmod +x .venv/bin/shellcheck ;;
 esac
 printf '%s\\n' "$*" >>calls
 printf '%s|' "$PWD" "${{GLIBC_TUNABLES:-}}" "${{JAX_PLATFORMS:-}}" "$@" >last
@@ -105,6 +108,22 @@ def test_tests_add_their_requirements_and_leave_the_first_ones(clone):
     assert len(clone.installs()) == 1
     assert "--requirement requirements-test.txt" in clone.installs()[0]
     assert clone.last()[-6:] == ["-m", "pytest", "-n", "auto", "-m", "not slow"]
+    (shell,) = [call for call in clone.calls() if call.startswith("shellcheck")]
+    assert "launch/slurm.sbatch" in shell and "launch/environment.sh" in shell
+
+
+def test_setup_installs_and_runs_nothing(clone):
+    assert clone.run("setup.sh").returncode == 0
+    assert len(clone.installs()) == 1 and clone.calls()[-1] == clone.installs()[0]
+
+
+def test_where_nothing_may_be_installed_the_error_says_what_to_run_first(clone):
+    refused = clone.run("local.sh", ACCELERATOR="tpu", INSTALL="no")
+    assert refused.returncode == 1
+    assert "first run ACCELERATOR=tpu launch/setup.sh" in refused.stderr
+    clone.run("setup.sh", ACCELERATOR="tpu")
+    assert clone.run("local.sh", ACCELERATOR="tpu", INSTALL="no").returncode == 0
+    assert clone.installs() == []
 
 
 def test_an_accelerator_picks_its_jax_and_leaves_the_cpu_settings_alone(clone):
@@ -113,6 +132,8 @@ def test_an_accelerator_picks_its_jax_and_leaves_the_cpu_settings_alone(clone):
     clone.run("local.sh", ACCELERATOR="cuda")
     assert "jax[cuda13]" in clone.installs()[0]
     assert clone.last()[1:3] == ["", ""]
+    clone.run("local.sh", ACCELERATOR="tpu")
+    assert "jax[tpu] google-cloud-storage --constraint" in clone.installs()[0]
     refused = clone.run("local.sh", ACCELERATOR="abacus")
     assert "ACCELERATOR=abacus must be cpu, cuda or tpu" in refused.stderr
 
