@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from simple_diffusion.data import decode, digits, folder, scenes, tfds_source
+from simple_diffusion.data import (
+    decode,
+    digits,
+    folder,
+    records,
+    scenes,
+    shards,
+    tfds_source,
+)
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.transforms import Crop
 
@@ -106,11 +115,11 @@ def open_source(
     """Returns the source that `data.source` names.
 
     Args:
-      spec: "scenes", "digits", "folder:PATH" or "tfds:NAME".
+      spec: "scenes", "digits", "folder:PATH", "records:PATH" or "tfds:NAME".
       data_dir: where TFDS data sets were prepared; None for their usual place.
       split: what is trained on, or what is held out from it.
       seed: which endless series of scenes.
-      holdout_fraction: share of a folder that is held out.
+      holdout_fraction: share of a folder that is held out, also after it was prepared.
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
 
@@ -131,9 +140,16 @@ def open_source(
     if kind == "folder" and name:
         path = Path(name).expanduser()
         return folder.FolderSource(path, split, holdout_fraction, box)
+    if kind == "records" and name:
+        root = epath.Path(name).expanduser()
+        return records.RecordsSource(root, split, holdout_fraction, box)
     if kind == "tfds" and name:
         return tfds_source.TfdsSource(name, data_dir, split, box)
-    hint = f"; for this folder write folder:{spec}" if Path(spec).is_dir() else ""
+    hint = ""
+    if Path(spec).is_dir():
+        kind = "records" if (Path(spec) / shards.MANIFEST).exists() else "folder"
+        hint = f"; for this folder write {kind}:{spec}"
     raise DataError(
-        f"data.source={spec} must be scenes, digits, folder:PATH or tfds:NAME{hint}"
+        f"data.source={spec} must be scenes, digits, folder:PATH, records:PATH or "
+        f"tfds:NAME{hint}"
     )

@@ -4,6 +4,7 @@ from PIL import Image
 
 from simple_diffusion.data import digits, patches, sources
 from simple_diffusion.data.errors import DataError
+from tests.data import pictures
 
 
 @pytest.fixture
@@ -15,8 +16,10 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture(params=["scenes", "digits", "folder"])
-def spec(request, photos):
+@pytest.fixture(params=["scenes", "digits", "folder", "records"])
+def spec(request, photos, tmp_path):
+    if request.param == "records":
+        return f"records:{pictures.prepare(photos, tmp_path / 'records')}"
     return f"folder:{photos}" if request.param == "folder" else request.param
 
 
@@ -105,7 +108,7 @@ def test_digits_are_all_there_and_split_nine_to_one():
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "scene", "folder:", "tfds:", "Digits", "http://x/y.png"]
+    "spec", ["", "scene", "folder:", "records:", "tfds:", "Digits", "http://x/y.png"]
 )
 def test_an_unknown_source_is_an_error_that_lists_the_known(spec):
     with pytest.raises(DataError, match="data.source=.* must be scenes, digits, fold"):
