@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-
 from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import patches, pipeline, sources, views
+from simple_diffusion.training.topology import Share
 
 CROPS = {"center": "center", "random": "random"}
+WHOLE = Share(0, 1)  # of each batch: that of a process that runs alone
 RESIZES = {"area": "area", "antialias": "antialias"}
 
 
@@ -35,8 +35,12 @@ class Data:
     class_names: tuple[str, ...]
 
 
-def data(config: Config) -> Data:
+def data(config: Config, share: Share = WHOLE) -> Data:
     """Opens the source of a config.
+
+    Args:
+      config: the whole config.
+      share: which part of every batch this process reads, see `sharding.share`.
 
     Raises:
       ValueError: if the source cannot be opened, its classes are not those that
@@ -68,7 +72,7 @@ def data(config: Config) -> Data:
             f"{len(names)} classes; use that number, None, or 0 to ignore labels"
         )
     processes: dict[str, Any] = dict(
-        process_index=jax.process_index(), process_count=jax.process_count()
+        process_index=share.index, process_count=share.count
     )
 
     def train(first_step: int) -> Iterator[Batch]:

@@ -1,10 +1,10 @@
 """Images: [-1, 1] to and from uint8, grids, and PNG files."""
 
 import math
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
@@ -50,16 +50,18 @@ def enlarge(
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def write_png(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
+def write_png(path: epath.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None:
     """Writes a PNG; a reader never sees a file that is only half written."""
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(partial, format="PNG")
+    with partial.open("wb") as file:  # not by name: it may be in a bucket
+        Image.fromarray(pixels).save(file, format="PNG")
     partial.replace(path)
 
 
-def read_png(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_png(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image file as RGB."""
-    with Image.open(path) as image:
+    with epath.Path(path).open("rb") as file, Image.open(file) as image:
         return np.asarray(image.convert("RGB"))

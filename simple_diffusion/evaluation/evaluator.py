@@ -7,10 +7,11 @@ features, and after the number of samples behind it.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, UInt8
 
 from simple_diffusion.core.types import Batch
@@ -56,7 +57,7 @@ class Evaluator:
         """Yields the mean loss, its mean in each logsnr bin, and bits per dimension."""
         losses, logsnrs, bits = [], [], []
         for number, batch in enumerate(self.held_out()):
-            values = jax.device_get((*self.loss(batch, number), batch.mask))
+            values = _gathered((*self.loss(batch, number), batch.mask))
             loss, logsnr, bit, mask = (np.asarray(v) for v in values)
             losses.append(loss[mask].astype(np.float64))
             logsnrs.append(logsnr[mask])
@@ -77,7 +78,9 @@ class Evaluator:
     def distance(self, sample: Callable[[int], Images]) -> Iterator[tuple[str, float]]:
         """Yields the Fréchet distance between generated and real features."""
         real = self._statistics(
-            np.asarray(batch.image)[np.asarray(batch.mask)] for batch in self.real()
+            image[mask]
+            for batch in self.real()
+            for image, mask in [_gathered((batch.image, batch.mask))]
         )
         if real is None or real.n < 2:
             return  # too few to have a covariance; held_out_images says how few
@@ -96,3 +99,8 @@ class Evaluator:
             part = statistics.of(np.asarray(self.features(jnp.asarray(batch))))
             total = part if total is None else statistics.merge(total, part)
         return total
+
+
+def _gathered(tree: Any) -> Any:
+    """Returns arrays on the host, whichever process's devices hold their parts."""
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,12 @@ Metrics = dict[str, float]
 
 def run(config: Config, workdir: str) -> Metrics:
     """Evaluates the parameters of a workdir and writes `metrics.json`."""
-    folder = Path(workdir)
+    folder = files.folder(workdir)
     files.class_names(folder)  # an error if nothing was trained there
     files.compare(config, folder, files.say)
-    opened = data.data(config)
-    built = network.model(config, opened.num_classes)
     mesh = training.mesh(config)
+    opened = data.data(config, sharding.share(mesh))
+    built = network.model(config, opened.num_classes)
     plan = sampling.plan(config, built, opened.class_names)
     step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
     weak, weak_params = weights.load_weak(plan, opened.num_classes, mesh)

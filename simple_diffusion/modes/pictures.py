@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build.sampling import Sampling
@@ -48,7 +48,7 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
     return draw
 
 
-def write_grid(path: Path, pictures: np.ndarray, labels: np.ndarray) -> None:
+def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> None:
     """Writes images in rows; where the classes come in turn, each has its column."""
     n = len(labels)
     turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))

@@ -1,11 +1,11 @@
 """Mode `sample`: images of a trained model as PNGs, a grid, and an .npz."""
 
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from simple_diffusion.build import network, sampling, training
 from simple_diffusion.build.options import Config
@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-    grid: Path
+    grid: epath.Path
 
 
 def run(config: Config, workdir: str) -> Result:
@@ -33,7 +33,7 @@ def run(config: Config, workdir: str) -> Result:
     `grid.png` with all of them, and `samples.npz` with `arr_0` (images) and `arr_1`
     (labels), as evaluators read it.
     """
-    folder = Path(workdir)
+    folder = files.folder(workdir)
     names = files.class_names(folder)
     files.compare(config, folder, files.say)
     built = network.model(config, len(names))
@@ -76,6 +76,7 @@ def run(config: Config, workdir: str) -> Result:
             safe = "".join(c if c.isalnum() else "_" for c in name)
             images.write_png(folder / "samples" / f"{k:05d}_{safe}.png", image)
         pictures.write_grid(grid, every, plan.labels)
-        np.savez(folder / "samples" / "samples.npz", every, plan.labels)
+        with (folder / "samples" / "samples.npz").open("wb") as file:
+            np.savez(file, every, plan.labels)
     files.say(f"{len(every)} PNGs, grid.png and samples.npz in {folder / 'samples'}")
     return Result(every, plan.labels, grid)

@@ -3,11 +3,11 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import (
@@ -24,7 +24,15 @@ from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
 from simple_diffusion.modes import evaluate, pictures, weights
 from simple_diffusion.modes import workdir as files
-from simple_diffusion.training import checkpoint, loop, report, sharding, state, step
+from simple_diffusion.training import (
+    checkpoint,
+    cluster,
+    loop,
+    report,
+    sharding,
+    state,
+    step,
+)
 
 GRID = "samples.png"
 GRIDS = "grids"
@@ -42,25 +50,24 @@ class Result(NamedTuple):
     status: str
     state: state.TrainState
     metrics: dict[str, float]
-    grid: Path
+    grid: epath.Path
 
 
 def run(config: Config, workdir: str) -> Result:
     """Trains, resuming where a checkpoint is found; then samples and evaluates."""
     # Everything is built before the first array is made: a wrong key costs seconds.
-    folder = Path(workdir)
-    opened = data.data(config)
+    folder = files.folder(workdir)
+    mesh = training.mesh(config)
+    opened = data.data(config, sharding.share(mesh))
     built = network.model(config, opened.num_classes)
     plan = training.plan(config, opened.epoch)
-    mesh = training.mesh(config)
-    training.check_batch(plan.batch_size, mesh)
+    training.check_batch(plan.batch_size, mesh, plan.accumulate)
     sampler = sampling.sampling(config, built, mesh=mesh)
     others = sampling.further(config, built, mesh)
     picture_plan = sampling.plan(config, built, opened.class_names)
     draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
-    count = evaluation.plan(config).after_training
 
-    def further_grid(size: str) -> Path:
+    def further_grid(size: str) -> epath.Path:
         return folder / f"samples_{size}.png"
 
     def show(now: int, current: state.TrainState) -> None:
@@ -81,36 +88,47 @@ def run(config: Config, workdir: str) -> Result:
                 pictures.write_grid(path, whole, shown)
             files.say(f"samples at {size}: {path}")
 
-    outcome = _train(config, folder, opened, built, plan, mesh, show)
-    if outcome.status == loop.STOPPED:
-        return Result(outcome.status, outcome.state, {}, folder / GRID)
-    if outcome.status == loop.ALREADY_COMPLETE:
-        files.remember(config, folder, opened.class_names, files.say)
-    last = int(outcome.state.step)  # more than plan.total in a run that was longer
-    grids = [folder / GRID, *map(further_grid, others)]
-    if not all(path.exists() for path in grids):  # killed between last save and grids
-        show(last, outcome.state)
-    record = files.read_metrics(folder)
-    if record.get("step") != last:
+    def evaluated(last: state.TrainState) -> dict[str, Any]:
+        count = evaluation.plan(config).after_training
         files.say(f"evaluating with {count} samples and held-out images")
-        params = outcome.state.ema["main"]
+        params = last.ema["main"]
         metrics = evaluate.measure(
             config, built, params, opened, mesh, draw, count, sampler.size
         )
-        record = evaluate.describe(config, sampler, last, metrics)
-        files.write_metrics(folder, record)
+        return evaluate.describe(config, sampler, int(last.step), metrics)
+
+    grids = [folder / GRID, *map(further_grid, others)]
+    with training.watch(plan) as watch:
+        outcome = _train(config, folder, opened, built, plan, mesh, show, watch)
+        if outcome.status == loop.STOPPED:
+            return Result(outcome.status, outcome.state, {}, folder / GRID)
+        watch.doing("showing and evaluating the result")
+        if outcome.status == loop.ALREADY_COMPLETE:
+            files.remember(config, folder, opened.class_names, files.say)
+        last = int(outcome.state.step)  # more than plan.total in a run that was longer
+        record = files.read_metrics(folder)
+        # As the first process sees it, which writes the files: all draw, or none.
+        shown, known = cluster.first_says(
+            [all(path.exists() for path in grids), record.get("step") == last]
+        )
+        if not shown:  # killed between last save and grids
+            show(last, outcome.state)
+        if not known:
+            record = evaluated(outcome.state)
+            files.write_metrics(folder, record)
     _summarise(record["metrics"], folder)
     return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
 
 
 def _train(
     config: Config,
-    folder: Path,
+    folder: epath.Path,
     opened: data.Data,
     built: network.Model,
     plan: training.Plan,
     mesh: Mesh,
     show: Callable[[int, state.TrainState], None],
+    watch: cluster.Watch,
 ) -> loop.Outcome:
     optimizer = training.adam(config, plan.total)
     averages = training.averages(config)
@@ -129,11 +147,13 @@ def _train(
         # Not before: now it is known that the checkpoints in this workdir, if any, are
         # of this model, and its records may be overwritten.
         files.remember(config, folder, opened.class_names, files.say)
-        return feed.Feed(opened.train(first_step), sharding.batch_sharding(mesh))
+        return feed.Feed(
+            opened.train(first_step), training.batch_shardings(config, mesh)
+        )
 
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
-            (folder / weights.CHECKPOINTS).resolve(), plan.keep, plan.keep_every
+            folder / weights.CHECKPOINTS, plan.keep, plan.keep_every
         )
         stack.callback(checkpoints.close)
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
@@ -141,7 +161,7 @@ def _train(
         _introduce(config, folder, opened, blueprint, mesh)
         actions = [loop.Action(plan.sample_every or plan.total, show)]
         if plan.snapshot_every:
-            path = (folder / weights.SNAPSHOTS).resolve()
+            path = folder / weights.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)
             stack.callback(snapshots.close)
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))
@@ -158,12 +178,13 @@ def _train(
             actions=actions,
             skips_allowed=plan.skips_allowed,
             profile=profile if plan.profile else None,
+            watch=watch,
         )
 
 
 def _introduce(
     config: Config,
-    folder: Path,
+    folder: epath.Path,
     opened: data.Data,
     blueprint: state.Blueprint,
     mesh: Mesh,
@@ -178,7 +199,7 @@ def _introduce(
     )
 
 
-def _summarise(metrics: dict[str, float], folder: Path) -> None:
+def _summarise(metrics: dict[str, float], folder: epath.Path) -> None:
     """Says what there is to see; one line per number that sums up the run."""
     files.say(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
     for name, value in metrics.items():

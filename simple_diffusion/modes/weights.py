@@ -1,8 +1,7 @@
 """Trained parameters from a workdir, by the names that `sample.weights` has."""
 
-from pathlib import Path
-
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import network
@@ -18,7 +17,7 @@ _POWER = "power_"
 
 
 def load(
-    workdir: Path, built: Model, mesh: Mesh, name: str, step: int | None = None
+    workdir: epath.Path, built: Model, mesh: Mesh, name: str, step: int | None = None
 ) -> tuple[int | None, Params]:
     """Returns (step, parameters), each device holding only its part.
 
@@ -74,7 +73,7 @@ def load_weak(
     """
     if plan.guidance_workdir is None:
         return None, None
-    folder = Path(plan.guidance_workdir)
+    folder = files.folder(plan.guidance_workdir)
     try:
         weak = network.model(files.config(folder), num_classes)
     except (AttributeError, KeyError) as error:

@@ -1,11 +1,12 @@
 """What a run leaves in its workdir besides checkpoints, pictures and metrics."""
 
+import importlib.util
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from simple_diffusion.build.options import Config
@@ -14,13 +15,31 @@ CONFIG = "config.json"
 CLASSES = "classes.json"
 METRICS = "metrics.json"
 
+# What buckets need: package by the beginning of the path.
+_PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
+
 # What the trained parameters depend on.
 _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
+def folder(workdir: str) -> epath.Path:
+    """Returns the workdir as a path, in a bucket or on a disk.
+
+    Raises:
+      ValueError: the package that talks to such buckets is not installed.
+    """
+    for prefix, package in _PACKAGES.items():
+        if workdir.startswith(prefix) and importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"--workdir={workdir} needs the package {package}: "
+                f"pip install {package}, or choose a folder on a disk"
+            )
+    return epath.Path(workdir)
+
+
 def remember(
     config: Config,
-    folder: Path,
+    folder: epath.Path,
     class_names: tuple[str, ...],
     say: Callable[[str], None],
 ) -> None:
@@ -38,7 +57,7 @@ def remember(
     (folder / CLASSES).write_text(json.dumps(class_names) + "\n")
 
 
-def compare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
+def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> None:
     """Says which keys that say what the model is differ from those of its training.
 
     Much of what a model was trained with leaves no trace in its parameters, such as the
@@ -54,7 +73,7 @@ def compare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
             say(f"differs from the training: {line}")
 
 
-def config(folder: Path) -> Config:
+def config(folder: epath.Path) -> Config:
     """Returns the config that a run was last trained with.
 
     Raises:
@@ -66,7 +85,7 @@ def config(folder: Path) -> Config:
     return ConfigDict(json.loads(path.read_text()))
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
+def class_names(folder: epath.Path) -> tuple[str, ...]:
     """Returns the names of the classes of the run; () if it has none.
 
     Raises:
@@ -81,7 +100,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text()))
 
 
-def write_metrics(folder: Path, record: dict[str, Any]) -> Path:
+def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
     """Writes the newest metrics, with what they are metrics of."""
     path = folder / METRICS
     if jax.process_index() == 0:
@@ -89,7 +108,7 @@ def write_metrics(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: epath.Path) -> dict[str, Any]:
     """Returns what `write_metrics` wrote, {} if nothing yet."""
     path = folder / METRICS
     return json.loads(path.read_text()) if path.exists() else {}

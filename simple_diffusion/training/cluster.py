@@ -154,7 +154,7 @@ class Watch:
         self._said = 0.0  # how long it was when a wait was last spoken of
         self._over = threading.Event()
         self._me, self._count = jax.process_index(), jax.process_count()
-        self._store = _store() if self._count > 1 else None
+        self._store: Any = _store() if self._count > 1 else None
 
     def doing(self, what: str) -> None:
         """Notes progress, and what comes next."""

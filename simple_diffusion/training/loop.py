@@ -187,10 +187,11 @@ def jit_step(
       mesh: the devices.
       votes: the step takes those of `cluster.Ballot` as a third argument.
     """
-    batch = sharding.batch_sharding(mesh)
+    # None: a batch is where it was put, see `sharding.batch_shardings`.
+    ballot = [cluster.Ballot(mesh).sharding] if votes else []
     return jax.jit(
         train_step,
-        in_shardings=(shardings, batch, *[cluster.Ballot(mesh).sharding] * votes),
+        in_shardings=(shardings, None, *ballot),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

@@ -4,11 +4,11 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from simple_diffusion.training import step as step_lib
 
@@ -30,7 +30,7 @@ class Report:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: epath.PathLike,
         *,
         total_steps: int,
         every: int = 100,
@@ -40,7 +40,8 @@ class Report:
         self._total_steps = total_steps
         self._every = every
         self._first = jax.process_index() == 0
-        self._path = Path(workdir) / "metrics.jsonl"
+        self._lines: list[str] = []
+        self._path = epath.Path(workdir) / "metrics.jsonl"
         self._say = say if self._first else lambda line: None
         self._events = _event_writer(workdir) if tensorboard and self._first else None
         self._forget()
@@ -56,9 +57,8 @@ class Report:
         if self._first:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             kept = [m for m in read_metrics(self._path) if m["step"] <= step]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(m) + "\n" for m in kept))
-            partial.replace(self._path)
+            self._lines = [json.dumps(m) + "\n" for m in kept]
+            self._rewrite()
         start = f"resuming at step {step}" if step else "starting"
         self._say(f"{start}, {self._total_steps} steps in all; compiling ...")
 
@@ -132,12 +132,23 @@ class Report:
             if count
         }
         if self._first:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, "time": time.time()} | values))
-                file.write("\n")
+            self._append({"step": step, "time": time.time()} | values)
         if self._events is not None:
             self._events.write_scalars(step, values)
         self._say(self._line(step, values))
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
+        if "://" in str(self._path):  # buckets have no appending
+            self._lines.append(line)
+            return self._rewrite()
+        with self._path.open("a") as file:
+            file.write(line)
+
+    def _rewrite(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(self._lines))
+        partial.replace(self._path)
 
     def _line(self, step: int, values: Mapping[str, float]) -> str:
         # By the clock since the start, pauses included: when will it really be over?
@@ -153,8 +164,9 @@ class Report:
         )
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a metrics.jsonl, but for one that was cut off by a crash."""
+    path = epath.Path(path)
     if not path.exists():
         return []
     lines = []
@@ -171,11 +183,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _event_writer(workdir: Path) -> Any:
+def _event_writer(workdir: epath.PathLike) -> Any:
     # Here and not at the top: this loads TensorFlow, three seconds that only training
     # should pay for.
     from clu import metric_writers
 
     return metric_writers.AsyncWriter(
-        metric_writers.SummaryWriter(str(Path(workdir) / "tensorboard"))
+        metric_writers.SummaryWriter(str(epath.Path(workdir) / "tensorboard"))
     )
