@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from benchmarks import flops, protocol
 from simple_diffusion.core import arrays
@@ -89,13 +90,13 @@ def objective(apply: ApplyFn) -> objectives.DiffusionObjective:
     )
 
 
-def random_batch(spec: protocol.Spec) -> Batch:
+def random_batch(spec: protocol.Spec, num_classes: int = 1) -> Batch:
     """Returns a batch of uint8 noise."""
     shape = (spec.batch, spec.resolution, spec.resolution, 3)
     rng = np.random.default_rng(0)
     return Batch(
         image=rng.integers(0, 256, shape, np.uint8),
-        label=np.zeros(spec.batch, np.int32),
+        label=rng.integers(0, num_classes, spec.batch, np.int32),
         box=np.tile(np.array([0, 0, 1, 1], np.float32), (spec.batch, 1)),
         mask=np.ones(spec.batch, bool),
     )
@@ -122,8 +123,35 @@ def prepare_train_step(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Ru
         lambda key: initial(net, spec, key), adam, averages, mesh=mesh
     )
     batch = jax.device_put(random_batch(spec), sharding.batch_sharding(mesh))
+    compiled, facts = compile_step(train_step_of(net), plan, mesh, batch)
+    # Counted on a network whose attention is spelt out, whatever runs.
+    plain = train_step_of(network(spec, spec.dtype, attention="xla"))
+    facts["flops"] = flops.count(plain, plan.abstract, batch)
+    current = plan.create()
+
+    def run(steps: int) -> int | None:
+        nonlocal current
+        for _ in range(steps):
+            current, _ = compiled(current, batch)
+        jax.block_until_ready(current)
+        return device_peak()
+
+    return facts, run
+
+
+def compile_step(
+    train_step: step.TrainStep, plan: state.Blueprint, mesh: Mesh, batch: Batch
+) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+    """Returns the step, compiled as the training loop does, and what it says of itself.
+
+    Args:
+      train_step: (state, batch) -> (state, metrics).
+      plan: of the state, which the step gives its memory back to.
+      mesh: the devices.
+      batch: on the devices.
+    """
     jitted = jax.jit(
-        train_step_of(net),
+        train_step,
         in_shardings=(plan.shardings, sharding.batch_sharding(mesh)),
         out_shardings=(plan.shardings, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -132,44 +160,38 @@ def prepare_train_step(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Ru
     lowered = jitted.lower(plan.abstract, batch)
     traced = time.perf_counter()
     compiled = lowered.compile()
-    finished = time.perf_counter()
-
-    # Counted on a network whose attention is spelt out, whatever runs.
-    plain = train_step_of(network(spec, spec.dtype, attention="xla"))
-    facts = {
+    return compiled, {
         "parameters": arrays.tree_size(plan.abstract.params),
-        "flops": flops.count(plain, plan.abstract, batch),
         "xla_flops": int((compiled.cost_analysis() or {}).get("flops", 0)),
         "trace_seconds": traced - start,
-        "compile_seconds": finished - traced,
+        "compile_seconds": time.perf_counter() - traced,
         "xla_bytes": _memory(compiled),
         "version": f"jax {jax.__version__}",
         "device": jax.devices()[0].device_kind,
     }
-    current = plan.create()
-
-    def run(steps: int) -> int | None:
-        nonlocal current
-        for _ in range(steps):
-            current, _ = compiled(current, batch)
-        jax.block_until_ready(current)
-        return _device_peak()
-
-    return facts, run
 
 
 def prepare_matmul(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
     """Compiles a square matrix product, what the machine can do at best."""
     n = spec.matmul
-    a = jnp.ones((n, n), jnp.dtype(spec.dtype))
+    # Of random numbers, whose bits cost the power that real ones do; scaled, so that a
+    # chain of products, each of which waits for the one before, stays finite.
+    a = jax.random.normal(jax.random.key(0), (n, n)) / n**0.5
+    a = product = a.astype(spec.dtype)
     compiled = jax.jit(jnp.matmul).lower(a, a).compile()
 
     def run(steps: int) -> int | None:
+        nonlocal product
         for _ in range(steps):
-            jax.block_until_ready(compiled(a, a))
-        return _device_peak()
+            product = compiled(a, product)
+        jax.block_until_ready(product)
+        return device_peak()
 
-    return {"flops": flops.count(jnp.matmul, a, a), "version": jax.__version__}, run
+    return {
+        "flops": flops.count(jnp.matmul, a, a),
+        "version": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }, run
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -179,7 +201,8 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return {name: getattr(analysis, f"{name}_size_in_bytes", 0) for name in names}
 
 
-def _device_peak() -> int | None:
+def device_peak() -> int | None:
+    """Returns the most bytes of the accelerator that this process had, None on CPU."""
     statistics = jax.devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import protocol
+from benchmarks import protocol, recipe
 
 VARIANTS = ("eager", "channels_last", "compiled", "compiled_channels_last")
 
@@ -36,20 +36,31 @@ def load() -> ModuleType:
     return module
 
 
-def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
-    """Makes the training step: loss, gradient, clipping, Adam, one average."""
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(0)
-    device = {"cpu": "cpu", "gpu": "cuda"}[spec.backend]
-    module = load()
-    net = module.UViT(
-        spec.width,
+def size(spec: protocol.Spec) -> dict[str, Any]:
+    """Returns the arguments of the peer's U-ViT."""
+    if spec.recipe is not None:
+        return recipe.peer_arguments(spec.recipe)
+    return dict(
+        dim=spec.width,
         dim_mults=(2, 4),
         vit_depth=spec.depth,
         vit_dropout=0.0,
         attn_heads=4,
         attn_dim_head=32,
     )
+
+
+def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
+    """Makes the training step: loss, gradient, clipping, Adam, one average."""
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(0)
+    device = {"cpu": "cpu", "gpu": "cuda"}[spec.backend]
+    module = load()
+    if device == "cuda":
+        # As JAX has it: what stays in float32 is multiplied as TF32.
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    net = module.UViT(**size(spec))
     diffusion = module.GaussianDiffusion(net, image_size=spec.resolution).to(device)
     images = torch.rand(spec.batch, 3, spec.resolution, spec.resolution, device=device)
     if "channels_last" in spec.variant:
@@ -57,7 +68,8 @@ def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
         images = images.contiguous(memory_format=torch.channels_last)
     params = list(diffusion.parameters())
     average = [p.detach().clone() for p in params]
-    adam = torch.optim.Adam(params, lr=1e-4, betas=(0.9, 0.99))
+    fused = device == "cuda" or None  # the fastest that there is
+    adam = torch.optim.Adam(params, lr=1e-4, betas=(0.9, 0.99), fused=fused)
     half = torch.autocast(device, torch.bfloat16, enabled=spec.dtype == "bfloat16")
 
     def step(loss_of: Any) -> None:

@@ -40,6 +40,9 @@ class Spec:
     folder: images to read.
     largest: size of the largest whole that patches are cut from; of the smallest, and
       of the patches, it is `resolution`.
+    recipe: a config as `recipe.load` makes it; `width` and `depth` then say nothing.
+    programs: keys of the recipe, and their values, that each program of a worker has of
+      its own, by the name of the program.
     """
 
     variant: str
@@ -53,17 +56,20 @@ class Spec:
     matmul: int = 4096
     folder: str = ""
     largest: int = 256
+    recipe: dict[str, Any] | None = None
+    programs: dict[str, dict[str, Any]] | None = None
 
 
-Run = Callable[[int], int | None]
+Run = Callable[..., int | None]
 
 
 def serve(prepare: Callable[[Spec], tuple[dict[str, Any], Run]]) -> None:
     """Answers a driver on standard input and output until it hangs up.
 
     Args:
-      prepare: spec -> (what there is to say, run). `run(n)` makes n steps, waits for
-        them, and returns the peak of the accelerator's memory in bytes, None on CPU.
+      prepare: spec -> (what there is to say, run). `run(steps=n)` makes n steps, waits
+        for them, and returns the peak of the accelerator's memory in bytes, None on
+        CPU; what else a driver asks for reaches it by keyword.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not reach the driver
@@ -75,11 +81,11 @@ def serve(prepare: Callable[[Spec], tuple[dict[str, Any], Run]]) -> None:
     answer({**facts, "preparing_peak_bytes": peak_bytes()})
     return_unused_memory()
     for line in sys.stdin:
-        steps = json.loads(line)["steps"]
+        message = json.loads(line)
         forget_peak()
         start = time.perf_counter()
-        device_bytes = run(steps)
-        seconds = (time.perf_counter() - start) / steps
+        device_bytes = run(**message)
+        seconds = (time.perf_counter() - start) / message["steps"]
         answer({"seconds": seconds, "peak_bytes": device_bytes or peak_bytes()})
 
 
@@ -107,9 +113,9 @@ class Worker:
         )
         self.facts = self._ask(asdict(spec))
 
-    def measure(self, steps: int) -> None:
-        """Makes some steps and notes their time."""
-        reply = self._ask({"steps": steps})
+    def measure(self, steps: int, **what: Any) -> None:
+        """Makes some steps, of what its `run` takes besides, and notes their time."""
+        reply = self._ask({"steps": steps, **what})
         self.rounds.append(reply["seconds"])
         self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
 
