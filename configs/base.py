@@ -191,8 +191,26 @@ def default() -> ConfigDict:
         )
     )
 
-    # Devices along each axis of the mesh; -1 is whatever remains.
-    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    # Devices along each axis of the mesh; one of them may be -1, whatever remains.
+    config.mesh = ConfigDict(
+        dict(
+            # Copies of the state, each with its part of the batch.
+            data=-1,
+            # Devices that share both state and batch: what a state too large for one
+            # device needs first.
+            fsdp=1,
+            # Devices that share the widths of transformer blocks and the heads of
+            # attention, for the same part of the batch.
+            tensor=1,
+            # Parts of the cluster between which the network is slow, such as TPU
+            # slices; mesh.data, a multiple, goes over them. 1 is none, -1 as many as
+            # the devices say.
+            slices=1,
+            # Split the rows of pixels of each image over mesh.tensor, too: for images
+            # so large that the activations of one do not fit on a device.
+            split_rows=False,
+        )
+    )
 
     config.train = ConfigDict(
         dict(
@@ -212,6 +230,13 @@ def default() -> ConfigDict:
             skips_allowed=0,
             # Steps of which a trace is written to the workdir, for TensorBoard.
             profile_steps=0,
+            # A step, batch or save that takes longer is spoken of.
+            stall_warning_seconds=60.0,
+            # One that takes longer ends the run with exit code 75, so that it can be
+            # started again; 0 waits for ever.
+            stall_limit_seconds=0.0,
+            # Of several processes: silence after which one is taken for lost.
+            peer_timeout_seconds=60.0,
         )
     )
 

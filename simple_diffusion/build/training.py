@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from simple_diffusion.build.options import Config, pick
-from simple_diffusion.training import ema, optimizer, sharding
+from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that make their images say they have as many as this, or more.
 ENDLESS = 2**31
@@ -19,6 +22,7 @@ class Plan:
     keep: newest checkpoints that are kept; keep_every: those kept for good.
     skips_allowed: steps in a row that may be skipped because they are not finite.
     profile: number of steps to trace.
+    stall_warning, stall_limit, peer_timeout: seconds, see `cluster.Watch`.
     snapshot_every: how often the power-function averages are stored.
     """
 
@@ -34,6 +38,9 @@ class Plan:
     keep_every: int | None
     skips_allowed: int
     profile: int
+    stall_warning: float
+    stall_limit: float
+    peer_timeout: float
 
 
 def plan(config: Config, epoch: int) -> Plan:
@@ -51,10 +58,14 @@ def plan(config: Config, epoch: int) -> Plan:
     for section, key in (
         ("train", "skips_allowed"),
         ("train", "profile_steps"),
+        ("train", "stall_limit_seconds"),
         ("ema", "snapshot_every_steps"),
     ):
         if config[section][key] < 0:
             raise ValueError(f"{section}.{key}={config[section][key]} is negative")
+    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
+        if c[key] <= 0:
+            raise ValueError(f"train.{key}={c[key]} must be positive")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -85,6 +96,9 @@ def plan(config: Config, epoch: int) -> Plan:
         keep_every=c.keep_every_steps,
         skips_allowed=c.skips_allowed,
         profile=c.profile_steps,
+        stall_warning=c.stall_warning_seconds,
+        stall_limit=c.stall_limit_seconds,
+        peer_timeout=c.peer_timeout_seconds,
     )
 
 
@@ -122,17 +136,30 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
     return value if unit == "steps" else math.ceil(value * examples[unit] / batch_size)
 
 
-def mesh(config: Config) -> Mesh:
-    """Returns the mesh over all devices.
+def mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh over all devices, or over those given.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the axes do not multiply to the number of devices, do not suit its
+        slices, or cannot share the rows of an image equally.
     """
     c = config.mesh
-    return sharding.make_mesh(c.data, c.fsdp, c.tensor)
+    made = sharding.make_mesh(c.data, c.fsdp, c.tensor, devices, slices=c.slices)
+    side, ways = config.data.resolution, made.shape["tensor"]
+    if c.split_rows and side % ways:
+        raise ValueError(
+            f"mesh.split_rows=True needs data.resolution={side} to be a multiple of "
+            f"mesh.tensor={ways}, the devices that share the rows of an image"
+        )
+    return made
 
 
-def check_batch(batch_size: int, devices: Mesh) -> None:
+def batch_shardings(config: Config, devices: Mesh) -> Callable[[int], NamedSharding]:
+    """Returns where an array of a training batch lies, by its rank."""
+    return sharding.batch_shardings(devices, config.mesh.split_rows)
+
+
+def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
     """Raises ValueError if the devices cannot share a training batch equally."""
     ways = devices.shape["data"] * devices.shape["fsdp"]
     if batch_size % ways:
@@ -140,6 +167,22 @@ def check_batch(batch_size: int, devices: Mesh) -> None:
             f"train.batch_size={batch_size} must be a multiple of the {ways} devices "
             "that share a batch (mesh.data times mesh.fsdp)"
         )
+    if batch_size // accumulate % ways:
+        raise ValueError(
+            f"train.batch_size={batch_size} in train.accumulate={accumulate} parts "
+            f"gives {batch_size // accumulate} images a part, not a multiple of the "
+            f"{ways} devices that share it (mesh.data times mesh.fsdp)"
+        )
+
+
+def watch(plan: Plan) -> cluster.Watch:
+    """Returns what says where a run stands still; every process prints its own."""
+    return cluster.Watch(
+        partial(print, flush=True),
+        patience=plan.stall_warning,
+        limit=plan.stall_limit,
+        silence=plan.peer_timeout,
+    )
 
 
 def adam(config: Config, total_steps: int) -> optimizer.Optimizer:

@@ -9,12 +9,16 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from simple_diffusion.core.types import Batch
+
+# Where an array of a batch lies, the same for all or by their rank.
+Placement = jax.sharding.Sharding | Callable[[int], jax.sharding.Sharding]
 
 
 class Feed:
@@ -24,13 +28,11 @@ class Feed:
 
     Args:
       batches: this process's part of each batch, as numpy arrays; closed with the feed.
-      sharding: of the batch axis, over all devices of all processes.
+      sharding: over all devices of all processes; its first axis is that of the batch.
       depth: batches that wait on the devices, at least 1.
     """
 
-    def __init__(
-        self, batches: Iterator[Batch], sharding: jax.sharding.Sharding, depth: int = 2
-    ):
+    def __init__(self, batches: Iterator[Batch], sharding: Placement, depth: int = 2):
         self._ready: queue.Queue[Any] = queue.Queue(depth)
         self._seconds_waited = 0.0
         self._over: BaseException | None = None
@@ -81,7 +83,7 @@ class Feed:
 
 def _work(
     batches: Iterator[Batch],
-    sharding: jax.sharding.Sharding,
+    sharding: Placement,
     ready: queue.Queue,
     stop: threading.Event,
 ) -> None:
@@ -104,11 +106,29 @@ def _work(
         put(error)
 
 
-def on_devices(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
-    """Returns the batch of all processes, each giving its part, on the devices."""
-    return jax.tree.map(
-        lambda v: jax.make_array_from_process_local_data(sharding, v), batch
-    )
+def on_devices(batch: Batch, sharding: Placement) -> Batch:
+    """Returns the batch of all processes, each giving its part, on the devices.
+
+    Processes whose devices hold the same examples give the same part.
+    """
+
+    def put(v: np.ndarray) -> jax.Array:
+        where = sharding(v.ndim) if callable(sharding) else sharding
+        # Said, not inferred: split rows of an image are no more rows in all, since
+        # every process has them whole.
+        shape = (len(v) * _parts(where, v.ndim), *v.shape[1:])
+        return jax.make_array_from_process_local_data(where, v, shape)
+
+    return jax.tree.map(put, batch)
+
+
+def _parts(sharding: jax.sharding.Sharding, rank: int) -> int:
+    """Returns how many parts, one per process or several alike, make a batch."""
+    ways = (sharding.num_devices,) * rank  # divides, however it is split
+    every = sharding.devices_indices_map(ways)
+    here = sharding.addressable_devices_indices_map(ways)
+    starts, own = ({at[0].start for at in m.values() if at} for m in (every, here))
+    return len(starts) // len(own)
 
 
 def _close(

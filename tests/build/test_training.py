@@ -69,6 +69,33 @@ def test_a_batch_that_the_devices_cannot_share_names_the_axes():
         training.check_batch(12, training.mesh(config()))
 
 
+def test_parts_of_a_batch_that_the_devices_cannot_share_name_the_keys():
+    devices = training.mesh(config())
+    training.check_batch(32, devices, accumulate=4)
+    with pytest.raises(ValueError, match="train.accumulate=4 parts gives 6 images"):
+        training.check_batch(24, devices, accumulate=4)
+
+
+def test_rows_that_the_devices_cannot_share_name_the_keys():
+    made = config()
+    made.mesh.update(data=1, tensor=-1, split_rows=True)
+    made.data.resolution = 60
+    with pytest.raises(ValueError, match="data.resolution=60 .* mesh.tensor=8"):
+        training.mesh(made)
+    made.data.resolution = 64
+    place = training.batch_shardings(made, training.mesh(made))
+    assert place(4).shard_shape((1, 64, 64, 3)) == (1, 8, 64, 3)
+    made.mesh.split_rows = False
+    assert training.batch_shardings(made, training.mesh(made))(4).is_fully_replicated
+
+
+def test_slices_come_from_the_config():
+    made = config()
+    made.mesh.slices = 2
+    with pytest.raises(ValueError, match="mesh.slices=2 does not divide"):
+        training.mesh(made)
+
+
 def test_a_weight_decay_that_nothing_uses_is_an_error():
     made = config()
     made.optimizer.weight_decay = 0.1

@@ -62,6 +62,13 @@ def test_batches_come_in_order_and_sharded_over_all_devices(sharding):
                 assert v.addressable_shards[0].data.shape[0] == 1
 
 
+def test_arrays_of_different_rank_may_be_split_differently(sharding):
+    rows = NamedSharding(sharding.mesh, PartitionSpec("data", "fsdp"))
+    placed = feed.on_devices(batch(0), lambda rank: rows if rank == 4 else sharding)
+    assert placed.image.addressable_shards[0].data.shape == (2, 2, 4, 3)
+    assert placed.label.addressable_shards[0].data.shape == (1,)
+
+
 def test_batches_are_made_ahead_but_no_further_than_depth(sharding):
     source = Source()
     with feed.Feed(source, sharding, depth=3) as batches:

@@ -62,6 +62,36 @@ def test_a_tensor_rule_splits_the_named_axis_and_another_one():
     assert rule((4, 7), mesh) == PartitionSpec("fsdp", None)
 
 
+def test_an_axis_of_merged_heads_is_split_between_heads_only():
+    rules = (
+        ("qkv", sharding.tensor(-2, min_size=0)),
+        ("out", sharding.tensor(-2, "../../qkv/bias", min_size=0)),
+    )
+
+    def split(heads, mesh):
+        qkv = {"kernel": shape(24, 3, heads, 24 // heads), "bias": shape(3, heads, 1)}
+        tree = {"attention": {"qkv": qkv, "out": {"kernel": shape(24, 24)}}}
+        placed = specs(tree, mesh, rules)["attention"]
+        return "tensor" in placed["qkv"]["kernel"], "tensor" in placed["out"]["kernel"]
+
+    four, two = sharding.make_mesh(2, 1, 4), sharding.make_mesh(2, 2, 2)
+    assert split(4, four) == split(8, four) == split(6, two) == (True, True)
+    # 24 features divide by four, two or six heads do not.
+    assert split(2, four) == split(6, four) == (False, False)
+
+
+def test_the_stack_of_blocks_is_never_split_and_a_rule_sees_one_block():
+    mesh = sharding.make_mesh(1, 8, 1)
+    tree = {"blocks": {"kernel": shape(64, 16, 8), "bias": shape(64, 100)}}
+    rules = ((".*", sharding.fsdp(min_size=101)),)
+    assert specs(tree, mesh, rules) == {
+        "blocks": {
+            "kernel": PartitionSpec(None, "fsdp", None),
+            "bias": PartitionSpec(None, None),
+        }
+    }
+
+
 def test_the_first_pattern_that_is_found_wins():
     mesh = sharding.make_mesh(1, 8, 1)
     rules = (("bias$", sharding.replicate), (".*", sharding.fsdp(min_size=0)))
@@ -106,3 +136,24 @@ def test_a_batch_is_split_over_data_and_fsdp_and_copied_over_tensor():
     assert x.sharding.shard_shape(x.shape) == (2,)
     held = [s.data.tolist() for s in x.addressable_shards]
     assert sorted(held) == [[k, k + 1] for k in (0, 0, 2, 2, 4, 4, 6, 6)]
+
+
+@pytest.mark.parametrize("split_rows", [False, True])
+def test_rows_of_pixels_are_split_over_tensor_if_asked(split_rows):
+    mesh = sharding.make_mesh(2, 2, 2)
+    place = sharding.batch_shardings(mesh, split_rows)
+    assert place(4).shard_shape((8, 6, 6, 3)) == (2, 3 if split_rows else 6, 6, 3)
+    assert place(1).shard_shape((8,)) == (2,)
+    assert place(2).shard_shape((8, 4)) == (2, 4)
+
+
+def test_one_process_reads_whole_batches():
+    for axes in [(8, 1, 1), (2, 2, 2), (1, 1, 8)]:
+        assert sharding.share(sharding.make_mesh(*axes)) == (0, 1)
+
+
+def test_a_mesh_goes_over_slices_as_the_devices_say():
+    # Eight devices of one process are one slice.
+    assert sharding.make_mesh(slices=-1) == sharding.make_mesh()
+    with pytest.raises(ValueError, match="mesh.slices=2 does not divide the 1 slices"):
+        sharding.make_mesh(slices=2)
