@@ -1,11 +1,12 @@
 """A folder of unusual pictures, and what it is prepared to."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from simple_diffusion.data import preparation, stored
+from simple_diffusion.data import preparation, shards, sources, stored
 
 SMALL_SHARDS = 0.02  # megabytes: a few pictures each
 
@@ -64,3 +65,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Returns every file of a folder, and of those in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def manifest_of(root: Path) -> dict:
+    return json.loads((root / shards.MANIFEST).read_text())
+
+
+def whole(root: Path) -> dict[str, np.ndarray]:
+    """Returns every image of both splits, by name."""
+    found = {}
+    for split in ("train", "holdout"):
+        source = sources.open_source(f"records:{root}", split=split)
+        for k in range(len(source)):
+            found[source.name(k).split(": ")[1]] = source.read(k, 1000)[0]
+    return found

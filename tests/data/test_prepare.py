@@ -1,5 +1,4 @@
 import itertools
-import json
 import os
 import re
 import signal
@@ -7,10 +6,7 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from etils import epath
-from PIL import Image
 
 from simple_diffusion.data import ahead, preparation, prepare, shards, sources, stored
 from simple_diffusion.data.errors import DataError
@@ -30,27 +26,8 @@ def native(images, tmp_path_factory):
     return pictures.prepare(images, tmp_path_factory.mktemp("native") / "records")
 
 
-def manifest_of(root):
-    return json.loads((root / MANIFEST).read_text())
-
-
-def whole(images, root):
-    """Returns every image of both splits, by name."""
-    found = {}
-    for split in ("train", "holdout"):
-        source = sources.open_source(f"records:{root}", split=split)
-        for k in range(len(source)):
-            found[source.name(k).split(": ")[1]] = source.read(k, 1000)[0]
-    return found
-
-
-def write(path, array):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-
-
 def test_the_manifest_counts_what_is_there_and_what_was_left_out(images, native):
-    found = manifest_of(native)
+    found = pictures.manifest_of(native)
     assert found["classes"] == {"cat": 14, "dog": 12, "dog-like": 12}
     assert found["count"] == 38 == sum(shard["count"] for shard in found["shards"])
     assert set(found["skipped"]) == {"dog/007.png", "dog-like/023.png"}
@@ -62,33 +39,16 @@ def test_the_manifest_counts_what_is_there_and_what_was_left_out(images, native)
         assert (native / shard["file"]).stat().st_size == shard["bytes"]
 
 
-def test_a_shard_is_as_full_as_it_gets(images, native):
-    place = epath.Path(native)
-    manifest = shards.load(place)
-    limit = pictures.SMALL_SHARDS * 1e6
-    names, found = iter(shards.load_names(place, manifest)), []
-    for shard in manifest.shards:
-        reader = shards.open_shard(place / shard.file)
-        records = reader.read_all()
-        for record in records:
-            label, name, encoded = shards.unpack(record)
-            assert name == next(names)
-            assert encoded == (images / name).read_bytes()
-            assert ("cat", "dog", "dog-like")[label] == name.split("/")[0]
-        found.append([len(record) for record in records])
-    for sizes, after in itertools.pairwise(found):
-        assert (sum(sizes) <= limit or len(sizes) == 1) and sum(sizes) + after[
-            0
-        ] > limit
-
-
 def test_an_image_that_cannot_be_read_is_named_and_counted(tmp_path, caplog):
     images = pictures.make(tmp_path / "images", bad=(7, 23))
     (images / "cat" / "gone.jpg").symlink_to("nowhere")
     root = pictures.prepare(images, tmp_path / "records")
     assert "skipped bad image (1 so far): cat/gone.jpg: No such file" in caplog.text
     assert "skipped bad image (3 so far): dog/007.png: " in caplog.text
-    assert manifest_of(root)["skipped"]["cat/gone.jpg"] == "No such file or directory"
+    assert (
+        pictures.manifest_of(root)["skipped"]["cat/gone.jpg"]
+        == "No such file or directory"
+    )
 
 
 def test_without_any_image_that_can_be_read_there_is_no_data_set(tmp_path):
@@ -106,62 +66,6 @@ def test_the_number_of_workers_changes_no_byte(images, tmp_path, size):
         pictures.prepare(images, root, workers=workers, size=size, **reduced)
     one, *others = (pictures.contents(tmp_path / str(n)) for n in (1, 3, 8))
     assert all(one == other for other in others)
-
-
-# The area filter: the mean over squares, and Pillow rounds after each axis.
-def test_a_reduced_image_is_the_mean_over_squares(tmp_path):
-    array = pictures.pixels(1, 48, 75)
-    write(tmp_path / "images" / "1.png", array)
-    options = dict(size=16, resize="area", quality="lossless")
-    root = pictures.prepare(tmp_path / "images", tmp_path / "records", **options)
-    found = whole(tmp_path, root)["1.png"]
-    means = array.reshape(16, 3, 25, 3, 3).mean((1, 3))
-    assert np.abs(found - means).max() <= 1
-
-
-@pytest.mark.parametrize("resize", ["area", "antialias"])
-def test_a_reduced_image_is_what_pillow_makes_of_it(tmp_path, resize):
-    array = pictures.pixels(2, 50, 41)
-    write(tmp_path / "images" / "1.png", array)
-    kinds = {"area": Image.Resampling.BOX, "antialias": Image.Resampling.LANCZOS}
-    # No edge of an area falls on the centre of a pixel, where rounding would decide.
-    wanted = np.asarray(Image.fromarray(array).resize((31, 38), kinds[resize]))
-    found = {}
-    for quality in ("lossless", 95):
-        options = dict(size=31, resize=resize, quality=quality)
-        root = tmp_path / str(quality)
-        pictures.prepare(tmp_path / "images", root, **options)
-        found[quality] = whole(tmp_path, root)["1.png"].astype(int)
-    # The filter's edges are moved by a thousandth of a pixel (transforms.cut).
-    assert np.abs(found["lossless"] - wanted).max() <= 1
-    error = found[95] - wanted
-    # At quality 95 the quantisation steps are 2 to 12 for brightness: an error of about
-    # two levels, and of more for colours.
-    assert 0 < np.sqrt(np.mean(error**2)) < 4
-
-
-def test_nothing_is_enlarged_and_what_is_small_stays_as_it_is(images, tmp_path):
-    options = dict(size=30, resize="area", quality=95)
-    root = pictures.prepare(images, tmp_path / "records", **options)
-    originals = {}
-    for split in ("train", "holdout"):
-        folder = sources.open_source(f"folder:{images}", split=split)
-        for k in range(len(folder)):
-            name = os.path.relpath(folder.name(k), images)
-            if name not in manifest_of(root)["skipped"]:
-                originals[name] = folder.read(k, 1000)[0]
-    reduced = whole(images, root)
-    assert reduced.keys() == originals.keys()
-    small = 0
-    for name, image in originals.items():
-        if min(image.shape[:2]) <= 30:
-            small += 1
-            assert (reduced[name] == image).all()
-        else:
-            h, w, _ = reduced[name].shape
-            assert min(h, w) == 30
-            assert abs(h / w - image.shape[0] / image.shape[1]) < 1 / 30
-    assert 5 < small < len(originals) - 5
 
 
 # Runs the command with a pause at each image, so that it can be killed in the middle.
@@ -262,74 +166,6 @@ def test_no_room_is_a_clear_error_and_what_is_finished_stays(
     assert pictures.contents(root) == pictures.contents(native)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def extend(path):
-    path.write_bytes(path.read_bytes() + b"x")
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 4
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("file", ["records-00002.array_record", "names"])
-@pytest.mark.parametrize(
-    "harm, said",
-    [
-        (lambda path: path.unlink(), "is missing"),
-        (cut, "has .* bytes instead of"),
-        (extend, "has .* bytes instead of"),
-        (flip, "has changed"),
-    ],
-)
-def test_every_damage_is_named_and_mended(images, native, tmp_path, file, harm, said):
-    root = pictures.prepare(images, tmp_path / "records")
-    if file == "names" and harm is cut:
-        (root / "names").write_bytes(b"cat")
-    else:
-        harm(root / file)
-    if not (harm is flip and file != "names"):  # its size and count are as they were
-        with pytest.raises(DataError, match=f"{file} {said}(.*\n)+.*--verify"):
-            sources.open_source(f"records:{root}")
-    with pytest.raises(DataError, match=f"{file} {said}"):
-        preparation.check(root)
-    pictures.prepare(images, root, verify=True)
-    preparation.check(root)
-    assert pictures.contents(root) == pictures.contents(native)
-
-
-def test_what_cannot_become_what_it_was_is_an_error(tmp_path):
-    images = pictures.make(tmp_path / "images")
-    root = pictures.prepare(images, tmp_path / "records")
-    (root / "records-00001.array_record").unlink()
-    for path in images.rglob("*.png"):
-        write(path, pictures.pixels(9, 30, 30))
-    with pytest.raises(DataError, match="records-00001.* cannot be made again as it"):
-        pictures.prepare(images, root)
-    assert not (root / "records-00001.array_record").exists()
-    (images / "cat" / "new.png").write_bytes(b"")
-    with pytest.raises(DataError, match="held other images"):
-        pictures.prepare(images, root)
-
-
-def test_a_damaged_or_newer_manifest_is_an_error(images, tmp_path):
-    root = pictures.prepare(images, tmp_path / "records")
-    text = (root / MANIFEST).read_text()
-    for wrong in (text[:100], "[]", "{}"):
-        (root / MANIFEST).write_text(wrong)
-        with pytest.raises(DataError, match="manifest.json is damaged"):
-            sources.open_source(f"records:{root}")
-        with pytest.raises(DataError, match="manifest.json is damaged"):
-            pictures.prepare(images, root)
-    (root / MANIFEST).write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(DataError, match="of version 2, and .* reads version 1"):
-        sources.open_source(f"records:{root}")
-
-
 def test_the_finished_command_says_so_and_needs_no_images(tmp_path, capsys):
     images = pictures.make(tmp_path / "images", 9)
     root = pictures.prepare(images, tmp_path / "records")
@@ -377,7 +213,7 @@ def test_other_settings_than_before_are_named_with_those(
 def test_images_that_came_in_between_are_an_error(tmp_path, monkeypatch):
     images = pictures.make(tmp_path / "images")
     interrupted(images, tmp_path / "records", monkeypatch)
-    write(images / "cat" / "new.png", pictures.pixels(0, 9, 9))
+    pictures.write(images / "cat" / "new.png", pictures.pixels(0, 9, 9))
     with pytest.raises(DataError, match="was begun when --input .* held other images"):
         pictures.prepare(images, tmp_path / "records")
 
@@ -461,15 +297,9 @@ def test_progress_is_told_with_speed_and_time_left(images, tmp_path, monkeypatch
 
 def test_subfolders_that_look_like_splits_are_pointed_out(tmp_path, caplog):
     for split in ("train", "val"):
-        write(tmp_path / "images" / split / "1.png", pictures.pixels(0, 9, 9))
+        pictures.write(tmp_path / "images" / split / "1.png", pictures.pixels(0, 9, 9))
     pictures.prepare(tmp_path / "images", tmp_path / "records")
     assert "taken for classes, and are called train, val; " in caplog.text
-
-
-def test_a_bucket_gets_files_that_were_made_here(images, native, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "is_local", lambda root: False)
-    root = pictures.prepare(images, tmp_path / "records")
-    assert pictures.contents(root) == pictures.contents(native)
 
 
 def test_a_tfds_set_keeps_its_images_classes_and_splits(tmp_path):
@@ -479,7 +309,7 @@ def test_a_tfds_set_keeps_its_images_classes_and_splits(tmp_path):
     settings = stored.Settings("tfds:toy", data_dir=str(tmp_path))
     root = tmp_path / "records"
     preparation.prepare(settings, root)
-    assert manifest_of(root)["holdout_from"] == 20
+    assert pictures.manifest_of(root)["holdout_from"] == 20
     for split in ("train", "holdout"):
         one = sources.open_source("tfds:toy", str(tmp_path), split)
         other = sources.open_source(f"records:{root}", split=split)
