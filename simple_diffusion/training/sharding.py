@@ -18,7 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 
 from simple_diffusion.training import topology
 from simple_diffusion.training.topology import Share
@@ -28,7 +34,9 @@ AXES = ("data", "fsdp", "tensor")
 Shape = tuple[int, ...]
 # The shape of an array by its path relative to the array at hand, if there is one.
 Find = Callable[[str], Shape | None]
-Rule = Callable[[Shape, Mesh, Find], PartitionSpec]
+# Rules need only the lengths of the axes, which a mesh without devices has too.
+AnyMesh = Mesh | AbstractMesh
+Rule = Callable[[Shape, AnyMesh, Find], PartitionSpec]
 Rules = Sequence[tuple[str, Rule]]
 
 # Arrays of a scan over blocks: stacked on the first axis.
@@ -76,7 +84,7 @@ def make_mesh(
     )
 
 
-def replicate(shape: Shape, mesh: Mesh, find: Find | None = None) -> PartitionSpec:
+def replicate(shape: Shape, mesh: AnyMesh, find: Find | None = None) -> PartitionSpec:
     """A rule: every device holds the whole array."""
     return PartitionSpec()
 
@@ -88,7 +96,7 @@ def fsdp(min_size: int = 2**14) -> Rule:
     a message each step and saves nothing worth having.
     """
 
-    def rule(shape: Shape, mesh: Mesh, find: Find | None = None) -> PartitionSpec:
+    def rule(shape: Shape, mesh: AnyMesh, find: Find | None = None) -> PartitionSpec:
         return _split_largest(shape, mesh, min_size, taken=None)
 
     return rule
@@ -105,12 +113,12 @@ def tensor(axis: int, heads: str | None = None, min_size: int = 2**14) -> Rule:
       min_size: as in `fsdp`.
     """
 
-    def rule(shape: Shape, mesh: Mesh, find: Find | None = None) -> PartitionSpec:
+    def rule(shape: Shape, mesh: AnyMesh, find: Find | None = None) -> PartitionSpec:
         ways, whole = mesh.shape["tensor"], shape[axis]
         if heads is not None and find is not None:
             beside = find(heads)
             whole = whole if beside is None else beside[-2]
-        if whole % ways:
+        if ways == 1 or whole % ways:
             return _split_largest(shape, mesh, min_size, taken=None)
         return _split_largest(shape, mesh, min_size, taken=len(shape) + axis)
 
@@ -139,10 +147,10 @@ RULES = table()
 
 
 def _split_largest(
-    shape: Shape, mesh: Mesh, min_size: int, taken: int | None
+    shape: Shape, mesh: AnyMesh, min_size: int, taken: int | None
 ) -> PartitionSpec:
     spec: list[str | None] = [None] * len(shape)
-    if taken is not None and mesh.shape["tensor"] > 1:
+    if taken is not None:
         spec[taken] = "tensor"
     ways = mesh.shape["fsdp"]
     fits = [a for a in range(len(shape)) if a != taken and shape[a] % ways == 0]
@@ -152,7 +160,7 @@ def _split_largest(
     return PartitionSpec(*spec)
 
 
-def state_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+def state_shardings(tree: Any, mesh: AnyMesh, rules: Rules = RULES) -> Any:
     """Returns a tree of shardings like `tree`, arrays or shapes.
 
     Of blocks that are stacked for a scan, a rule sees the shape of one: the axis of the
