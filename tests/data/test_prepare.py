@@ -194,6 +194,21 @@ def interrupted(images, root, monkeypatch, **options):
         pictures.prepare(images, root, **options)
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_finished_shard_that_was_harmed_meanwhile_is_made_again(
+    images, native, tmp_path, monkeypatch, lost
+):
+    root = tmp_path / "records"
+    interrupted(images, root, monkeypatch)
+    first = root / "records-00000.array_record"
+    if lost:
+        first.unlink()
+    else:
+        first.write_bytes(first.read_bytes()[:-1])
+    pictures.prepare(images, root)
+    assert pictures.contents(root) == pictures.contents(native)
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_other_settings_than_before_are_named_with_those(
     images, tmp_path, monkeypatch, complete

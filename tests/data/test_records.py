@@ -123,6 +123,7 @@ def test_threads_read_what_one_reads_however_few_shards_are_open(native, monkeyp
     with futures.ThreadPoolExecutor(8) as pool:
         together = pool.map(lambda k: source.read(int(k), 100)[0], order)
         assert all((alone[k] == v).all() for k, v in zip(order, together, strict=True))
+    assert source._opened.cache_info().currsize == 2
 
 
 def test_a_broken_record_is_named_by_its_original_file(tmp_path, caplog):
