@@ -82,8 +82,9 @@ setup() {
   if [ -n "$(git status --porcelain)" ]; then
     echo "note: only what is committed is copied; there are uncommitted changes" >&2
   fi
-  # Not mktemp: scp keeps the name, and a dry run is to show the same command each time.
-  archive=${TMPDIR:-/tmp}/simple_diffusion-$name.tar.gz
+  # Not in /tmp, where others could put code of theirs under a name they can guess.
+  archive=runs/simple_diffusion-$name.tar.gz
+  show mkdir -p runs || return
   show git archive --format=tar.gz --prefix=simple_diffusion/ --output="$archive" \
     "$revision" || return
   show gcloud compute tpus tpu-vm scp "$archive" "$name:simple_diffusion.tar.gz" \

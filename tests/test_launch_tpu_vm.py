@@ -55,10 +55,10 @@ def test_a_command_for_tpu_vms_is_exactly_that_of_gcloud(site, action):
     assert [" ".join(call) for call in site.calls()] == expected
 
 
-def test_setup_sends_what_is_committed_to_all_workers_and_installs_it(site, tmp_path):
-    site.run("tpu_vm.sh", "setup", *WHERE, TMPDIR=str(tmp_path))
+def test_setup_sends_what_is_committed_to_all_workers_and_installs_it(site):
+    site.run("tpu_vm.sh", "setup", *WHERE)
     archive, copy, install = site.calls()
-    file = f"{tmp_path}/simple_diffusion-n.tar.gz"
+    file = "runs/simple_diffusion-n.tar.gz"
     assert archive[:2] == ["git", "archive"] and archive[-1] == "0123abc"
     assert f"--output={file}" in archive
     assert copy[4:7] == ["scp", file, "n:simple_diffusion.tar.gz"]
@@ -166,7 +166,7 @@ CHILD = """#!/usr/bin/env bash
 echo >>starts
 read -r code <codes
 sed -i 1d codes
-trap 'exit 143' TERM
+trap 'sleep 2; touch saved; exit 143' TERM
 while [ "$code" = wait ]; do sleep 0.02; done
 exit "$code"
 """
@@ -229,4 +229,4 @@ def test_a_run_that_is_stopped_saves_and_is_not_started_again(tmp_path):
     assert run.call("status").stdout == "run: running\n"
     assert "running already" in run.call("start", "./child").stdout
     assert "run: ended with 143" in run.call("stop").stdout
-    assert run.starts() == 1
+    assert run.starts() == 1 and (tmp_path / "saved").exists()
