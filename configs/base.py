@@ -96,7 +96,7 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            # scenes | digits | folder:PATH | tfds:NAME
+            # scenes | digits | folder:PATH | records:PATH | tfds:NAME
             source="scenes",
             # Where TFDS data sets lie; none means TFDS's own default.
             data_dir=placeholder(str),

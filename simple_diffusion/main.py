@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
             raise
         message = f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where)"
-        cluster.leave(message, error)
+        cluster.leave(message)
     if getattr(result, "status", None) == STOPPED:
         sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
 

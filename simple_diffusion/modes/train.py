@@ -102,7 +102,7 @@ def run(config: Config, workdir: str) -> Result:
         outcome = _train(config, folder, opened, built, plan, mesh, show, watch)
         if outcome.status == loop.STOPPED:
             return Result(outcome.status, outcome.state, {}, folder / GRID)
-        watch.doing("showing and evaluating the result")
+        watch.doing("showing and evaluating the result", endless=True)
         if outcome.status == loop.ALREADY_COMPLETE:
             files.remember(config, folder, opened.class_names, files.say)
         last = int(outcome.state.step)  # more than plan.total in a run that was longer

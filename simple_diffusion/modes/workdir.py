@@ -15,26 +15,32 @@ CONFIG = "config.json"
 CLASSES = "classes.json"
 METRICS = "metrics.json"
 
-# What buckets need: package by the beginning of the path.
-_PACKAGES = {"gs://": "gcsfs", "s3://": "s3fs"}
-
 # What the trained parameters depend on.
 _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
 def folder(workdir: str) -> epath.Path:
-    """Returns the workdir as a path, in a bucket or on a disk.
+    """Returns the workdir as a path, on a disk or in a bucket.
 
     Raises:
-      ValueError: the package that talks to such buckets is not installed.
+      ValueError: it is in a place of another kind, or what writes checkpoints into
+        buckets is not installed.
     """
-    for prefix, package in _PACKAGES.items():
-        if workdir.startswith(prefix) and importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"--workdir={workdir} needs the package {package}: "
-                f"pip install {package}, or choose a folder on a disk"
-            )
+    if "://" in workdir and not workdir.startswith("gs://"):
+        raise ValueError(f"--workdir={workdir} must be a folder or gs://BUCKET/PATH")
+    if "://" in workdir and not _installed("google.cloud.storage"):
+        raise ValueError(
+            f"--workdir={workdir} needs the package google-cloud-storage: install it "
+            "by .venv/bin/python -m pip install google-cloud-storage"
+        )
     return epath.Path(workdir)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its parent is
+        return False
 
 
 def remember(

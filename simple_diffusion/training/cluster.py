@@ -16,12 +16,13 @@ long.
 """
 
 import contextlib
+import gc
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -73,15 +74,20 @@ def join(
             f"no cluster was recognised ({error}); name it with --coordinator=HOST:PORT"
             " --process_count=N --process_id=I"
         ) from error
+    except jax.errors.JaxRuntimeError as error:
+        leave(f"error: the other processes of the run did not come: {error}", LOST)
 
 
-def leave(message: str, error: BaseException) -> None:
-    """Ends this process with a message, because of an error."""
-    if jax.process_count() > 1 and not isinstance(error, Agreed):
-        # Not in the way that Python ends: jax would wait for the others to leave too.
-        print(message, file=sys.stderr, flush=True)
-        os._exit(FAILED)
-    sys.exit(message)
+def leave(message: str, code: int = FAILED) -> NoReturn:
+    """Ends this process because of an error, with a message as its last word.
+
+    Not in the way that Python ends: jax would wait for other processes to leave too,
+    and libraries would bury the message under what became of their threads.
+    """
+    gc.collect()  # what they say of lost results comes now, if at all
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def all_agree(yes: bool) -> bool:
@@ -151,17 +157,24 @@ class Watch:
         # Often enough to be prompt, seldom enough for hundreds of processes.
         self._pause = min(5.0, patience / 4, silence / 6)
         self._doing, self._since = "starting", time.monotonic()
+        self._endless = True
         self._said = 0.0  # how long it was when a wait was last spoken of
         self._over = threading.Event()
         self._me, self._count = jax.process_index(), jax.process_count()
         self._store: Any = _store() if self._count > 1 else None
 
-    def doing(self, what: str) -> None:
-        """Notes progress, and what comes next."""
+    def doing(self, what: str, endless: bool = False) -> None:
+        """Notes progress, and what comes next.
+
+        Args:
+          what: as it shall be said, such as "saving step 3".
+          endless: it may well take hours; the limit does not hold for it.
+        """
         if self._said:
             waited = time.monotonic() - self._since
             self._tell(f"{self._doing} took {waited:.0f} s; going on")
         self._doing, self._since, self._said = what, time.monotonic(), 0.0
+        self._endless = endless
 
     def announce(self, error: BaseException) -> None:
         """Tells the other processes that this one ends, and why.
@@ -197,7 +210,7 @@ class Watch:
         heard: dict[int, tuple[str, float]] = {}
         while not self._over.wait(self._pause):
             waited = time.monotonic() - self._since
-            if self._limit and waited > self._limit:
+            if self._limit and waited > self._limit and not self._endless:
                 self._end(f"{self._doing} for {waited:.0f} s, the limit", LOST)
             if waited > max(self._patience, 2 * self._said):
                 self._said = waited

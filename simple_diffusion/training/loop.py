@@ -139,7 +139,8 @@ def train(
             _trace(profile, trace, now - done, state)
             batch, waited = batches.take(now, pending)
             vote = batches.vote or (_STOP if stop.is_set() else _GO_ON)
-            watch.doing(f"computing step {now}")
+            compiling = "compiling and " if now == done + 1 else ""
+            watch.doing(f"{compiling}computing step {now}", endless=bool(compiling))
             votes = ballot.cast(vote)
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, batch, votes)
@@ -160,7 +161,7 @@ def train(
                         watch.doing(f"saving step {now}")
                         checkpoints.save(now, state)
                     for action in due:
-                        watch.doing(f"showing step {now}")
+                        watch.doing(f"showing step {now}", endless=True)
                         action.run(now, state)
             if last:
                 break

@@ -170,6 +170,15 @@ def test_a_wait_is_spoken_of_more_and_more_rarely_and_so_is_its_end():
     assert said[-1].endswith("going on")
 
 
+def test_the_limit_does_not_hold_for_what_may_take_hours():
+    """Otherwise this process, and with it the test, would be gone."""
+    said = []
+    with cluster.Watch(said.append, patience=0.1, limit=0.2) as watch:
+        watch.doing("showing step 3", endless=True)
+        time.sleep(0.6)
+    assert said
+
+
 def test_quick_steps_are_not_spoken_of():
     said = []
     with cluster.Watch(said.append, patience=5.0) as watch:

@@ -1,0 +1,1 @@
+"""What a run survives: real processes, real faults."""
