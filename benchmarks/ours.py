@@ -5,6 +5,7 @@ As a program it is a worker of `protocol`.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def prepare_train_step(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Ru
 
 
 def compile_step(
-    train_step: step.TrainStep, plan: state.Blueprint, mesh: Mesh, batch: Batch
+    train_step: Callable[..., Any], plan: state.Blueprint, mesh: Mesh, batch: Any
 ) -> tuple[jax.stages.Compiled, dict[str, Any]]:
     """Returns the step, compiled as the training loop does, and what it says of itself.
 
