@@ -12,7 +12,7 @@ from simple_diffusion.build.sampling import Sampling
 from simple_diffusion.core import images
 from simple_diffusion.core.types import Params
 from simple_diffusion.sampling import generate
-from simple_diffusion.training import sharding
+from simple_diffusion.training import pinning, sharding
 
 # Smaller images are enlarged by whole factors up to this side, or nobody sees them.
 VISIBLE = 64
@@ -28,13 +28,14 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
     Compiled once, however often it is called. The batch is rounded up to a multiple of
     the devices that share it; where they share windows, there is one image at a time.
     """
-    place, most = sharding.replicated(mesh), 1
+    place, most, function = sharding.replicated(mesh), 1, sampling.draw
     if sampling.windows is None:
+        function = pinning.pinned(function, mesh)
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         most = math.ceil(batch_size / ways) * ways
         place = sharding.batch_sharding(mesh)
     # Gathered: every process can then write images that another one's devices made.
-    compiled = jax.jit(sampling.draw, out_shardings=sharding.replicated(mesh))
+    compiled = jax.jit(function, out_shardings=sharding.replicated(mesh))
 
     def draw(
         params: Params, labels: np.ndarray, weak: Params | None = None

@@ -28,6 +28,7 @@ from simple_diffusion.training import (
     checkpoint,
     cluster,
     loop,
+    pinning,
     report,
     sharding,
     state,
@@ -142,6 +143,7 @@ def _train(
         seed=plan.seed,
         accumulate=plan.accumulate,
     )
+    train_step = pinning.pinned(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
         # Not before: now it is known that the checkpoints in this workdir, if any, are

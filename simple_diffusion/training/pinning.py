@@ -23,6 +23,8 @@ def pinned(
 ) -> Callable[..., Any]:
     """Returns the function, to be jitted, with the feature maps in it pinned.
 
+    With a single device it is returned as it is.
+
     Each map [b, h, w, ...] that a linen module returns is split over `data` and `fsdp`
     by its first axis. Whether and how it is split over `tensor` stays the compiler's
     choice, unless rows are. Batches that the devices cannot share equally are left
@@ -35,6 +37,8 @@ def pinned(
         blocks too: kernels then travel over `tensor` as they do over `fsdp`. Maps with
         fewer rows than devices are left to the compiler.
     """
+    if mesh.size == 1:
+        return function
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def pin(x: Any) -> Any:
