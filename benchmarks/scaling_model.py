@@ -309,6 +309,7 @@ def recommend(best: Candidate, batch: int, model_operations: int, peak: float) -
     """Returns the flags of the best candidate, and what they are worth."""
     step = best.seconds["step"]
     share = batch * model_operations / step / (peak * best.mesh.size)
+    waits = best.seconds["input"] + best.seconds["checkpoint"] >= step
     return (
         f"--config.mesh.data={best.mesh.data} --config.mesh.fsdp={best.mesh.fsdp} "
         f"--config.mesh.tensor={best.mesh.tensor} --config.model.remat={best.remat} "
@@ -316,6 +317,7 @@ def recommend(best: Candidate, batch: int, model_operations: int, peak: float) -
         f"--config.train.accumulate={best.accumulate}\n"
         f"{step * 1e3:.1f} ms/step, {batch / step:.0f} images/s, {share:.1%} of the "
         f"peak by the model's operations"
+        f"{'; the input decides: --images-per-second' if waits else ''}"
     )
 
 
