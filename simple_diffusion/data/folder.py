@@ -55,15 +55,15 @@ class FolderSource:
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise DataError(f"data.source=folder:{root}: {root} {what}")
-        paths = sorted(_image_paths(root, ""))
+        paths = sorted(image_paths(root, ""))
         if not paths:
             raise DataError(
                 f"data.source=folder:{root}: no image in {root} or below; "
                 f"files count as images by their suffix: {' '.join(sorted(SUFFIXES))}"
             )
-        self.class_names = _class_names(paths)
+        self.class_names = class_names_of(paths)
         self._label_of = {name: k for k, name in enumerate(self.class_names)}
-        self._paths = _split(paths, split, holdout_fraction)
+        self._paths = paths_of(paths, split, holdout_fraction)
         log.info(
             "data.source=folder:%s: %d images, %d of them for %s; %s",
             root,
@@ -112,7 +112,7 @@ class FolderSource:
         return self._label_of.get(first, 0)
 
 
-def _image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
+def image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
     """Yields the images below a folder as paths relative to it, "/" between parts.
 
     Hidden files and folders are passed over; links are followed, but not in circles.
@@ -131,21 +131,21 @@ def _image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
         relative = prefix + entry.name
         if entry.is_dir():
             below = above | {identity}
-            yield from _image_paths(Path(entry.path), relative + "/", below)
+            yield from image_paths(Path(entry.path), relative + "/", below)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             # A broken link counts too: reading it fails, and is reported.
             if entry.is_file() or entry.is_symlink():
                 yield relative
 
 
-def _class_names(paths: list[str]) -> tuple[str, ...]:
+def class_names_of(paths: list[str]) -> tuple[str, ...]:
     """Returns the first-level subfolders, or nothing if any image lies above them."""
     if any("/" not in path for path in paths):
         return ()
     return tuple(sorted({path.split("/")[0] for path in paths}))
 
 
-def _split(paths: list[str], split: str, fraction: float) -> list[str]:
+def paths_of(paths: list[str], split: str, fraction: float) -> list[str]:
     """Returns the paths of one split; neither is ever empty.
 
     A path is held out if its hash, as a number in [0, 1), is below the fraction. Of a

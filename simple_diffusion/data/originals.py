@@ -56,13 +56,13 @@ def _of_folder(root: Path) -> Originals:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"--input folder:{root}: {root} {what}")
-    paths = sorted(folder._image_paths(root, ""))
+    paths = sorted(folder.image_paths(root, ""))
     if not paths:
         raise DataError(
             f"--input folder:{root}: no image in {root} or below; files count as "
             f"images by their suffix: {' '.join(sorted(folder.SUFFIXES))}"
         )
-    class_names = folder._class_names(paths)
+    class_names = folder.class_names_of(paths)
     if class_names and _SPLIT_NAMES.issuperset(class_names):
         log.warning(
             "the subfolders of %s are taken for classes, and are called %s; for images "
@@ -94,7 +94,7 @@ def _of_tfds(name: str, data_dir: str | None) -> Originals:
 
     def read(index: int) -> tuple[bytes, int]:
         part, place = (train, index) if index < cut else (holdout, index - cut)
-        file, label = part._record(place)
+        file, label = part.stored(place)
         return file.getvalue(), label
 
     return Originals(names, train.class_names, cut, read)

@@ -170,5 +170,5 @@ def _split(
     if manifest.holdout_from is not None:
         cut = manifest.holdout_from
         return numbers[cut:] if split == "holdout" else numbers[:cut]
-    chosen = set(folder._split(names, split, fraction))
+    chosen = set(folder.paths_of(names, split, fraction))
     return numbers[np.fromiter((name in chosen for name in names), bool, len(names))]

@@ -69,7 +69,7 @@ class TfdsSource:
         self, index: int, resolution: int
     ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
         """Returns image and class; see `sources.Source`."""
-        file, label = self._record(index)
+        file, label = self.stored(index)
         name = self.name(index)
         return decode.decode(file, name, resolution, self._crop_box), label
 
@@ -77,7 +77,7 @@ class TfdsSource:
         self, index: int, choose: decode.Choose
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
         """Returns a part, which it is, and class; see `sources.CropSource`."""
-        file, label = self._record(index)
+        file, label = self.stored(index)
         name = self.name(index)
         image, crop = decode.decode_crop(file, name, choose, self._crop_box)
         return image, crop, label
@@ -86,7 +86,7 @@ class TfdsSource:
         """Returns where an image stands in its data set."""
         return f"{self._place}[{index}]"
 
-    def _record(self, index: int) -> tuple[io.BytesIO, int]:
+    def stored(self, index: int) -> tuple[io.BytesIO, int]:
         """Returns the encoded image and the class."""
         try:
             record = self._tf.train.Example.FromString(self._records[index])
