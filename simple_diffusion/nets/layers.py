@@ -324,8 +324,9 @@ def remat(module: type[nn.Module], policy: str | None, in_scan: bool = False) ->
       module: a linen module class whose call takes arrays only.
       policy: None keeps every intermediate. "full" keeps only the input of a block and
         recomputes the rest: least memory, about a third more arithmetic. "dots" keeps
-        the results of matrix products, "dots_no_batch" those without a batch dimension
-        (all but attention's): convolutions and elementwise work are recomputed.
+        the results of matrix products and convolutions and recomputes elementwise work;
+        "dots_no_batch" keeps those of products without a batch dimension only, and
+        recomputes attention and convolutions too.
       in_scan: whether the module is the body of a rolled scan, where XLA needs no
         barrier to keep it from undoing the recomputation.
 
