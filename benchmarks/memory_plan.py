@@ -14,8 +14,8 @@ saved: bytes that the backward pass needs of the forward pass, counted in the tr
     one block needs while it is being computed.
 temporary: what the compiler wants beyond the state. Of the CPU's compiler an upper
     estimate of an accelerator's, by two to four times: it computes bfloat16 in float32
-    and fuses less. With --topology, such as v5e:8x8, it is the TPU compiler's own, for which the
-    package libtpu must be installed but no TPU is needed.
+    and fuses less. With --topology, such as v5e:8x8, it is the TPU compiler's own, for
+    which the package libtpu must be installed but no TPU is needed.
 """
 
 import argparse

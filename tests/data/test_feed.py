@@ -175,6 +175,18 @@ with feed.Feed(pipeline.train_batches(source, **part, **options), sharding) as b
     assert len(item.image.addressable_shards) == 2
     for shard in item.image.addressable_shards:
         assert (np.asarray(shard.data) == whole.image[shard.index]).all()
+
+# Rows of pixels split over devices of both processes: each has all examples to give.
+devices = np.array(jax.devices()).reshape(2, 2).T
+mesh = jax.sharding.Mesh(devices, ("data", "tensor"))
+rows, examples = (
+    NamedSharding(mesh, PartitionSpec("data", *more)) for more in (["tensor"], [])
+)
+item = feed.on_devices(whole, lambda rank: rows if rank == 4 else examples)
+assert item.image.shape == (8, 8, 8, 3) and item.label.shape == (8,)
+for shard in item.image.addressable_shards:
+    assert shard.data.shape == (4, 4, 8, 3)
+    assert (np.asarray(shard.data) == whole.image[shard.index]).all()
 jax.distributed.shutdown()
 """
 
