@@ -132,9 +132,8 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
         "images": batch_size // ways,
         "at_once": at_once,
         "state": sum(map(_on_one_device, jax.tree.leaves(plan.abstract))),
-        "saved": _saved(objective, plan.abstract.params, side)
-        * at_once
-        // mesh.shape["tensor"],
+        # Not divided by mesh.tensor: maps of convolutions are whole on each device.
+        "saved": _saved(objective, plan.abstract.params, side) * at_once,
     }
     start = time.perf_counter()
     lowered = jitted.lower(plan.abstract, _batch(batch_size, side, place))
@@ -255,8 +254,8 @@ def conclusion(rows: list[dict[str, Any]], hbm: float, is_exact: bool) -> str:
         text = "It may fit."
     else:
         text = (
-            "It does not fit: more devices, a smaller train.batch_size, or a larger "
-            "train.accumulate."
+            "It does not fit: a larger mesh.fsdp on more devices, a smaller "
+            "train.batch_size, or a larger train.accumulate."
         )
     unsure = [name for name in ordered if found[name] == "open"]
     if unsure:

@@ -20,7 +20,15 @@ from simple_diffusion.diffusion import loss, schedules, time_laws, weighting
 from simple_diffusion.nets import uvit
 from simple_diffusion.nets.conditioning import Embedding
 from simple_diffusion.nets.layers import Level, Style
-from simple_diffusion.training import objectives, optimizer, sharding, state, step
+from simple_diffusion.training import (
+    loop,
+    objectives,
+    optimizer,
+    pinning,
+    sharding,
+    state,
+    step,
+)
 from simple_diffusion.training.ema import Exponential
 
 STYLES = {
@@ -151,12 +159,7 @@ def compile_step(
       mesh: the devices.
       batch: on the devices.
     """
-    jitted = jax.jit(
-        train_step,
-        in_shardings=(plan.shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(plan.shardings, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
+    jitted = loop.jit_step(pinning.pinned(train_step, mesh), plan.shardings, mesh)
     start = time.perf_counter()
     lowered = jitted.lower(plan.abstract, batch)
     traced = time.perf_counter()

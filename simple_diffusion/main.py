@@ -46,6 +46,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
+    if os.getpid() == 1:  # of a container, where what has no handler is ignored
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
     try:
         if _DISTRIBUTED.value:
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> None:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
             raise
         message = f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where)"
-        cluster.leave(message)
+        cluster.leave(message, error)
     if getattr(result, "status", None) == STOPPED:
         sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Model
@@ -15,7 +16,7 @@ from simple_diffusion.core.types import Batch, Conditioning, Params
 from simple_diffusion.diffusion import denoiser, likelihood, time_laws
 from simple_diffusion.evaluation import features
 from simple_diffusion.evaluation.evaluator import Evaluator
-from simple_diffusion.training import step
+from simple_diffusion.training import pinning, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ def evaluator(
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
     real: Callable[[], Iterator[Batch]],
+    mesh: Mesh,
 ) -> Evaluator:
     """Returns the evaluator of a trained model.
 
@@ -62,12 +64,12 @@ def evaluator(
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
       real: the same over whole images of the size of the samples.
+      mesh: the devices.
     """
     objective = diffusion.objective(config, built)
     stratified = time_laws.stratified()
     seed = plan(config).seed
 
-    @jax.jit
     def measure(
         params: Params, batch: Batch, number: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -94,7 +96,7 @@ def evaluator(
     return Evaluator(
         held_out=held_out,
         real=real,
-        loss=partial(measure, params),
+        loss=partial(jax.jit(pinning.pinned(measure, mesh)), params),
         bin_edges=step.BIN_EDGES,
         features=jax.jit(features.thumbnail),
         feature_name="thumbnail",

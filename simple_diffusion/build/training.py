@@ -22,7 +22,6 @@ class Plan:
     keep: newest checkpoints that are kept; keep_every: those kept for good.
     skips_allowed: steps in a row that may be skipped because they are not finite.
     profile: number of steps to trace.
-    stall_warning, stall_limit, peer_timeout: seconds, see `cluster.Watch`.
     snapshot_every: how often the power-function averages are stored.
     """
 
@@ -38,9 +37,6 @@ class Plan:
     keep_every: int | None
     skips_allowed: int
     profile: int
-    stall_warning: float
-    stall_limit: float
-    peer_timeout: float
 
 
 def plan(config: Config, epoch: int) -> Plan:
@@ -58,14 +54,10 @@ def plan(config: Config, epoch: int) -> Plan:
     for section, key in (
         ("train", "skips_allowed"),
         ("train", "profile_steps"),
-        ("train", "stall_limit_seconds"),
         ("ema", "snapshot_every_steps"),
     ):
         if config[section][key] < 0:
             raise ValueError(f"{section}.{key}={config[section][key]} is negative")
-    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
-        if c[key] <= 0:
-            raise ValueError(f"train.{key}={c[key]} must be positive")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -96,9 +88,6 @@ def plan(config: Config, epoch: int) -> Plan:
         keep_every=c.keep_every_steps,
         skips_allowed=c.skips_allowed,
         profile=c.profile_steps,
-        stall_warning=c.stall_warning_seconds,
-        stall_limit=c.stall_limit_seconds,
-        peer_timeout=c.peer_timeout_seconds,
     )
 
 
@@ -175,13 +164,25 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def watch(plan: Plan) -> cluster.Watch:
-    """Returns what says where a run stands still; every process prints its own."""
+def watch(config: Config) -> cluster.Watch:
+    """Returns what says where a run stands still; every process prints its own.
+
+    Raises:
+      ValueError: seconds that make no sense.
+    """
+    c = config.train
+    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
+        if c[key] <= 0:
+            raise ValueError(f"train.{key}={c[key]} must be positive")
+    if c.stall_limit_seconds < 0:
+        raise ValueError(
+            f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
+        )
     return cluster.Watch(
         partial(print, flush=True),
-        patience=plan.stall_warning,
-        limit=plan.stall_limit,
-        silence=plan.peer_timeout,
+        patience=c.stall_warning_seconds,
+        limit=c.stall_limit_seconds,
+        silence=c.peer_timeout_seconds,
     )
 
 

@@ -22,6 +22,11 @@ Metrics = dict[str, float]
 
 def run(config: Config, workdir: str) -> Metrics:
     """Evaluates the parameters of a workdir and writes `metrics.json`."""
+    with training.watch(config):
+        return _run(config, workdir)
+
+
+def _run(config: Config, workdir: str) -> Metrics:
     folder = files.folder(workdir)
     files.class_names(folder)  # an error if nothing was trained there
     files.compare(config, folder, files.say)
@@ -108,7 +113,7 @@ def measure(
         classes = list(range(max(1, built.num_classes)))
         return draw(params, generate.balanced_labels(classes, number))
 
-    evaluator = evaluation.evaluator(config, built, params, held_out, real)
+    evaluator = evaluation.evaluator(config, built, params, held_out, real, mesh)
     metrics = {}
     for name, value in evaluator.run(sample):
         metrics[name] = value

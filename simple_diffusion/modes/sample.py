@@ -33,6 +33,11 @@ def run(config: Config, workdir: str) -> Result:
     `grid.png` with all of them, and `samples.npz` with `arr_0` (images) and `arr_1`
     (labels), as evaluators read it.
     """
+    with training.watch(config):
+        return _run(config, workdir)
+
+
+def _run(config: Config, workdir: str) -> Result:
     folder = files.folder(workdir)
     names = files.class_names(folder)
     files.compare(config, folder, files.say)

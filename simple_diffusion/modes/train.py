@@ -56,6 +56,11 @@ class Result(NamedTuple):
 
 def run(config: Config, workdir: str) -> Result:
     """Trains, resuming where a checkpoint is found; then samples and evaluates."""
+    with training.watch(config) as watch:
+        return _run(config, workdir, watch)
+
+
+def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
     # Everything is built before the first array is made: a wrong key costs seconds.
     folder = files.folder(workdir)
     mesh = training.mesh(config)
@@ -99,26 +104,26 @@ def run(config: Config, workdir: str) -> Result:
         return evaluate.describe(config, sampler, int(last.step), metrics)
 
     grids = [folder / GRID, *map(further_grid, others)]
-    with training.watch(plan) as watch:
-        outcome = _train(config, folder, opened, built, plan, mesh, show, watch)
-        if outcome.status == loop.STOPPED:
-            return Result(outcome.status, outcome.state, {}, folder / GRID)
-        watch.doing("showing and evaluating the result", endless=True)
-        if outcome.status == loop.ALREADY_COMPLETE:
-            files.remember(config, folder, opened.class_names, files.say)
-        last = int(outcome.state.step)  # more than plan.total in a run that was longer
-        record = files.read_metrics(folder)
-        # As the first process sees it, which writes the files: all draw, or none.
-        shown, known = cluster.first_says(
-            [all(path.exists() for path in grids), record.get("step") == last]
-        )
-        if not shown:  # killed between last save and grids
-            show(last, outcome.state)
-        if not known:
-            record = evaluated(outcome.state)
-            files.write_metrics(folder, record)
-    _summarise(record["metrics"], folder)
-    return Result(outcome.status, outcome.state, record["metrics"], folder / GRID)
+    outcome = _train(config, folder, opened, built, plan, mesh, show, watch)
+    if outcome.status == loop.STOPPED:
+        return Result(outcome.status, outcome.state, {}, folder / GRID)
+    watch.doing("showing and evaluating the result", endless=True)
+    if outcome.status == loop.ALREADY_COMPLETE:
+        files.remember(config, folder, opened.class_names, files.say)
+    last = int(outcome.state.step)  # more than plan.total in a run that was longer
+    record = files.read_metrics(folder)
+    # As the first process sees it, which writes the files: all draw, or none.
+    shown, known = cluster.first_says(
+        [all(path.exists() for path in grids), record.get("step") == last]
+    )
+    if not shown:  # killed between last save and grids
+        show(last, outcome.state)
+    if not known:
+        record = evaluated(outcome.state)
+        files.write_metrics(folder, record)
+    metrics = record.get("metrics", {})
+    _summarise(metrics, folder)
+    return Result(outcome.status, outcome.state, metrics, folder / GRID)
 
 
 def _train(

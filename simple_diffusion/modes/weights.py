@@ -73,7 +73,7 @@ def load_weak(
     """
     if plan.guidance_workdir is None:
         return None, None
-    folder = files.folder(plan.guidance_workdir)
+    folder = files.folder(plan.guidance_workdir, "sample.guidance_workdir")
     try:
         weak = network.model(files.config(folder), num_classes)
     except (AttributeError, KeyError) as error:

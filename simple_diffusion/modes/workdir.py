@@ -19,18 +19,22 @@ METRICS = "metrics.json"
 _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
-def folder(workdir: str) -> epath.Path:
+def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """Returns the workdir as a path, on a disk or in a bucket.
+
+    Args:
+      workdir: as it was given.
+      flag: how, for messages.
 
     Raises:
       ValueError: it is in a place of another kind, or what writes checkpoints into
         buckets is not installed.
     """
     if "://" in workdir and not workdir.startswith("gs://"):
-        raise ValueError(f"--workdir={workdir} must be a folder or gs://BUCKET/PATH")
+        raise ValueError(f"{flag}={workdir} must be a folder or gs://BUCKET/PATH")
     if "://" in workdir and not _installed("google.cloud.storage"):
         raise ValueError(
-            f"--workdir={workdir} needs the package google-cloud-storage: install it "
+            f"{flag}={workdir} needs the package google-cloud-storage: install it "
             "by .venv/bin/python -m pip install google-cloud-storage"
         )
     return epath.Path(workdir)
@@ -53,14 +57,12 @@ def remember(
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    path = folder / CONFIG
-    if path.exists():
-        before = json.loads(path.read_text())
-        for section in _SECTIONS:
-            for line in differences(before.get(section), now[section], section):
-                say(f"changed since this run began: {line}")
-    path.write_text(json.dumps(now, indent=2) + "\n")
-    (folder / CLASSES).write_text(json.dumps(class_names) + "\n")
+    before = _read(folder / CONFIG)
+    for section in _SECTIONS if before else ():
+        for line in differences(before.get(section), now[section], section):
+            say(f"changed since this run began: {line}")
+    _write(folder / CONFIG, now)
+    _write(folder / CLASSES, class_names)
 
 
 def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> None:
@@ -69,10 +71,9 @@ def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> N
     Much of what a model was trained with leaves no trace in its parameters, such as the
     range of sizes in which it knows the scale.
     """
-    path = folder / CONFIG
-    if jax.process_index() or not path.exists():
+    before = _read(folder / CONFIG)
+    if jax.process_index() or not before:
         return
-    before = json.loads(path.read_text())
     now = json.loads(config.to_json_best_effort())
     for section in ("data", "model", "diffusion"):
         for line in differences(before.get(section), now[section], section):
@@ -85,10 +86,10 @@ def config(folder: epath.Path) -> Config:
     Raises:
       ValueError: if nothing was ever trained in this folder.
     """
-    path = folder / CONFIG
-    if not path.exists():
-        raise ValueError(f"{folder} holds no trained model ({path.name} is missing)")
-    return ConfigDict(json.loads(path.read_text()))
+    found = _read(folder / CONFIG)
+    if found is None:
+        raise ValueError(f"{folder} holds no trained model ({CONFIG} is missing)")
+    return ConfigDict(found)
 
 
 def class_names(folder: epath.Path) -> tuple[str, ...]:
@@ -97,27 +98,44 @@ def class_names(folder: epath.Path) -> tuple[str, ...]:
     Raises:
       ValueError: if nothing was ever trained in this folder.
     """
-    path = folder / CLASSES
-    if not path.exists():
+    found = _read(folder / CLASSES)
+    if found is None:
         raise ValueError(
-            f"--workdir {folder} holds no trained model ({path.name} is missing); "
+            f"--workdir {folder} holds no trained model ({CLASSES} is missing); "
             "train first, with --mode train"
         )
-    return tuple(json.loads(path.read_text()))
+    return tuple(found)
 
 
 def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
     """Writes the newest metrics, with what they are metrics of."""
     path = folder / METRICS
     if jax.process_index() == 0:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        _write(path, record)
     return path
 
 
 def read_metrics(folder: epath.Path) -> dict[str, Any]:
     """Returns what `write_metrics` wrote, {} if nothing yet."""
-    path = folder / METRICS
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _read(folder / METRICS) or {}
+
+
+def _write(path: epath.Path, value: Any) -> None:
+    """Writes JSON; a run that is killed meanwhile leaves what was there before."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _read(path: epath.Path) -> Any:
+    """Returns what was written; None if nothing was, or it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        say(f"{path} is damaged and passed over")
+        return None
 
 
 def say(line: str) -> None:

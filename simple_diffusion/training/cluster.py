@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -75,15 +76,20 @@ def join(
             " --process_count=N --process_id=I"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        leave(f"error: the other processes of the run did not come: {error}", LOST)
+        leave(f"error: the other processes of the run did not come: {error}", code=LOST)
 
 
-def leave(message: str, code: int = FAILED) -> NoReturn:
+def leave(
+    message: str, error: BaseException | None = None, code: int = FAILED
+) -> NoReturn:
     """Ends this process because of an error, with a message as its last word.
 
-    Not in the way that Python ends: jax would wait for other processes to leave too,
-    and libraries would bury the message under what became of their threads.
+    Not in the way that Python ends, unless all processes end together: jax would wait
+    for the others to leave too, and libraries would bury the message under what became
+    of their threads.
     """
+    if isinstance(error, Agreed) and jax.process_count() > 1:
+        sys.exit(message)
     gc.collect()  # what they say of lost results comes now, if at all
     sys.stdout.flush()
     print(message, file=sys.stderr, flush=True)
@@ -156,8 +162,9 @@ class Watch:
         self._patience, self._limit, self._silence = patience, limit, silence
         # Often enough to be prompt, seldom enough for hundreds of processes.
         self._pause = min(5.0, patience / 4, silence / 6)
-        self._doing, self._since = "starting", time.monotonic()
-        self._endless = True
+        # What is being done, since when, and whether it may take for ever: in one piece
+        # because two threads look at it. Nothing yet that is worth a word.
+        self._doing: tuple[str, float, bool] | None = None
         self._said = 0.0  # how long it was when a wait was last spoken of
         self._over = threading.Event()
         self._me, self._count = jax.process_index(), jax.process_count()
@@ -170,20 +177,19 @@ class Watch:
           what: as it shall be said, such as "saving step 3".
           endless: it may well take hours; the limit does not hold for it.
         """
-        if self._said:
-            waited = time.monotonic() - self._since
-            self._tell(f"{self._doing} took {waited:.0f} s; going on")
-        self._doing, self._since, self._said = what, time.monotonic(), 0.0
-        self._endless = endless
+        if self._said and self._doing:
+            before, since, _ = self._doing
+            self._tell(f"{before} took {time.monotonic() - since:.0f} s; going on")
+        self._doing, self._said = (what, time.monotonic(), endless), 0.0
 
     def announce(self, error: BaseException) -> None:
-        """Tells the other processes that this one ends, and why.
+        """With others that do not know of the error: tells them, and ends this process.
 
-        Called before anything is waited for that needs the others.
+        Before anything is waited for that needs the others: they may never come.
         """
         if self._store is None or isinstance(error, Agreed) or self._over.is_set():
             return
-        if isinstance(error, jax.errors.JaxRuntimeError) and not _own_fault(error):
+        if _may_be_others_fault(error):
             # Most likely a connection to a process that is gone. If so, the watch will
             # find out, and ends this process with the right words and exit code.
             time.sleep(self._silence + 4 * self._pause)
@@ -191,6 +197,9 @@ class Watch:
         with contextlib.suppress(Exception):  # nobody may be left to tell
             self._put("end", f"{type(error).__name__}: {error}")
         self._linger()
+        if not isinstance(error, OSError | ValueError | RuntimeError):
+            traceback.print_exception(error)
+        leave(f"error: process {self._me} of {self._count}: {error}")
 
     def __enter__(self) -> "Watch":
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -207,14 +216,17 @@ class Watch:
                 self._put("done", "")
 
     def _run(self) -> None:
-        heard: dict[int, tuple[str, float]] = {}
+        # From the beginning, or one that never came would not be missed.
+        began = time.monotonic()
+        heard = {k: ("", began) for k in range(self._count) if k != self._me}
         while not self._over.wait(self._pause):
-            waited = time.monotonic() - self._since
-            if self._limit and waited > self._limit and not self._endless:
-                self._end(f"{self._doing} for {waited:.0f} s, the limit", LOST)
+            what, since, endless = self._doing or ("", time.monotonic(), True)
+            waited = time.monotonic() - since
+            if self._limit and waited > self._limit and not endless:
+                self._end(f"{what} for {waited:.0f} s, the limit", LOST)
             if waited > max(self._patience, 2 * self._said):
                 self._said = waited
-                self._tell(f"{self._doing} for {waited:.0f} s")
+                self._tell(f"{what} for {waited:.0f} s")
             if self._store is None:
                 continue
             try:
@@ -229,10 +241,12 @@ class Watch:
         for process, reason in self._get("end").items():
             self._end(f"process {process} stopped: {reason}", FAILED)
         done = self._get("done")
-        for process, sign in self._get("alive").items():
-            if process not in heard or heard[process][0] != sign:
+        alive = self._get("alive")
+        for process, (before, since) in heard.items():
+            sign = alive.get(process, "")
+            if sign != before:
                 heard[process] = (sign, now)
-            elif process not in done and now - heard[process][1] > self._silence:
+            elif process not in done and now - since > self._silence:
                 self._end(
                     f"process {process} is lost: no sign of life for "
                     f"{self._silence:.0f} s. Start all of them again: the run goes on "
@@ -282,5 +296,9 @@ def _store() -> Any:
     return distributed.global_state.client
 
 
-def _own_fault(error: BaseException) -> bool:
-    return any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "Out of memory"))
+def _may_be_others_fault(error: BaseException | None) -> bool:
+    """Returns whether the error may have come of a connection to another process."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        own = ("RESOURCE_EXHAUSTED", "Out of memory")
+        return not any(word in str(error) for word in own)
+    return error is not None and _may_be_others_fault(error.__cause__)

@@ -141,10 +141,10 @@ def train(
             vote = batches.vote or (_STOP if stop.is_set() else _GO_ON)
             compiling = "compiling and " if now == done + 1 else ""
             watch.doing(f"{compiling}computing step {now}", endless=bool(compiling))
-            votes = ballot.cast(vote)
+            votes = ballot.cast(vote)  # four bytes a device, the one transfer here
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, batch, votes)
-            verdict = _settle(pending, report, checkpoints, skips_allowed)
+                verdict = _settle(pending, report, checkpoints, skips_allowed)
             pending = (now, metrics, waited)
             if vote == _STOP and jax.process_count() == 1:
                 verdict = _STOP  # there is nobody to wait for
@@ -152,6 +152,8 @@ def train(
             last = now == total_steps or verdict != _GO_ON
             save = last or now % save_every == 0
             due = [a for a in actions if now % a.every == 0 or now == total_steps]
+            if verdict != _GO_ON:  # somebody wants this machine
+                due = []
             if save or due:  # nothing is saved or shown before its step is known good
                 settled = _settle(pending, report, checkpoints, skips_allowed)
                 verdict = max(verdict, settled)
@@ -330,11 +332,13 @@ def _saved(checkpoints: Checkpoints, watch: cluster.Watch) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # With others, unless they all are here: they would have to finish it together.
+        # With others this is the end, unless they all are here: a save is finished
+        # together.
         watch.announce(error)
-        if jax.process_count() == 1 or isinstance(error, cluster.Agreed):
-            checkpoints.wait()
+        watch.doing("finishing the last save")
+        checkpoints.wait()
         raise
+    watch.doing("finishing the last save")
     checkpoints.wait()
 
 

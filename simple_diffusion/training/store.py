@@ -13,6 +13,7 @@ waiting, and then agree on whether all could.
 
 import contextlib
 import json
+import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ from etils import epath
 from jaxtyping import Array, Shaped, UInt32
 
 from simple_diffusion.training import cluster, sharding
+
+# How a disk without room is spoken of by what may write to it.
+_FULL = ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED")
 
 Trees = dict[str, Any]  # name of a part -> tree of arrays or of ShapeDtypeStruct
 Folder = str | epath.PathLike
@@ -239,8 +243,10 @@ class Store:
         try:
             yield
         except Exception as error:
+            full = any(word in str(error) for word in _FULL)
+            advice = " The disk is full: make room and start again." if full else ""
             raise CheckpointError(
-                f"could not {what} in {self.folder}: {_brief(error)}. "
+                f"could not {what} in {self.folder}: {_brief(error)}.{advice} "
                 f"Checkpoints there: {self.steps()}"
             ) from error
 
@@ -298,7 +304,9 @@ def _differences(
 
 def _make_writable(folder: epath.Path) -> None:
     """Raises unless every process can write here, and all see the same folder."""
-    probe = folder / f".probe_{jax.process_index()}"
+    # Of this start: one that was killed here may have left its own.
+    (number,) = cluster.first_says([secrets.randbelow(2**31)])
+    probe = folder / f".probe_{number}_{jax.process_index()}"
     problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +319,7 @@ def _make_writable(folder: epath.Path) -> None:
             f"cannot write to {folder}: {why}. Choose another --workdir or change its "
             "permissions"
         ) from problem
-    shared = (folder / ".probe_0").exists()
+    shared = (folder / f".probe_{number}_0").exists()
     everywhere = cluster.all_agree(shared)
     probe.unlink()
     if not everywhere:

@@ -5,7 +5,7 @@ FAULT is one of
 none: no fault.
 nan:N: the loss of step N is not a number.
 stall:N:S: the batch of step N comes S seconds late.
-limit:N: no file may grow beyond N bytes, as on a disk that is full.
+limit:N: from the third save on no file may grow beyond N bytes, as on a full disk.
 """
 
 import resource
@@ -19,7 +19,7 @@ from absl import app, flags
 from simple_diffusion import main
 from simple_diffusion.core import rng
 from simple_diffusion.data import pipeline
-from simple_diffusion.training import step
+from simple_diffusion.training import checkpoint, step
 
 
 class Poisoned:
@@ -63,8 +63,18 @@ def stall(number, seconds):
 
 
 def limit(size):
-    # Python ignores SIGXFSZ, so that a write beyond the limit is an error like others.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    honest = checkpoint.Checkpoints.save
+    saves = []
+
+    def save(self, step, state):
+        saves.append(step)
+        if len(saves) == 3:
+            self.wait()
+            # Python ignores SIGXFSZ: a write beyond the limit is an error like others.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        honest(self, step, state)
+
+    checkpoint.Checkpoints.save = save
 
 
 def break_(fault):

@@ -25,7 +25,7 @@ def get_config():
         checkpoint_every_steps=4,
         sample_every_steps=0,
         keep_checkpoints=3,
-        peer_timeout_seconds=10.0,
+        peer_timeout_seconds=30.0,
     )
     config.sample.update(count=12, batch_size=12, steps=2)
     config.evaluate.update(count=16, batch_size=16, count_after_training=16)

@@ -105,10 +105,11 @@ def test_all_end_together_when_the_data_of_one_runs_short(tmp_path):
     ended = together(tmp_path, 2, 2000, "short")
     assert [code for code, _ in ended] == [1, 1], ended
     said = [output.splitlines()[-1] for _, output in ended]
-    # Saves are every five steps, and there the vote of the same step is known.
-    assert "stopped after step 11, which is saved: process 1 has no more" in said[0]
-    assert "stopped after step 11, which is saved: the data ended" in said[1]
-    assert (tmp_path / "checkpoints" / "11").exists()
+    # To the last batch: that there is no thirteenth is voted with step 11, and known
+    # when step 12 is under way.
+    assert "stopped after step 12, which is saved: process 1 has no more" in said[0]
+    assert "stopped after step 12, which is saved: the data ended" in said[1]
+    assert (tmp_path / "checkpoints" / "12").exists()
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
@@ -116,8 +117,17 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
     assert [code for code, _ in ended] == [0, 0], ended
     first, second = (outcome(output) for _, output in ended)
     assert first == second
-    assert first["status"] == "stopped" and first["step"] in (8, 9)
+    # Voted with step 13, known when step 14 is under way.
+    assert (first["status"], first["step"]) == ("stopped", 14)
     assert (tmp_path / "checkpoints" / str(first["step"])).exists()
+
+
+def test_all_stop_at_the_same_step_that_is_not_finite(tmp_path):
+    ended = together(tmp_path, 2, 2000, "nan")
+    assert [code for code, _ in ended] == [1, 1], ended
+    first, second = (output.splitlines()[-1] for _, output in ended)
+    assert first == second
+    assert first.startswith("NotFinite: step ")
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@
 
 train: nothing happens.
 short: process 1 has data for 12 steps only.
-signal: process 1 gets SIGTERM in step 7.
-kill, kill_first: the last or the first process is killed in step 7.
-fail: the last process raises an error in step 7.
-freeze: the last process stands still in step 7, as if its network had gone.
+signal: process 1 gets SIGTERM in step 12.
+nan: the learning rate is such that all soon meet what is not finite.
+kill, kill_first: the last or the first process is killed in step 12.
+fail: the last process raises an error in step 12.
+freeze: the last process stands still in step 12, as if its network had gone.
 damage: every process but the first cannot read the checkpoint of step 10.
 
 Prints the outcome, and losses and final parameters as JSON on the last line.
@@ -17,7 +18,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 folder, port, count, index, steps, what = sys.argv[1:]
@@ -52,8 +52,7 @@ def parts(mesh, start):
 
 def act(step, state):
     """What happens in mid-run."""
-    time.sleep(0.05)
-    if step != 7:
+    if step != 12:
         return
     last = index == count - 1
     if what == "signal" and index == 1:
@@ -79,13 +78,13 @@ def main():
     def open_batches(start):
         return feed.Feed(parts(mesh, start), sharding.batch_sharding(mesh))
 
-    said = []
-
     def say(line):
         print(line, flush=True)
-        said.append(line)
 
-    watch = cluster.Watch(say, patience=30, silence=6)
+    changes = {"train_step": toy.train_step(rate=1e38)} if what == "nan" else {}
+    # Short only where it matters: a loaded machine is silent for seconds, too.
+    silence = 6 if what in ("kill", "kill_first", "freeze") else 60
+    watch = cluster.Watch(say, patience=60, silence=silence)
     with watch:
         outcome = toy.train(
             folder,
@@ -95,7 +94,9 @@ def main():
             plan=toy.blueprint(mesh),
             open_batches=open_batches,
             mesh=mesh,
-            actions=[loop.Action(1, act)],
+            # Seldom: a step before which something is shown waits for its votes.
+            actions=[loop.Action(12, act)],
+            **changes,
             watch=watch,
         )
     whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
