@@ -47,10 +47,11 @@ class SelfAttention(nn.Module):
         b, h, w, c = x.shape
         if c % self.heads:
             raise ValueError(f"heads={self.heads} must divide channels={c}")
-        features = (3, self.heads, c // self.heads)
+        # Heads first: split between devices by heads, the kernel is split by blocks.
+        features = (self.heads, 3, c // self.heads)
         y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
         qkv = layers.Dense(features, dtype=self.dtype, name="qkv")(y)
-        q, k, v = jnp.unstack(qkv, axis=-3)  # [b, h, w, heads, d]
+        q, k, v = jnp.unstack(qkv, axis=-2)  # [b, h, w, heads, d]
         if self.style.qk_norm != "none":
             q = self._qk_norm("norm_q")(q)
             k = self._qk_norm("norm_k")(k)
@@ -58,7 +59,7 @@ class SelfAttention(nn.Module):
             rows, columns = _token_coordinates(place, (h, w), self.extent)
             q = position.rope_2d(q, rows, columns)
             k = position.rope_2d(k, rows, columns)
-        q, k, v = (y.reshape(b, h * w, *features[1:]) for y in (q, k, v))
+        q, k, v = (y.reshape(b, h * w, self.heads, c // self.heads) for y in (q, k, v))
         y = ops.attention(q, k, v, self.style.attention).reshape(b, h, w, c)
         init = nn.initializers.zeros
         return x + layers.Dense(c, kernel_init=init, dtype=self.dtype, name="out")(y)

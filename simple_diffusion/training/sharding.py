@@ -107,7 +107,7 @@ def tensor(axis: int, heads: str | None = None, min_size: int = 2**14) -> Rule:
 
     Args:
       axis: counted from the end, -1 is the last.
-      heads: relative path of an array whose last axis but one is that of attention
+      heads: relative path of an array whose last axis but two is that of attention
         heads, for an axis on which heads and their features are merged: it is split
         only between heads.
       min_size: as in `fsdp`.
@@ -117,7 +117,7 @@ def tensor(axis: int, heads: str | None = None, min_size: int = 2**14) -> Rule:
         ways, whole = mesh.shape["tensor"], shape[axis]
         if heads is not None and find is not None:
             beside = find(heads)
-            whole = whole if beside is None else beside[-2]
+            whole = whole if beside is None else beside[-3]
         if ways == 1 or whole % ways:
             return _split_largest(shape, mesh, min_size, taken=None)
         return _split_largest(shape, mesh, min_size, taken=len(shape) + axis)
@@ -137,7 +137,7 @@ def table(min_size: int = 2**14) -> Rules:
         (r"mlp/dense_1/(kernel|bias)$", tensor(-1, min_size=min_size)),
         (r"mlp/film/dense/(kernel|bias)$", tensor(-1, min_size=min_size)),
         (r"mlp/dense_2/kernel$", tensor(-2, min_size=min_size)),
-        (r"attention/qkv/(kernel|bias)$", tensor(-2, min_size=min_size)),
+        (r"attention/qkv/(kernel|bias)$", tensor(-3, min_size=min_size)),
         (r"attention/out/kernel$", tensor(-2, "../../qkv/bias", min_size)),
         (r".*", fsdp(min_size)),
     )

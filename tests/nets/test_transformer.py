@@ -112,8 +112,8 @@ def attention_by_hand(params, x):
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
     n = np.asarray(x, np.float64)
     n = n / np.sqrt((n**2).mean(-1, keepdims=True) + 1e-6) * p["norm"]["scale"]
-    qkv = np.einsum("bhwc,cskd->sbhwkd", n, p["qkv"]["kernel"])
-    q, k, v = qkv + p["qkv"]["bias"][:, None, None, None]
+    qkv = np.einsum("bhwc,cksd->sbhwkd", n, p["qkv"]["kernel"])
+    q, k, v = qkv + p["qkv"]["bias"].swapaxes(0, 1)[:, None, None, None]
 
     def rms(y, name):
         return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p[name]["scale"]

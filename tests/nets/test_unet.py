@@ -55,7 +55,7 @@ def test_the_modernised_imagenet_64_network_can_be_said_in_the_table():
     embedding = Embedding(192, 192, num_classes=1000)
     shapes = small.shapes(UNet(levels, embedding, style), *one(64))
     attention = shapes["down_3_0"]["attention"]
-    assert attention["qkv"]["kernel"].shape == (768, 3, 12, 64)
+    assert attention["qkv"]["kernel"].shape == (768, 12, 3, 64)
     assert set(attention["norm_q"]) == {"scale"}
     assert "attention" not in shapes["down_1_0"] and "attention" in shapes["up_2_3"]
     assert "norm_skip" not in shapes["up_0_0"]

@@ -198,6 +198,13 @@ def test_with_fsdp_kernels_travel_and_examples_stay():
     assert [s for s in exchanged(unpinned) if of_whole_batch(s)]
 
 
+def test_heads_and_widths_are_worked_on_where_they_are():
+    """Nothing is put together on a device, neither kernels nor heads."""
+    program = compiled((2, 1, 4))[0].as_text()
+    assert not exchanged(program, "all-gather")
+    assert exchanged(program, "all-reduce")
+
+
 def test_blocks_are_gathered_one_at_a_time():
     executable, plan = compiled((1, 8, 1))
     gathered = exchanged(executable.as_text(), "all-gather")

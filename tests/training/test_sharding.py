@@ -64,12 +64,12 @@ def test_a_tensor_rule_splits_the_named_axis_and_another_one():
 
 def test_an_axis_of_merged_heads_is_split_between_heads_only():
     rules = (
-        ("qkv", sharding.tensor(-2, min_size=0)),
+        ("qkv", sharding.tensor(-3, min_size=0)),
         ("out", sharding.tensor(-2, "../../qkv/bias", min_size=0)),
     )
 
     def split(heads, mesh):
-        qkv = {"kernel": shape(24, 3, heads, 24 // heads), "bias": shape(3, heads, 1)}
+        qkv = {"kernel": shape(24, heads, 3, 24 // heads), "bias": shape(heads, 3, 1)}
         tree = {"attention": {"qkv": qkv, "out": {"kernel": shape(24, 24)}}}
         placed = specs(tree, mesh, rules)["attention"]
         return "tensor" in placed["qkv"]["kernel"], "tensor" in placed["out"]["kernel"]
