@@ -74,6 +74,7 @@ def build_everything(config):
         assert config.data.source in str(error)
     plan = training.plan(config, epoch=1000)
     training.mesh(config)
+    training.watch(config)
     training.adam(config, plan.total)
     training.averages(config)
     built = network.model(config, classes(config))
