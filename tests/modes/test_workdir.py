@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from ml_collections import ConfigDict
 
 from simple_diffusion.modes import pictures, workdir
 from simple_diffusion.training import report
@@ -65,6 +66,20 @@ def test_a_report_in_a_bucket_grows_and_survives_a_restart(bucket):
     log(3, 6)  # steps 4 and 5 were lost and are made again
     lines = (bucket / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_records_that_a_full_disk_has_emptied_do_not_stop_a_run(tmp_path, capsys):
+    folder = workdir.folder(str(tmp_path))
+    for name in (workdir.CONFIG, workdir.METRICS):
+        (folder / name).write_text("")
+    assert workdir.read_metrics(folder) == {}
+    now = ConfigDict({"data": {"source": "scenes"}})
+    workdir.remember(now, folder, ("moon",), print)
+    said = capsys.readouterr().out
+    assert f"{folder / workdir.CONFIG} is damaged and passed over" in said
+    assert f"{folder / workdir.METRICS} is damaged and passed over" in said
+    assert workdir.config(folder).data.source == "scenes"
+    assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
 def test_other_places_than_folders_and_google_buckets_are_refused():

@@ -135,6 +135,7 @@ def test_all_stop_at_the_same_step_that_is_not_finite(tmp_path):
     ("what", "code", "said"),
     [
         ("kill", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
+        ("kill_saving", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
         ("freeze", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
         ("fail", 1, "process 1 stopped: OSError: the disk of this host is full"),
     ],

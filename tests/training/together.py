@@ -7,6 +7,7 @@ short: process 1 has data for 12 steps only.
 signal: process 1 gets SIGTERM in step 12.
 nan: the learning rate is such that all soon meet what is not finite.
 kill, kill_first: the last or the first process is killed in step 12.
+kill_saving: the last process is killed in place of saving step 15.
 fail: the last process raises an error in step 12.
 freeze: the last process stands still in step 12, as if its network had gone.
 damage: every process but the first cannot read the checkpoint of step 10.
@@ -37,7 +38,12 @@ if count > 1:  # before anything asks for the devices
     cluster.join(f"127.0.0.1:{port}", count, index)
 
 from simple_diffusion.data import feed  # noqa: E402
-from simple_diffusion.training import loop, sharding, store  # noqa: E402
+from simple_diffusion.training import (  # noqa: E402
+    checkpoint,
+    loop,
+    sharding,
+    store,
+)
 from tests.training import toy  # noqa: E402
 
 
@@ -67,6 +73,14 @@ def act(step, state):
 
 def main():
     mesh = sharding.make_mesh(2, -1)
+    if what == "kill_saving" and index == count - 1:
+
+        def killed(self, step, state, honest=checkpoint.Checkpoints.save):
+            if step == 15:
+                os.kill(os.getpid(), signal.SIGKILL)
+            honest(self, step, state)
+
+        checkpoint.Checkpoints.save = killed
     if what == "damage" and index:
 
         def unreadable(self, step, read, honest=store.Store._jointly):
@@ -83,7 +97,7 @@ def main():
 
     changes = {"train_step": toy.train_step(rate=1e38)} if what == "nan" else {}
     # Short only where it matters: a loaded machine is silent for seconds, too.
-    silence = 6 if what in ("kill", "kill_first", "freeze") else 60
+    silence = 6 if what.startswith("kill") or what == "freeze" else 60
     watch = cluster.Watch(say, patience=60, silence=silence)
     with watch:
         outcome = toy.train(
