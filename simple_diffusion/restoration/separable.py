@@ -1,0 +1,203 @@
+"""Operators that work along the height and along the width: bicubic scaling, blur.
+
+A = A_y ⊗ A_x, each a small matrix over the positions of one axis. With A_y = U_y S_y
+V_yᵀ and the same for x, the singular values of A are all products of one of S_y and one
+of S_x, and no matrix over pixels is ever made.
+
+A blur leaves next to nothing of some frequencies. Those of which less than a threshold
+is left are taken for lost, in A as well as in A⁺: were they only in A⁺, y would hold
+what no estimate is corrected by, and A A⁺ y would not be y. Images are mirrored at the
+border: d c b a | a b c d | d c b a.
+
+Source: DDNM (arXiv 2212.00490), appendix on the operators, and its code, whose blur
+differs (see `blur`).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from simple_diffusion.restoration import operators
+from simple_diffusion.restoration.operators import LinearOperator, Size, Spectrum
+
+Image = Float[Array, "b h w c"]
+Small = Float[Array, "b H W c"]
+Kernel = Float[np.ndarray, "_"]
+
+# Relative to the largest, float32 cannot tell smaller singular values from 0.
+_FLOOR = 1e-6
+
+
+class _Axis(NamedTuple):
+    """The matrix [m, n] of one axis as U [m, m], s [m], Vᵀ [n, n]; m <= n."""
+
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+
+
+def uniform_kernel(taps: int = 9) -> Kernel:
+    """Returns the mean over so many pixels."""
+    return np.ones(taps) / taps
+
+
+def gaussian_kernel(sigma: float, taps: int) -> Kernel:
+    """Returns a bell of this standard deviation in pixels, cut off and with sum 1.
+
+    Raises:
+      ValueError: if sigma is not positive.
+    """
+    if not sigma > 0:
+        raise ValueError(f"restore.blur_sigma={sigma} must be more than 0")
+    offsets = np.arange(taps) - (taps - 1) / 2
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def bicubic(size: Size, factor: int) -> LinearOperator:
+    """Returns antialiased bicubic scaling by 1/factor: y [b, h/r, w/r, c].
+
+    Keys' cubic with a = -1/2, widened by the factor: 4 r taps along each axis.
+
+    Args:
+      size: height and width of x.
+      factor: r, a divisor of both.
+
+    Raises:
+      ValueError: if the factor does not divide the size.
+    """
+    operators.check_divides("restore.factor", factor, size)
+    return _separable(*(_bicubic_axis(n, factor) for n in size), limit=0.0)
+
+
+def blur(
+    size: Size,
+    kernel_y: Kernel,
+    kernel_x: Kernel,
+    threshold: float = 3e-2,
+    compat: bool = False,
+) -> LinearOperator:
+    """Returns the blur by kernel_y along the height and kernel_x along the width.
+
+    Args:
+      size: height and width of x and y.
+      kernel_y: an odd number of taps, the middle one at the pixel itself.
+      kernel_x: the same for the width.
+      threshold: the singular values below this share of the largest are lost.
+      compat: as published. The last tap of a kernel is lost (images get darker, by 21 %
+        with 9 equal taps), all is black beyond the border, and the threshold is
+        absolute.
+
+    Raises:
+      ValueError: if a kernel has an even number of taps, or more than can be mirrored,
+        or the threshold is outside [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"restore.blur_threshold={threshold} must lie in [0, 1)")
+    kernels = [tuple(np.asarray(k, float).tolist()) for k in (kernel_y, kernel_x)]
+    for kernel in kernels:
+        _check_taps(len(kernel), size)
+    y, x = (_blur_axis(n, k, compat) for n, k in zip(size, kernels, strict=True))
+    largest = 1.0 if compat else y.s[0] * x.s[0]
+    return _separable(y, x, limit=threshold * largest)
+
+
+def _separable(y_axis: _Axis, x_axis: _Axis, limit: float) -> LinearOperator:
+    """Returns the operator without its singular values below the limit."""
+    (u_y, s_y, vt_y), (u_x, s_x, vt_x) = y_axis, x_axis
+    s = np.outer(s_y, s_x)[None, :, :, None]
+    s = np.where(s < max(limit, _FLOOR * s.max()), 0.0, s)
+    inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > 0)
+    rows_y, rows_x = vt_y[: len(s_y)], vt_x[: len(s_x)]
+    singulars = np.zeros((1, len(vt_y), len(vt_x), 1))
+    singulars[:, : len(s_y), : len(s_x)] = s
+
+    def forward(x: Image) -> Small:
+        coefficients = _along_axes(rows_y, x, rows_x) * jnp.asarray(s, x.dtype)
+        return _along_axes(u_y, coefficients, u_x)
+
+    def pinv(y: Small) -> Image:
+        coefficients = _along_axes(u_y.T, y, u_x.T) * jnp.asarray(inverse, y.dtype)
+        return _along_axes(rows_y.T, coefficients, rows_x.T)
+
+    spectrum = Spectrum(
+        lambda x: _along_axes(vt_y, x, vt_x),
+        lambda x: _along_axes(vt_y.T, x, vt_x.T),
+        singulars,
+    )
+    return LinearOperator(forward, pinv, spectrum)
+
+
+def _along_axes(left: np.ndarray, x: Small, right: np.ndarray) -> Image:
+    """Returns left x rightᵀ for each image and channel."""
+    # Without "highest" an accelerator would round the factors to 8 or 11 bits.
+    return jnp.einsum(
+        "hH,bHWc,wW->bhwc",
+        jnp.asarray(left, x.dtype),
+        x,
+        jnp.asarray(right, x.dtype),
+        precision="highest",
+    )
+
+
+@functools.lru_cache(16)
+def _bicubic_axis(n: int, factor: int) -> _Axis:
+    # Pixel k of the result has its centre at (k + 1/2) r - 1/2 of the pixels.
+    centres = (np.arange(n // factor)[:, None] + 0.5) * factor - 0.5
+    reach = 2 * factor
+    positions = np.floor(centres).astype(int) + np.arange(1 - reach, reach + 1)
+    weights = _cubic((positions - centres) / factor)
+    weights /= weights.sum(1, keepdims=True)
+    return _decompose(_scatter(weights, _mirror(positions, n), n))
+
+
+@functools.lru_cache(16)
+def _blur_axis(n: int, kernel: tuple[float, ...], compat: bool) -> _Axis:
+    offsets = np.arange(len(kernel)) - len(kernel) // 2
+    positions = np.arange(n)[:, None] + offsets
+    weights = np.broadcast_to(kernel, positions.shape)
+    if compat:
+        lost = (positions < 0) | (positions >= n) | (offsets == offsets[-1])
+        weights = np.where(lost, 0.0, weights)
+    return _decompose(_scatter(weights, _mirror(positions, n), n))
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Returns Keys' cubic with a = -1/2 (IEEE ASSP 29, 1981, equation 15)."""
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _mirror(positions: np.ndarray, n: int) -> np.ndarray:
+    """Returns where in the image a position beyond its border is found."""
+    there = positions % (2 * n)
+    return np.minimum(there, 2 * n - 1 - there)
+
+
+def _scatter(weights: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
+    """Returns the matrix whose row i has weights[i, j] added at positions[i, j]."""
+    matrix = np.zeros((len(positions), n))
+    np.add.at(matrix, (np.arange(len(positions))[:, None], positions), weights)
+    return matrix
+
+
+def _decompose(matrix: np.ndarray) -> _Axis:
+    axis = _Axis(*np.linalg.svd(matrix))
+    for array in axis:
+        array.flags.writeable = False  # shared by all who ask for this size
+    return axis
+
+
+def _check_taps(taps: int, size: Size) -> None:
+    if taps % 2 == 0:
+        raise ValueError(f"restore.blur_taps={taps} must be odd: one tap in the middle")
+    if taps // 2 > min(size):
+        raise ValueError(
+            f"restore.blur_taps={taps} reach further beyond the border than the image's"
+            f" {size[0]}x{size[1]} pixels; at most {2 * min(size) + 1} (restore.size)"
+        )
