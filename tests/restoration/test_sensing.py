@@ -1,0 +1,128 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from simple_diffusion.restoration import sensing
+
+
+def random(*shape: int) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+
+def rows(ratio: float, seed: int) -> np.ndarray:
+    """Returns the matrix [m, 32] of Hadamard sensing of 4x8 pixels of one channel."""
+    pixels = jnp.eye(32).reshape(32, 4, 8, 1)
+    return np.asarray(sensing.hadamard((4, 8), ratio, seed).forward(pixels))[..., 0].T
+
+
+def test_all_hadamard_rows_are_those_of_scipy_after_a_permutation():
+    orders = []
+    for seed in (0, 1):
+        # The transform is its own inverse up to 32: what is left is the permutation.
+        order = scipy.linalg.hadamard(32) @ rows(1.0, seed) / np.sqrt(32)
+        np.testing.assert_allclose(order, order.round(), atol=1e-5)
+        order = order.round().astype(int)
+        assert set(np.unique(order)) == {0, 1}
+        assert (order.sum(0) == 1).all() and (order.sum(1) == 1).all()
+        orders.append(order)
+    assert (orders[0] != orders[1]).any() and (orders[0] != np.eye(32)).any()
+
+
+def test_a_seed_and_a_ratio_take_the_first_rows_of_always_the_same_matrix():
+    some = rows(0.3, seed=5)
+    assert some.shape == (10, 32)  # 9.6 rounded
+    np.testing.assert_array_equal(some, rows(1.0, seed=5)[:10])
+
+
+def test_the_first_hadamard_number_is_the_mean():
+    x = random(2, 8, 8, 3)
+    y = sensing.hadamard((8, 8), 0.1, seed=0).forward(x)
+    expected = np.asarray(x).mean((1, 2)) * 8  # norm 1: the sum by the root of 64
+    np.testing.assert_allclose(y[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size, ratio: sensing.hadamard(size, ratio, 0),
+        lambda size, ratio: sensing.blocks(size, ratio, 0, side=8),
+    ],
+    ids=["hadamard", "blocks"],
+)
+def test_the_ratio_is_that_of_numbers_to_pixels(make):
+    x = random(1, 16, 32, 3)
+    for ratio in (0.25, 0.5, 1.0):
+        assert make((16, 32), ratio).forward(x).size == ratio * x.size
+    # However little is asked for, something is measured.
+    assert make((16, 32), 1e-6).forward(x).size > 0
+    # All is measured: nothing is left to guess.
+    whole = make((16, 32), 1.0)
+    np.testing.assert_allclose(whole.pinv(whole.forward(x)), x, atol=1e-5)
+
+
+def test_every_block_is_measured_alone_and_by_the_same_rows():
+    operator = sensing.blocks((8, 16), 0.5, seed=0, side=8)
+    x = random(1, 8, 16, 3)
+    y = operator.forward(x)
+    assert y.shape == (1, 1, 2, 32, 3)
+    swapped = operator.forward(jnp.concatenate([x[:, :, 8:], x[:, :, :8]], axis=2))
+    np.testing.assert_allclose(swapped, y[:, :, ::-1], atol=1e-5)
+
+
+def test_blocks_have_32_pixels_a_side_by_default_and_a_matrix_for_each_seed():
+    x = random(1, 32, 64, 1)
+    y = [sensing.blocks((32, 64), 0.01, seed).forward(x) for seed in (0, 1)]
+    assert y[0].shape == (1, 1, 2, 10, 1)
+    assert (np.abs(y[0] - y[1]) > 1e-3).any()
+
+
+def test_channels_are_measured_alike():
+    grey = jnp.broadcast_to(random(1, 8, 8, 1), (1, 8, 8, 3))
+    for operator in (
+        sensing.hadamard((8, 8), 0.5, 0),
+        sensing.blocks((8, 8), 0.5, 0, side=4),
+    ):
+        y = operator.forward(grey)
+        np.testing.assert_allclose(y, np.broadcast_to(y[..., :1], y.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.5, -0.1, float("nan")])
+def test_a_ratio_outside_its_range_is_an_error(ratio):
+    message = rf"restore\.ratio={ratio} must lie in \(0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        sensing.hadamard((8, 8), ratio, 0)
+    with pytest.raises(ValueError, match=message):
+        sensing.blocks((8, 8), ratio, 0, side=4)
+
+
+def test_hadamard_of_another_size_than_powers_of_two_is_an_error():
+    message = r"has 24x31 pixels; the nearest size is 32x32 \(restore\.size\)"
+    with pytest.raises(ValueError, match=message):
+        sensing.hadamard((24, 31), 0.5, 0)
+
+
+def test_blocks_that_do_not_tile_the_image_are_an_error():
+    message = (
+        r"restore\.block_side=32 does not divide the image's 48x65 pixels; the nearest"
+        r" size is 32x64 \(restore\.size\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        sensing.blocks((48, 65), 0.5, 0)
+    with pytest.raises(ValueError, match=r"restore\.block_side=32 is larger than"):
+        sensing.blocks((16, 64), 0.5, 0)
+
+
+def test_a_random_matrix_is_a_function_of_its_draw_and_not_of_the_library():
+    draw = np.random.default_rng(3).standard_normal((16, 16))
+    # Of all factors Q R only one has a positive diagonal in R: Cholesky's.
+    r = np.linalg.cholesky(draw.T @ draw).T
+    expected = draw @ np.linalg.inv(r)
+    np.testing.assert_allclose(sensing._orthogonal(16, 3), expected, atol=1e-8)
+
+
+def test_operators_of_one_size_share_their_matrices_and_cannot_change_them():
+    assert sensing._orthogonal(16, 3) is sensing._orthogonal(16, 3)
+    for array in (sensing._orthogonal(16, 3), sensing._permutation(16, 3)):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
