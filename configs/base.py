@@ -314,4 +314,84 @@ def default() -> ConfigDict:
             count_after_training=512,
         )
     )
+    config.restore = restore()
     return config.lock()
+
+
+def restore() -> ConfigDict:
+    """Zero-shot restoration; how the model is asked is stated in `sample`.
+
+    Guidance, windows, grid, weights, seed and batch size are those of `sample`.
+    """
+    return ConfigDict(
+        dict(
+            # What was lost: denoise | inpaint | super_resolution | colourise | deblur |
+            # sense, or several, in this order: inpaint+super_resolution+colourise
+            task="inpaint",
+            # An image, a folder of them, or held_out:COUNT images of data.source.
+            input=placeholder(str),
+            # White is filled, black is kept. An image, a folder with one of the same
+            # name for each input, or without files box:HxW (a hole in the middle) or
+            # random:SHARE (of the pixels).
+            hole_mask=placeholder(str),
+            # The input is whole: degrade it first, and compare with it in the end.
+            degrade=False,
+            # HxW to which the input is cut and resized first; none leaves it as it is.
+            size=placeholder(str),
+            # Folder of the results; none means restored/TASK in the workdir.
+            output=placeholder(str),
+            # Different restorations of each input.
+            samples=1,
+            # Comma-separated names or numbers, one for each input in turn; none leaves
+            # the model without class and guidance.
+            classes=placeholder(str),
+            # super_resolution: how many pixels along a side became one, and how:
+            # average | bicubic
+            factor=4,
+            downsampling="average",
+            # deblur: uniform | gaussian | anisotropic. Sigmas in pixels, downwards and
+            # across; none means the paper's: (10, 10) of 5 taps, (1, 20) of 9; uniform
+            # has 9 taps.
+            kernel="uniform",
+            blur_sigma=placeholder(tuple),
+            blur_taps=placeholder(int),
+            # What the blur left less of than this share is taken for lost.
+            blur_threshold=0.03,
+            # sense (compressed sensing): hadamard | blocks, and how many numbers were
+            # measured for each of the image.
+            sensing="hadamard",
+            ratio=0.25,
+            # blocks: side of a block in pixels.
+            block_side=32,
+            # Of the random choices in both.
+            operator_seed=0,
+            # Standard deviation of the measurement's noise, of images in [0, 1].
+            sigma_y=0.0,
+            # ddnm | ddnm_simplified (as published, slips and all), or, without sigma_y,
+            # ancestral | ddim | heun | dpmpp_2m
+            solver="ddnm",
+            steps=100,
+            # ddnm, ddim: share of fresh noise.
+            eta=0.85,
+            # ddnm: eta is a share of all noise, or of what a step of DDIM renews:
+            # constant | ddim
+            fresh="constant",
+            # none | static | dynamic, before the projection
+            clip="none",
+            # Steps that are gone back at a time, and how often a stretch is made.
+            travel_length=1,
+            travel_repeat=1,
+            # Go back from the estimate of the image; otherwise from where it stands.
+            travel_from_estimate=True,
+            # Cells by which the hole grows, towards smaller and larger indices; none
+            # means (2, 2) in the latents of an autoencoder and (0, 0) in pixels.
+            dilate=placeholder(tuple),
+            # A latent cell is hole if its first pixel is, or if any is:
+            # nearest | block_max
+            mask_mode="nearest",
+            # Operators as published, including their slips.
+            compat=False,
+            # File of LPIPS weights; see simple_diffusion/evaluation/convert_lpips.py.
+            lpips_weights=placeholder(str),
+        )
+    )

@@ -17,6 +17,8 @@ from simple_diffusion.core.types import Params, Solver
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers
 
+SOLVERS = ("ancestral", "ddim", "heun", "dpmpp_2m")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -175,13 +177,19 @@ def _coarse(config: Config, built: Model, fine: Canvas) -> Canvas | None:
     return small
 
 
-def parse_classes(text: str | None, names: tuple[str, ...], count: int) -> list[int]:
+def parse_classes(
+    text: str | None,
+    names: tuple[str, ...],
+    count: int,
+    key: str = "sample.classes",
+) -> list[int]:
     """Returns class numbers of "sun,3,house"; None is all classes.
 
     Args:
       text: names and numbers, separated by commas.
       names: of the classes, possibly empty.
       count: number of classes; 0 for a model without.
+      key: where the text comes from, for messages.
 
     Raises:
       ValueError: a class that does not exist, with those that do.
@@ -197,7 +205,7 @@ def parse_classes(text: str | None, names: tuple[str, ...], count: int) -> list[
         else:
             known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise ValueError(
-                f"sample.classes has {word!r}; this model has {count} classes, "
+                f"{key} has {word!r}; this model has {count} classes, "
                 f"0 to {count - 1}" + (f": {known}" if names else "")
             )
     return chosen
@@ -209,13 +217,14 @@ def solver(config: Config, name: str, family: process.Family, eta: float) -> Sol
     Raises:
       ValueError: for an unknown name.
     """
+    gamma = config.sample.gamma
     table = {
-        "ancestral": solvers.ancestral(family, config.sample.gamma),
-        "ddim": solvers.ddim(family, eta),
-        "heun": solvers.heun(family),
-        "dpmpp_2m": solvers.dpmpp_2m(family),
+        "ancestral": lambda: solvers.ancestral(family, gamma),
+        "ddim": lambda: solvers.ddim(family, eta),
+        "heun": lambda: solvers.heun(family),
+        "dpmpp_2m": lambda: solvers.dpmpp_2m(family),
     }
-    return pick(table, name, "sample.solver")
+    return pick(table, name, "sample.solver")()
 
 
 def calls_per_step(name: str) -> int:

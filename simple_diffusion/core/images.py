@@ -16,7 +16,7 @@ def to_unit_range(image: UInt8[HostOrDevice, "*b h w c"]) -> Float[Array, "*b h 
     return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
 
 
-def to_uint8(x: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
+def to_uint8(x: Float[HostOrDevice, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     """Returns the nearest uint8 pixels; what lies outside [-1, 1] is clipped."""
     return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 

@@ -1,7 +1,9 @@
 """Drawing images of a model and laying them out for a person."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,14 +24,31 @@ MAX_COLUMNS = 16
 Draw = Callable[..., Iterator[np.ndarray]]
 
 
-def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
-    """Returns (params, labels, weak=None) -> batches of uint8 images.
+class Placed(NamedTuple):
+    """A function of a model and a batch, compiled for the devices it is spread over.
 
-    Compiled once, however often it is called. The batch is rounded up to a multiple of
-    the devices that share it; where they share windows, there is one image at a time.
+    batch_size: images at a time.
+    call: (params, weak params or None, *arrays of the batch) -> arrays on the host.
     """
-    place, most, function = sharding.replicated(mesh), 1, sampling.draw
-    if sampling.windows is None:
+
+    batch_size: int
+    call: Callable[..., Any]
+
+
+def placed(
+    function: Callable[..., Any], mesh: Mesh, batch_size: int, windows: int | None
+) -> Placed:
+    """Returns a function compiled for a mesh.
+
+    Args:
+      function: (params, weak params or None, *arrays [b, ...]) -> arrays [b, ...].
+      mesh: the devices.
+      batch_size: images at a time, rounded up to a multiple of the devices that share
+        it; where they share windows, there is one image at a time.
+      windows: how many an image is made of; None if it is made at once.
+    """
+    place, most = sharding.replicated(mesh), 1
+    if windows is None:
         function = pinning.pinned(function, mesh)
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         most = math.ceil(batch_size / ways) * ways
@@ -37,14 +56,24 @@ def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
     # Gathered: every process can then write images that another one's devices made.
     compiled = jax.jit(function, out_shardings=sharding.replicated(mesh))
 
+    def call(params: Params, weak: Params | None, *batch: np.ndarray) -> Any:
+        return jax.device_get(compiled(params, weak, *jax.device_put(batch, place)))
+
+    return Placed(most, call)
+
+
+def drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Draw:
+    """Returns (params, labels, weak=None) -> batches of uint8 images.
+
+    Compiled once, however often it is called.
+    """
+    draw_batch = placed(sampling.draw, mesh, batch_size, sampling.windows)
+
     def draw(
         params: Params, labels: np.ndarray, weak: Params | None = None
     ) -> Iterator[np.ndarray]:
-        def sample(index: np.ndarray, label: np.ndarray) -> jax.Array:
-            index, label = jax.device_put((index, label), place)
-            return compiled(params, weak, index, label)
-
-        yield from generate.generate(sample, labels, most)
+        sample = functools.partial(draw_batch.call, params, weak)
+        yield from generate.generate(sample, labels, draw_batch.batch_size)
 
     return draw
 

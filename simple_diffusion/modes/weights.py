@@ -30,7 +30,7 @@ def load(
       step: of the checkpoint; by default the newest.
 
     Raises:
-      ValueError: for a name of another form.
+      ValueError: for a name of another form, or a checkpoint without the average.
       CheckpointError: if there is no such checkpoint or it does not fit the model.
     """
     shapes = jax.eval_shape(built.init, jax.random.key(0))
@@ -44,7 +44,13 @@ def load(
     folder = workdir / CHECKPOINTS
     if name in ("ema", "params"):
         average = "main" if name == "ema" else None
-        return checkpoint.restore_params(folder, abstract, average, step)
+        try:
+            return checkpoint.restore_params(folder, abstract, average, step)
+        except store.Missing as error:
+            raise ValueError(
+                f"sample.weights={name}: {error}; sample.weights=params takes the "
+                "parameters as the last step left them"
+            ) from error
     length = name.removeprefix(_POWER)
     try:
         sigma_rel = float(length)

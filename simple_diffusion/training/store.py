@@ -43,6 +43,10 @@ class Mismatch(CheckpointError):
     """A sound checkpoint of another model: going back to an older one cannot help."""
 
 
+class Missing(Mismatch):
+    """A sound checkpoint that lacks a whole tree, such as an average."""
+
+
 class Damaged(CheckpointError):
     """A checkpoint whose files are incomplete or were changed."""
 
@@ -132,12 +136,17 @@ class Store:
         return note
 
     def read(self, step: int, wanted: Trees) -> Trees:
-        """Returns trees like the wanted ones; raises Damaged or Mismatch."""
+        """Returns trees like the wanted ones; raises Damaged, Missing or Mismatch."""
         if step not in self.steps():
             raise CheckpointError(
                 f"no checkpoint of step {step} in {self.folder}; have {self.steps()}"
             )
         arrays = self.note(step)["arrays"]
+        if lacking := wanted.keys() - arrays.keys():
+            raise Missing(
+                f"the checkpoint of step {step} in {self.folder} holds no "
+                f"{', '.join(sorted(lacking))}; it holds {', '.join(sorted(arrays))}"
+            )
         flat = {part: _flatten(tree) for part, tree in wanted.items()}
         if differences := list(_differences(flat, arrays)):
             raise Mismatch(
@@ -285,10 +294,6 @@ def _differences(
     wanted: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, list]]
 ) -> Iterator[str]:
     for part, leaves in wanted.items():
-        if part not in stored:
-            have = ", ".join(sorted(stored))
-            yield f"{part}: not in the checkpoint, which has {have}"
-            continue
         for name in sorted(leaves.keys() | stored[part].keys()):
             have, want = stored[part].get(name), leaves.get(name)
             if have is None:

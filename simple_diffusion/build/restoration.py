@@ -1,0 +1,275 @@
+"""The section `restore`: from a model to restored images."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from simple_diffusion.build import sampling
+from simple_diffusion.build.canvas import canvas
+from simple_diffusion.build.degradation import Degradation, Size, degradation
+from simple_diffusion.build.denoising import denoising
+from simple_diffusion.build.network import Model
+from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core import rng
+from simple_diffusion.core.types import Codec, Params, Solver
+from simple_diffusion.diffusion.process import Family
+from simple_diffusion.restoration import ddnm, latent, null_space, travel
+from simple_diffusion.restoration.operators import LinearOperator
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is restored.
+
+    lost: what was lost.
+    samples: restorations of each input.
+    classes: of the inputs, in turn; the number of classes stands for none.
+    """
+
+    lost: Degradation
+    samples: int
+    classes: list[int]
+
+
+def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
+    """Returns what `config.restore` asks for.
+
+    Raises:
+      ValueError: for numbers out of range, and for names that do not exist.
+    """
+    c = config.restore
+    if c.samples < 1:
+        raise ValueError(f"restore.samples={c.samples} must be at least 1")
+    classes = [built.num_classes]
+    if c.classes is not None:
+        key = "restore.classes"
+        classes = sampling.parse_classes(c.classes, class_names, built.num_classes, key)
+    return Plan(degradation(config), c.samples, classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """How images of one size are restored; pure functions of whole batches.
+
+    Images are [b, h, w, c] in [-1, 1], masks [b, h, w, 1] with 1 where a pixel is
+    known, measurements y [b, ...] as the operator gives them.
+
+    size: height and width of the images in pixels.
+    measured: shape of one measurement.
+    measure: (image, known_mask, index [b]) -> y, with noise.
+    guess: (y, known_mask) -> A⁺y, the image that holds what was measured and no more.
+    restore: (params, weak params or None, index, label, y, known_mask) -> image. What
+      is random about it depends on its own index alone.
+    residual: (image, y, known_mask) -> root mean square over the measurement of what
+      the image, measured, would differ by from y, or from the nearest to y that any
+      image can give.
+    network_calls: per image, a guided one counting once.
+    windows: how many an image is made of; None if it is made at once.
+    """
+
+    size: Size
+    measured: tuple[int, ...]
+    measure: Callable[..., jax.Array]
+    guess: Callable[..., jax.Array]
+    restore: Callable[..., jax.Array]
+    residual: Callable[..., jax.Array]
+    network_calls: int
+    windows: int | None
+
+
+def restoration(
+    config: Config,
+    built: Model,
+    size: Size,
+    weak: Model | None = None,
+    *,
+    mesh: Mesh | None = None,
+    codec: Codec | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Restoration:
+    """Returns how images of a size are restored.
+
+    Args:
+      config: the whole config.
+      built: the model.
+      size: height and width of the restored images in pixels.
+      weak: the model to guide by, if not by the null class.
+      mesh: the devices that share windows, if there are any.
+      codec: to and from the space that the model is of; None is pixels.
+      tick: called now and then, see `travel.restore`.
+
+    Raises:
+      ValueError: for numbers out of range, unknown names, sizes that do not divide, and
+        what does not go together.
+    """
+    c = config.restore
+    lost = degradation(config)
+    if c.sigma_y < 0:
+        raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
+    if not 0 <= c.eta <= 1:
+        raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
+    if codec is not None and not lost.keeps_pixels:
+        raise ValueError(
+            f"restore.task={c.task}: in the latents of an autoencoder only inpaint is "
+            "possible, since other losses are not linear there"
+        )
+    way = travel.Travel(c.travel_length, c.travel_repeat, c.travel_from_estimate)
+    calls = travel.network_calls(c.steps, way)
+    observe, cells = _cells(config, size, lost, codec)
+    sheet = canvas(
+        config, built, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
+    )
+    guided = weak is not None or (built.num_classes > 0 and c.classes is not None)
+    own = denoising(
+        config, built, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
+    )
+    own.check(sheet)
+    noise = 2.0 * c.sigma_y  # images are in [-1, 1] here
+    steps = _solver(config, built.family, noise)
+    # Read here: what is traced later must not look at the config.
+    seed, channels, decode = config.sample.seed, built.size[2], _decode(codec)
+
+    def measure(x: jax.Array, known_mask: jax.Array, index: jax.Array) -> jax.Array:
+        y = lost.operator(size, known_mask).forward(x)
+        if not noise:
+            return y
+        keys = rng.per_example(rng.key_for(seed, 0, "measurement"), index)
+        y = y + noise * rng.normal_per_example(keys, y.shape[1:])
+        return y * known_mask if lost.keeps_pixels else y
+
+    def restore(
+        params: Params,
+        weak_params: Params | None,
+        index: jax.Array,
+        label: jax.Array,
+        y: jax.Array,
+        known_mask: jax.Array,
+    ) -> jax.Array:
+        operator, target = observe(y, known_mask)
+        keys = rng.per_example(rng.key_for(seed, 0, "restore"), index)
+
+        def finish(x_hat: jax.Array) -> jax.Array:
+            # At the end of the way the share of DDNM+ is 0.
+            return x_hat if noise else null_space.project(operator, x_hat, target)
+
+        x = travel.restore(
+            own.on(sheet, params, weak_params, label),
+            steps(operator, target),
+            finish,
+            sheet.grid,
+            keys,
+            (*sheet.size, channels),
+            built.family,
+            way,
+            tick,
+        )
+        x = decode(x)
+        keeps = lost.keeps_pixels and not noise
+        return latent.paste(x, y, known_mask) if keeps else x
+
+    def guess(y: jax.Array, known_mask: jax.Array) -> jax.Array:
+        return lost.operator(size, known_mask).pinv(y)
+
+    def residual(x: jax.Array, y: jax.Array, known_mask: jax.Array) -> jax.Array:
+        operator = lost.operator(size, known_mask)
+        possible = operator.forward(operator.pinv(y))
+        error = operator.forward(x) - possible
+        return jnp.sqrt(jnp.square(error).reshape(len(error), -1).mean(axis=1))
+
+    example = jnp.zeros((1, *size, 3 if codec is not None else channels))
+    mask = jnp.ones((1, *size, 1))
+    zero = jnp.zeros(1, jnp.int32)
+    y = jax.eval_shape(measure, example, mask, zero)
+    per_step = sampling.calls_per_step(c.solver)
+    return Restoration(
+        size=size,
+        measured=y.shape[1:],
+        measure=measure,
+        guess=guess,
+        restore=restore,
+        residual=residual,
+        network_calls=per_step * (calls - 1) + 1,
+        windows=sheet.windows,
+    )
+
+
+def _solver(
+    config: Config, family: Family, sigma_y: float
+) -> Callable[[LinearOperator, jax.Array], Solver]:
+    """Returns (operator, y) -> solver."""
+    c = config.restore
+    kinds = {"constant": False, "ddim": True}
+    as_ddim = pick(kinds, c.fresh, "restore.fresh")
+    eta = c.eta
+
+    def exact(operator: LinearOperator, y: jax.Array) -> Solver:
+        if sigma_y:
+            return ddnm.ddnm_plus(operator, y, sigma_y, family, eta)
+        return ddnm.ddnm(operator, y, family, eta, as_ddim=as_ddim)
+
+    def simplified(operator: LinearOperator, y: jax.Array) -> Solver:
+        return ddnm.ddnm_simplified(operator, y, sigma_y, family, eta)
+
+    def ordinary(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
+        plain = sampling.solver(config, name, family, eta)
+        return functools.partial(null_space.projected, plain)
+
+    own = {"ddnm": exact, "ddnm_simplified": simplified}
+    table = own | {name: ordinary(name) for name in sampling.SOLVERS}
+    found = pick(table, c.solver, "restore.solver")
+    if sigma_y and c.solver not in own:
+        raise ValueError(
+            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} takes "
+            "the measurement for exact"
+        )
+    return found
+
+
+def _cells(
+    config: Config, size: Size, lost: Degradation, codec: Codec | None
+) -> tuple[Callable[..., tuple[LinearOperator, jax.Array]], Size]:
+    """Returns what is observed in the space of the model, and the size there.
+
+    The first is (y, known_mask) -> (operator, target).
+    """
+    c, factor = config.restore, 1
+    if codec is not None:
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        latents = jax.eval_shape(codec.encode, image)
+        factor = math.ceil(size[0] / latents.shape[1])
+    usual = (0, 0) if codec is None else (2, 2)
+    grow = usual if c.dilate is None else c.dilate
+    if len(grow) != 2:
+        raise ValueError(
+            f"restore.dilate={tuple(grow)} must be two numbers of cells, towards "
+            "smaller and larger indices"
+        )
+    known_cells = functools.partial(
+        latent.known_cells,
+        factor=factor,
+        mode=c.mask_mode,
+        dilate_low=grow[0],
+        dilate_high=grow[1],
+    )
+
+    def observe(
+        y: jax.Array, known_mask: jax.Array
+    ) -> tuple[LinearOperator, jax.Array]:
+        if lost.keeps_pixels:
+            known = known_cells(known_mask)
+            cells = y if codec is None else codec.encode(y)
+            h, w = known.shape[1:3]
+            return lost.operator((h, w), known), cells * known
+        return lost.operator(size, known_mask), y
+
+    jax.eval_shape(known_cells, jax.ShapeDtypeStruct((1, *size, 1), jnp.float32))
+    return observe, (size[0] // factor, size[1] // factor)
+
+
+def _decode(codec: Codec | None) -> Callable[[jax.Array], jax.Array]:
+    return (lambda x: x) if codec is None else codec.decode

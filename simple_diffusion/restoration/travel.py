@@ -1,0 +1,180 @@
+"""From noise to a restored image, going back now and then.
+
+Early steps decide what later ones can no longer change: what was filled in must agree
+with what is known, but was drawn before that was clear. Time travel (RePaint, arXiv
+2201.09865; section 3.3 of 2212.00490) adds noise to a z that was nearly done with and
+comes down once more.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from simple_diffusion.core import rng
+from simple_diffusion.core.types import DenoiseFn, HostOrDevice, Key, Solver
+from simple_diffusion.diffusion import process
+from simple_diffusion.diffusion.process import VP, Family
+
+Image = Float[Array, "b h w c"]
+
+
+class Travel(NamedTuple):
+    """When to go back, and how.
+
+    length: steps that are gone back at a time.
+    repeat: how often each stretch is travelled in all; 1 never goes back.
+    from_estimate: the noisier z is made from the last x_hat, before its projection;
+      otherwise from z, by the process itself.
+    """
+
+    length: int = 1
+    repeat: int = 1
+    from_estimate: bool = True
+
+
+ONE_WAY = Travel()
+
+# How often progress is told, about.
+_TICKS = 50
+
+
+def itinerary(steps: int, travel: Travel) -> list[int]:
+    """Returns the noise levels in the order they are visited.
+
+    Levels are counted from the cleanest, 0, to the noisiest, steps - 1; -1 stands for
+    the image. At the levels 0, length, 2 length, ... below steps - length the way goes
+    back up `length` levels, one at a time, `repeat` - 1 times each.
+
+    Raises:
+      ValueError: a number is below 1.
+    """
+    for name, number in (("steps", steps), ("travel", travel.length)):
+        if number < 1:
+            key = "restore.steps" if name == "steps" else "restore.travel_length"
+            raise ValueError(f"{key}={number} must be at least 1")
+    if travel.repeat < 1:
+        raise ValueError(f"restore.travel_repeat={travel.repeat} must be at least 1")
+    turns = range(0, steps - travel.length, travel.length)
+    left = dict.fromkeys(turns, travel.repeat - 1)
+    level, visited = steps - 1, [steps - 1]
+    while level >= 0:
+        level -= 1
+        visited.append(level)
+        if left.get(level, 0):
+            left[level] -= 1
+            visited += range(level + 1, level + travel.length + 1)
+            level += travel.length
+    return visited
+
+
+def network_calls(steps: int, travel: Travel) -> int:
+    """Returns how often a solver that asks the network once a step calls it.
+
+    Once at each level, and once more for each step that was gone back.
+    """
+    visited = itinerary(steps, travel)
+    return sum(b < a for a, b in itertools.pairwise(visited))
+
+
+def restore(
+    denoise: DenoiseFn,
+    solver: Solver,
+    finish: Callable[[Image], Image],
+    grid: Float[HostOrDevice, "n"],
+    keys: Key,
+    shape: tuple[int, ...],
+    family: Family = VP,
+    travel: Travel = ONE_WAY,
+    tick: Callable[[int, int], None] | None = None,
+) -> Image:
+    """Returns one image per key; all that is random about it comes from its own key.
+
+    Without travel this is `sampling.loop.sample`.
+
+    Args:
+      denoise: the denoise function, not projected.
+      solver: how to step; it projects what `denoise` returns.
+      finish: x_hat at the last level -> image, such as the projection.
+      grid: noise levels, ascending in logsnr.
+      keys: one typed key per image, [b].
+      shape: (h, w, c) of an image.
+      family: the scale of z.
+      travel: when to go back.
+      tick: called on the host now and then, with the moves made and those in all; the
+        devices do not wait for it.
+    """
+    grid = jnp.asarray(grid, jnp.float32)
+    last = grid.shape[0] - 1
+    start, end = _moves(itinerary(grid.shape[0], travel))
+
+    def down(carry, logsnr_t, logsnr_s, keys):
+        z, state, _ = carry
+        seen = []
+
+        def watched(z: Image, logsnr: Float[Array, "b"]) -> Image:
+            seen.append(denoise(z, logsnr))
+            return seen[-1]
+
+        z, state = solver.step(watched, z, state, logsnr_t, logsnr_s, keys)
+        return z, state, seen[-1]
+
+    def back(carry, logsnr_s, logsnr_t, keys):
+        z, _, x_hat = carry
+        noise = rng.normal_per_example(keys, z.shape[1:])
+        if travel.from_estimate:
+            level = jnp.broadcast_to(logsnr_t, keys.shape)
+            z = process.add_noise(family, x_hat, noise, level)
+        else:
+            q = process.transition(family, logsnr_t, logsnr_s)
+            z = q.scale * z + jnp.sqrt(q.variance) * noise
+        # What the solver remembers is of another path.
+        return z, solver.init(z), x_hat
+
+    total = len(start)
+    every = max(1, total // _TICKS)
+
+    def tell(index: Array) -> None:
+        if tick is not None and int(index) % every == 1 % every:
+            tick(int(index), total)
+
+    def move(carry, at):
+        index, a, b = at
+        if tick is not None:
+            jax.debug.callback(tell, index)
+        here = a, b, _keys_at(keys, index)
+        if travel.repeat == 1:
+            return down(carry, *here), None
+        return jax.lax.cond(a < b, down, back, carry, *here), None
+
+    _, sigma = family.alpha_sigma(grid[0])
+    z = sigma * rng.normal_per_example(_keys_at(keys, jnp.int32(0)), shape)
+    # Index 0 is the noise that it starts from.
+    index = jnp.arange(1, len(start) + 1)
+    levels = index, grid[last - start], grid[last - end]
+    (z, _, _), _ = jax.lax.scan(move, (z, solver.init(z), jnp.zeros_like(z)), levels)
+    return finish(denoise(z, jnp.broadcast_to(grid[-1], keys.shape)))
+
+
+def _moves(visited: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each move starts and ends; several steps back are one move.
+
+    The last move, to the image, is left out. Going back step by step from z is, in law,
+    one longer step, and from x_hat only the last step counts.
+    """
+    visited = visited[:-1]
+    keep = [
+        k
+        for k, level in enumerate(visited)
+        if not (0 < k < len(visited) - 1 and visited[k - 1] < level < visited[k + 1])
+    ]
+    stops = np.array([visited[k] for k in keep], np.int32)
+    return stops[:-1], stops[1:]
+
+
+def _keys_at(keys: Key, index: Array) -> Key:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
