@@ -111,6 +111,8 @@ def restoration(
     lost = degradation(config)
     if c.sigma_y < 0:
         raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
+    if lost.tasks == ("denoise",) and not c.sigma_y:
+        raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
     if not 0 <= c.eta <= 1:
         raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
     if codec is not None and not lost.keeps_pixels:
@@ -219,6 +221,8 @@ def _solver(
         plain = sampling.solver(config, name, family, eta)
         return functools.partial(null_space.projected, plain)
 
+    if sigma_y and as_ddim:
+        raise ValueError("restore.fresh=ddim is for restore.sigma_y=0 alone")
     own = {"ddnm": exact, "ddnm_simplified": simplified}
     table = own | {name: ordinary(name) for name in sampling.SOLVERS}
     found = pick(table, c.solver, "restore.solver")

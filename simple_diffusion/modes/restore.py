@@ -16,7 +16,7 @@ from simple_diffusion.evaluation import lpips
 from simple_diffusion.modes import inputs, restored, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.modes.restored import Restored
-from simple_diffusion.modes.restorer import Restorer
+from simple_diffusion.modes.restorer import Restorer, Trained
 
 RECORD = "restorations.json"
 SHEET = "sheet.png"
@@ -72,9 +72,10 @@ def _run(config: Config, workdir: str) -> Result:
         folder, built, mesh, chosen.weights, chosen.checkpoint_step
     )
     weak, weak_params = weights.load_weak(chosen, len(names), mesh)
-    restorer = Restorer(
-        config, plan, mesh, chosen.batch_size, built, params, weak, weak_params
-    )
+    trained = Trained(built, params, weak, weak_params)
+    restorer = Restorer(config, plan, trained, mesh, chosen.batch_size)
+    if similarity is not None and config.restore.degrade:
+        restorer.check = similarity.check
     files.say(
         f"{config.restore.task} by {config.restore.solver}, step {step}: {len(found)} "
         f"input(s), {plan.samples} restoration(s) each"
@@ -96,7 +97,11 @@ def _run(config: Config, workdir: str) -> Result:
     if jax.process_index() == 0:
         images.write_png(output / SHEET, restored.sheet(plan.lost, shown))
         settings = _settings(config, step, restorer.network_calls)
-        about = settings | {"means": metrics, "inputs": records, "failed": failed}
+        about = settings | {
+            "means": _finite(metrics),
+            "inputs": {name: _finite(found) for name, found in records.items()},
+            "failed": failed,
+        }
         (output / RECORD).write_text(json.dumps(about, indent=2) + "\n")
     for name, value in metrics.items():
         files.say(f"  {name} = {value:.4g}")
@@ -137,6 +142,15 @@ def _say_progress(
         f"  {done}/{len(found)}  {done * samples / seconds:.2f} images/s  "
         f"{left * seconds / done:.0f} s left  {name}  {values}"
     )
+
+
+def _finite(value: Any) -> Any:
+    """Returns numbers as JSON knows them: the PSNR of equal images is None there."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return value if np.isfinite(value) else None
 
 
 def _output(config: Config, folder: epath.Path) -> epath.Path:

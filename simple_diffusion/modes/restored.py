@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -12,6 +11,7 @@ from PIL import Image
 from simple_diffusion.build.degradation import Degradation
 from simple_diffusion.core import images
 from simple_diffusion.evaluation import similarity
+from simple_diffusion.evaluation.lpips import Lpips
 from simple_diffusion.modes.inputs import MEASUREMENT
 
 # Rows of the sheet, and the longest side of a picture in it.
@@ -19,7 +19,6 @@ MOST_ROWS = 16
 MOST_PIXELS = 512
 
 Picture = UInt8[np.ndarray, "h w c"]
-Lpips = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
             found["ssim"] = similarity.ssim(one.restored, every)
             found["ssim_input"] = similarity.ssim(one.guess[None], every[:1])
         if lpips is not None:
-            found["lpips"] = lpips(one.restored, every)
+            found[f"lpips_{lpips.trunk}"] = lpips(one.restored, every)
     return {name: [float(v) for v in values] for name, values in found.items()}
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,33 +32,39 @@ class _Task:
     made: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
+class Trained(NamedTuple):
+    """A model with its parameters, and the one to guide by, if there is one."""
+
+    built: network.Model
+    params: Params
+    weak: network.Model | None = None
+    weak_params: Params | None = None
+
+
 class Restorer:
     """Restores inputs with one model.
 
     config: the whole config.
     plan: what is restored.
+    trained: the model.
     mesh: the devices.
     batch_size: images of one size at a time.
-    built, params: the model.
-    weak, weak_params: the model to guide by, if not by the null class.
     """
 
     def __init__(
         self,
         config: Config,
         plan: restoration.Plan,
+        trained: Trained,
         mesh: Mesh,
         batch_size: int,
-        built: network.Model,
-        params: Params,
-        weak: network.Model | None,
-        weak_params: Params | None,
     ):
         self.seconds = 0.0  # spent on restoring
         self.network_calls = 0  # of each image
-        self._config, self._plan, self._mesh = config, plan, mesh
-        self._batch_size, self._built, self._weak = batch_size, built, weak
-        self._params = params, weak_params
+        self._config, self._plan, self._trained = config, plan, trained
+        self._mesh, self._batch_size = mesh, batch_size
+        # Raises ValueError for (height, width, channels) that cannot be judged later.
+        self.check: Callable[[int, int, int], None] = lambda *_: None
         self._groups: dict[tuple[int, int], _Group] = {}
 
     def add(self, item: inputs.Input, number: int) -> Iterator[Restored]:
@@ -68,7 +75,7 @@ class Restorer:
           OSError: it cannot be read.
         """
         plan = self._plan
-        loaded = inputs.load(self._config, plan.lost, item, self._built.size[2])
+        loaded = inputs.load(self._config, plan.lost, item, self._trained.built.size[2])
         group = self._group(loaded.size)
         y = group.measured(item.name, loaded, number)
         label = plan.classes[number % len(plan.classes)]
@@ -86,11 +93,12 @@ class Restorer:
 
     def _group(self, size: tuple[int, int]) -> "_Group":
         if size not in self._groups:
+            self.check(*size, self._trained.built.size[2])
             how = restoration.restoration(
                 self._config,
-                self._built,
+                self._trained.built,
                 size,
-                self._weak,
+                self._trained.weak,
                 mesh=self._mesh,
                 tick=_Progress(),
             )
@@ -113,7 +121,8 @@ class Restorer:
         y = np.stack([task.measurement for task, _ in filled])
         known = np.stack([task.loaded.known_mask for task, _ in filled])
         start = time.perf_counter()
-        made = group.restore.call(*self._params, index, label, y, known)
+        params = self._trained.params, self._trained.weak_params
+        made = group.restore.call(*params, index, label, y, known)
         self.seconds += time.perf_counter() - start
         for (task, _), image in zip(jobs, made, strict=False):
             task.made.append(image)

@@ -48,8 +48,8 @@ def load(
             return checkpoint.restore_params(folder, abstract, average, step)
         except store.Missing as error:
             raise ValueError(
-                f"sample.weights={name}: {error}; sample.weights=params takes the "
-                "parameters as the last step left them"
+                f"sample.weights={name}: the checkpoint in {folder} holds no average; "
+                "sample.weights=params takes the parameters as the last step left them"
             ) from error
     length = name.removeprefix(_POWER)
     try:

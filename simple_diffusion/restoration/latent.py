@@ -26,7 +26,7 @@ def known_cells(
     mode: str = "nearest",
     dilate_low: int = 2,
     dilate_high: int = 2,
-) -> Mask:
+) -> Float[Array, "b H W 1"]:
     """Returns which cells of factor x factor pixels are known: 1 known, 0 to be filled.
 
     Args:

@@ -142,14 +142,10 @@ class Store:
                 f"no checkpoint of step {step} in {self.folder}; have {self.steps()}"
             )
         arrays = self.note(step)["arrays"]
-        if lacking := wanted.keys() - arrays.keys():
-            raise Missing(
-                f"the checkpoint of step {step} in {self.folder} holds no "
-                f"{', '.join(sorted(lacking))}; it holds {', '.join(sorted(arrays))}"
-            )
         flat = {part: _flatten(tree) for part, tree in wanted.items()}
         if differences := list(_differences(flat, arrays)):
-            raise Mismatch(
+            kind = Missing if wanted.keys() - arrays.keys() else Mismatch
+            raise kind(
                 f"the checkpoint of step {step} in {self.folder} does not fit the "
                 "configured model:\n  " + "\n  ".join(_shorten(differences)) + "\n"
                 "Use the configuration it was trained with, or another workdir."
@@ -294,6 +290,10 @@ def _differences(
     wanted: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, list]]
 ) -> Iterator[str]:
     for part, leaves in wanted.items():
+        if part not in stored:
+            have = ", ".join(sorted(stored))
+            yield f"{part}: not in the checkpoint, which has {have}"
+            continue
         for name in sorted(leaves.keys() | stored[part].keys()):
             have, want = stored[part].get(name), leaves.get(name)
             if have is None:
