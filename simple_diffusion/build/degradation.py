@@ -64,25 +64,28 @@ def degradation(config: Config) -> Degradation:
       ValueError: an unknown name, or a composition whose pseudo-inverse is not known.
     """
     c = config.restore
-    tasks = _tasks(c.task)
-    compat = c.compat
-    last = "colourise" in tasks
+    tasks, compat, factor = _tasks(c.task), c.compat, c.factor
     spatial = [
         task for task in tasks if task in ("super_resolution", "deblur", "sense")
     ]
-    masked = "inpaint" in tasks
-    inner = {
-        "super_resolution": lambda: _super_resolution(c, masked),
-        "deblur": lambda: _deblur(c),
-        "sense": lambda: _sensing(c),
+    masked, last = "inpaint" in tasks, "colourise" in tasks
+    table = {
+        "super_resolution": _super_resolution(c, masked),
+        "deblur": _deblur(c),
+        "sense": _sensing(c),
     }
     if masked and spatial not in ([], ["super_resolution"]):
         raise ValueError(
             f"restore.task={c.task}: in-painting goes alone, with super_resolution and "
             f"with colourise; of a mask before {spatial[0]} no exact inverse is known"
         )
+    if masked and spatial and c.downsampling != "average":
+        raise ValueError(
+            f"restore.task={c.task} needs restore.downsampling=average: of a mask "
+            "before bicubic down-sampling no exact inverse is known"
+        )
     if spatial:
-        first = inner[spatial[0]]()
+        first = table[spatial[0]]
     else:
         first = _inpaint if masked else _identity
 
@@ -90,8 +93,7 @@ def degradation(config: Config) -> Degradation:
         found = first(size, known_mask)
         return operators.grey(found, compat=compat) if last else found
 
-    factor = c.factor if "super_resolution" in tasks else 1
-    return Degradation(tasks, operator, factor)
+    return Degradation(tasks, operator, factor if "super_resolution" in tasks else 1)
 
 
 def _tasks(text: str) -> tuple[str, ...]:
@@ -135,16 +137,8 @@ def _super_resolution(c: Config, masked: bool) -> Callable[..., LinearOperator]:
     def bicubic(size: Size, known_mask: jax.Array) -> LinearOperator:
         return separable.bicubic(size, factor)
 
-    if factor < 1:
-        raise ValueError(f"restore.factor={factor} must be at least 1")
     table = {"average": average, "bicubic": bicubic}
-    made = pick(table, c.downsampling, "restore.downsampling")
-    if masked and made is bicubic:
-        raise ValueError(
-            f"restore.task={c.task} needs restore.downsampling=average: of a mask "
-            "before bicubic down-sampling no exact inverse is known"
-        )
-    return made
+    return pick(table, c.downsampling, "restore.downsampling")
 
 
 def _deblur(c: Config) -> Callable[..., LinearOperator]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from simple_diffusion.build import sampling
-from simple_diffusion.build.canvas import canvas
+from simple_diffusion.build.canvas import canvas, parse_size
 from simple_diffusion.build.degradation import Degradation, Size, degradation
 from simple_diffusion.build.denoising import denoising
 from simple_diffusion.build.network import Model
@@ -26,30 +26,67 @@ from simple_diffusion.restoration.operators import LinearOperator
 class Plan:
     """What is restored.
 
-    lost: what was lost.
+    task, lost: what was lost, as it is named and as an operator.
+    input, hole_mask, output: where from, with which mask, where to; as in the config.
+    degrade: whether inputs are whole, and to be degraded first.
+    size: height and width that inputs are brought to; None leaves them as they are.
     samples: restorations of each input.
     classes: of the inputs, in turn; the number of classes stands for none.
+    seed: of everything that is random.
+    lpips_weights: file of a network that judges; None if there is none.
     """
 
+    task: str
     lost: Degradation
+    input: str
+    hole_mask: str | None
+    output: str | None
+    degrade: bool
+    size: Size | None
     samples: int
     classes: list[int]
+    seed: int
+    lpips_weights: str | None
 
 
 def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
     """Returns what `config.restore` asks for.
 
     Raises:
-      ValueError: for numbers out of range, and for names that do not exist.
+      ValueError: for numbers out of range, names that do not exist, and keys that must
+        be set.
     """
-    c = config.restore
+    c, lost = config.restore, degradation(config)
     if c.samples < 1:
         raise ValueError(f"restore.samples={c.samples} must be at least 1")
     classes = [built.num_classes]
     if c.classes is not None:
         key = "restore.classes"
         classes = sampling.parse_classes(c.classes, class_names, built.num_classes, key)
-    return Plan(degradation(config), c.samples, classes)
+    size = None if c.size is None else parse_size(c.size, 0, "restore.size")
+    found = Plan(
+        task=c.task,
+        lost=lost,
+        input=c.input or "",
+        hole_mask=c.hole_mask,
+        output=c.output,
+        degrade=c.degrade,
+        size=size,
+        samples=c.samples,
+        classes=classes,
+        seed=config.sample.seed,
+        lpips_weights=c.lpips_weights,
+    )
+    if not found.input:
+        raise ValueError(
+            "restore.input must name an image, a folder of images, or held_out:COUNT"
+        )
+    if lost.needs_mask and c.hole_mask is None:
+        raise ValueError(
+            f"restore.task={c.task} needs restore.hole_mask: an image in which white "
+            "is filled, a folder of them, box:HxW or random:SHARE"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

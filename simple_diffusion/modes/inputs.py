@@ -12,8 +12,8 @@ from PIL import Image
 
 from simple_diffusion.build import data, diffusion
 from simple_diffusion.build.canvas import parse_size
-from simple_diffusion.build.degradation import Degradation
 from simple_diffusion.build.options import Config
+from simple_diffusion.build.restoration import Plan
 from simple_diffusion.core import images
 from simple_diffusion.data import decode, folder, transforms
 from simple_diffusion.data.errors import BadImage
@@ -59,25 +59,15 @@ class Loaded:
         return self.known_mask.shape[0], self.known_mask.shape[1]
 
 
-def find(config: Config, lost: Degradation) -> list[Input]:
+def find(config: Config, plan: Plan) -> list[Input]:
     """Returns the inputs in order of their names.
 
     Raises:
-      ValueError: there is none, or a key that the task needs is not set.
+      ValueError: there is none.
     """
-    c = config.restore
-    if c.input is None:
-        raise ValueError(
-            "restore.input must name an image, a folder of images, or held_out:COUNT"
-        )
-    if lost.needs_mask and c.hole_mask is None:
-        raise ValueError(
-            f"restore.task={c.task} needs restore.hole_mask: an image in which white "
-            "is filled, a folder of them, box:HxW or random:SHARE"
-        )
-    if c.input.startswith(HELD_OUT):
-        return list(_held_out(config))
-    root, measured = Path(c.input), not (c.degrade or lost.is_image)
+    if plan.input.startswith(HELD_OUT):
+        return list(_held_out(config, plan))
+    root, measured = Path(plan.input), not (plan.degrade or plan.lost.is_image)
     if not root.exists():
         raise ValueError(f"restore.input={root} does not exist")
     if not root.is_dir():
@@ -92,12 +82,11 @@ def find(config: Config, lost: Degradation) -> list[Input]:
     return [Input(os.path.splitext(p)[0], root / p) for p in paths]
 
 
-def load(config: Config, lost: Degradation, item: Input, channels: int) -> Loaded:
+def load(plan: Plan, item: Input, channels: int) -> Loaded:
     """Returns an input, read and checked.
 
     Args:
-      config: the whole config.
-      lost: what was lost.
+      plan: what is restored.
       item: which input.
       channels: of the model.
 
@@ -105,28 +94,27 @@ def load(config: Config, lost: Degradation, item: Input, channels: int) -> Loade
       ValueError: the file cannot be used; the message says why and names the key.
       OSError: it cannot be read.
     """
-    c = config.restore
-    size = None if c.size is None else parse_size(c.size, 0, "restore.size")
-    if not (c.degrade or lost.is_image):
+    lost, size = plan.lost, plan.size
+    if not (plan.degrade or lost.is_image):
         return _measured(item, size)
-    small = None if c.degrade or size is None else _reduced(size, lost.factor)
+    small = None if plan.degrade or size is None else _reduced(size, lost.factor)
     if item.pixels is None:
-        pixels, stored, grey = _image(item.path, size if c.degrade else small)
+        pixels, stored, grey = _image(item.path, size if plan.degrade else small)
     else:
         pixels, stored, grey = item.pixels, item.pixels.shape[:2], False
     if channels == 1:
         pixels = pixels[..., :1]
     if grey and channels == 3 and not lost.is_grey:
         raise ValueError(
-            f"{item.path} is grey and the model draws colours: restore.task={c.task}"
+            f"{item.path} is grey and the model draws colours: restore.task={plan.task}"
             "+colourise gives it colours; to keep it grey, store it as RGB"
         )
-    factor = 1 if c.degrade else lost.factor
+    factor = 1 if plan.degrade else lost.factor
     shape = pixels.shape[0] * factor, pixels.shape[1] * factor
     known = np.ones((*shape, 1), np.float32)
     if lost.needs_mask:
-        known = 1 - hole_mask(config, item, shape, stored)
-    if c.degrade:
+        known = 1 - hole_mask(plan, item, shape, stored)
+    if plan.degrade:
         return Loaded(pixels, None, known)
     if lost.is_grey and not grey and np.ptp(pixels, axis=2).any():
         raise ValueError(
@@ -139,13 +127,13 @@ def load(config: Config, lost: Degradation, item: Input, channels: int) -> Loade
 
 
 def hole_mask(
-    config: Config, item: Input, size: tuple[int, int], stored: tuple[int, int]
+    plan: Plan, item: Input, size: tuple[int, int], stored: tuple[int, int]
 ) -> Float[np.ndarray, "h w 1"]:
     """Returns 1 where an image is to be filled, else 0.
 
     Args:
-      config: the whole config; `restore.hole_mask` is an image, a folder of images,
-        box:HxW for a hole in the middle, or random:SHARE of the pixels.
+      plan: its `hole_mask` is an image, a folder of images, box:HxW for a hole in the
+        middle, or random:SHARE of the pixels.
       item: the image.
       size: its height and width, and the mask's.
       stored: those of its file, before `restore.size`: a mask may have these instead.
@@ -154,12 +142,12 @@ def hole_mask(
       ValueError: there is no such mask, or it is of another size, or not binary.
       OSError: it cannot be read.
     """
-    text = str(config.restore.hole_mask)
+    text = str(plan.hole_mask)
     kind, _, value = text.partition(":")
     if kind == "box":
         return _box(parse_size(value, 0, "restore.hole_mask=box"), size)
     if kind == "random":
-        return _random(value, size, (config.sample.seed, item.name))
+        return _random(value, size, (plan.seed, item.name))
     path = Path(text)
     if path.is_dir():
         path = _mask_of(path, item)
@@ -182,16 +170,15 @@ def hole_mask(
     return (mask[..., :1] == 255).astype(np.float32)
 
 
-def _held_out(config: Config) -> Iterator[Input]:
+def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
     """Yields images of the data source that were kept from training."""
-    c, text = config.restore, config.restore.input
-    count = text.removeprefix(HELD_OUT)
+    text, count = plan.input, plan.input.removeprefix(HELD_OUT)
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"restore.input={text} must be held_out:COUNT, 1 or more")
-    if not c.degrade:
+    if not plan.degrade:
         raise ValueError(f"restore.input={text} needs restore.degrade=True")
     side = diffusion.reference(config)
-    size = parse_size(c.size, side, "restore.size")
+    size = (side, side) if plan.size is None else plan.size
     opened, number = data.data(config), 0
     for batch in opened.whole(int(count), 1, size):
         kind = opened.class_names[int(batch.label[0])] if opened.class_names else ""

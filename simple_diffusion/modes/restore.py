@@ -63,10 +63,10 @@ def _run(config: Config, workdir: str) -> Result:
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = restoration.plan(config, built, names)
-    found = inputs.find(config, plan.lost)
-    output = _output(config, folder)
-    path = config.restore.lpips_weights
-    similarity = None if path is None else lpips.load(path)
+    found = inputs.find(config, plan)
+    output = _output(plan, folder)
+    judge = plan.lpips_weights
+    judge = None if judge is None else lpips.load(judge)
     chosen = sampling.plan(config, built, names)
     step, params = weights.load(
         folder, built, mesh, chosen.weights, chosen.checkpoint_step
@@ -74,10 +74,10 @@ def _run(config: Config, workdir: str) -> Result:
     weak, weak_params = weights.load_weak(chosen, len(names), mesh)
     trained = Trained(built, params, weak, weak_params)
     restorer = Restorer(config, plan, trained, mesh, chosen.batch_size)
-    if similarity is not None and config.restore.degrade:
-        restorer.check = similarity.check
+    if judge is not None and plan.degrade:
+        restorer.check = judge.check
     files.say(
-        f"{config.restore.task} by {config.restore.solver}, step {step}: {len(found)} "
+        f"{plan.task} by {config.restore.solver}, step {step}: {len(found)} "
         f"input(s), {plan.samples} restoration(s) each"
     )
     every, records, shown, failed = {}, {}, [], {}
@@ -85,7 +85,7 @@ def _run(config: Config, workdir: str) -> Result:
         if jax.process_index() == 0:
             restored.write(output, plan.lost, one)
         every[one.name] = one.restored
-        records[one.name] = restored.measure(one, similarity)
+        records[one.name] = restored.measure(one, judge)
         shown += [one] if len(shown) < restored.MOST_ROWS else []
         _say_progress(one.name, records, plan.samples, restorer.seconds, found, failed)
     if not every:
@@ -119,11 +119,12 @@ def _restorations(
     """Yields each input restored, and notes those that cannot be."""
     for number, item in enumerate(found):
         try:
-            yield from restorer.add(item, number)
+            restorer.add(item, number)
         except (ValueError, OSError) as error:
             if len(found) == 1:
                 raise
             failed[item.name] = str(error)
+        yield from restorer.ready()
     yield from restorer.rest()
 
 
@@ -153,13 +154,12 @@ def _finite(value: Any) -> Any:
     return value if np.isfinite(value) else None
 
 
-def _output(config: Config, folder: epath.Path) -> epath.Path:
+def _output(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
     """Returns where results go: never among the inputs."""
-    c = config.restore
-    output = folder / "restored" / c.task
-    if c.output is not None:
-        output = files.folder(c.output, "restore.output")
-    source = Path(c.input)
+    output = folder / "restored" / plan.task
+    if plan.output is not None:
+        output = files.folder(plan.output, "restore.output")
+    source = Path(plan.input)
     source = source if source.is_dir() else source.parent
     if "://" not in str(output) and Path(output).resolve() == source.resolve():
         raise ValueError(

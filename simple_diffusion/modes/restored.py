@@ -119,7 +119,7 @@ def _row(lost: Degradation, one: Restored) -> list[Picture]:
     return [_visible(picture) for picture in (shown, *one.restored, *last)]
 
 
-def _visible(picture: Picture) -> Picture:
+def _visible(picture: Picture) -> UInt8[np.ndarray, "H W d"]:
     longest = max(picture.shape[:2])
     if longest <= MOST_PIXELS:
         return images.enlarge(picture, max(1, 96 // min(picture.shape[:2])))

@@ -67,23 +67,27 @@ class Restorer:
         self.check: Callable[[int, int, int], None] = lambda *_: None
         self._groups: dict[tuple[int, int], _Group] = {}
 
-    def add(self, item: inputs.Input, number: int) -> Iterator[Restored]:
-        """Takes up an input; yields those that are completely restored by then.
+    def add(self, item: inputs.Input, number: int) -> None:
+        """Takes up an input.
 
         Raises:
           ValueError: it cannot be used.
           OSError: it cannot be read.
         """
         plan = self._plan
-        loaded = inputs.load(self._config, plan.lost, item, self._trained.built.size[2])
+        loaded = inputs.load(plan, item, self._trained.built.size[2])
         group = self._group(loaded.size)
         y = group.measured(item.name, loaded, number)
         label = plan.classes[number % len(plan.classes)]
         task = _Task(item.name, label, loaded, y)
         first = number * plan.samples
         group.waiting += [(task, first + k) for k in range(plan.samples)]
-        while len(group.waiting) >= group.restore.batch_size:
-            yield from self._run(group)
+
+    def ready(self) -> Iterator[Restored]:
+        """Yields the inputs that full batches complete."""
+        for group in self._groups.values():
+            while len(group.waiting) >= group.restore.batch_size:
+                yield from self._run(group)
 
     def rest(self) -> Iterator[Restored]:
         """Yields what was still waiting for a batch to be full."""

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from simple_diffusion.build import data, diffusion, network, sampling, training
+from simple_diffusion.build import (
+    data,
+    diffusion,
+    network,
+    restoration,
+    sampling,
+    training,
+)
 from simple_diffusion.build import evaluation as build_evaluation
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
@@ -83,6 +90,9 @@ def build_everything(config):
     sampling.sampling(config, built)
     sampling.further(config, built)
     build_evaluation.plan(config)
+    config.restore.update(input="photo.png", hole_mask="mask.png")
+    restoration.plan(config, built, ())
+    restoration.restoration(config, built, built.size[:2])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,352 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from simple_diffusion.build import restoration
+from simple_diffusion.build.degradation import degradation
+from simple_diffusion.build.network import Model
+from simple_diffusion.core.types import Codec
+from simple_diffusion.diffusion import process
+from tests.gaussian import Gaussian
+
+SIZE = (8, 16)
+
+
+def gaussian(family=process.VP, channels=3, num_classes=0):
+    """A model that is the exact denoise function of independent Gaussian pixels."""
+    denoise = Gaussian().denoiser(family)
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        return denoise(z_t, logsnr)
+
+    return Model(
+        apply=apply,
+        init=lambda key: {},
+        size=(8, 8, channels),
+        num_classes=num_classes,
+        kind="x",
+        family=family,
+        knows_place=False,
+    )
+
+
+def settings(**changes):
+    config = base.default()
+    config.data.resolution = 8
+    config.diffusion.schedule = base.cosine()
+    config.restore.update(input="x.png", hole_mask="box:2x2", steps=10, factor=2)
+    config.restore.update(ratio=0.5, block_side=4, blur_taps=3)
+    config.restore.update(**changes)
+    return config
+
+
+def half():
+    known = np.ones((4, *SIZE, 1), np.float32)
+    known[:, 2:6, 4:9] = 0
+    return known
+
+
+def restored(config, built=None, codec=None, n=4):
+    built = gaussian() if built is None else built
+    how = restoration.restoration(config, built, SIZE, codec=codec)
+    x = jax.random.uniform(jax.random.key(0), (n, *SIZE, 3), minval=-1.0)
+    index, label = jnp.arange(n), jnp.full(n, built.num_classes)
+    known = jnp.asarray(half()[:n])
+    y = how.measure(x, known, index)
+    found = jax.jit(how.restore)({}, None, index, label, y, known)
+    return how, x, y, known, found
+
+
+TASKS = [
+    dict(task="inpaint"),
+    dict(task="super_resolution"),
+    dict(task="super_resolution", downsampling="bicubic"),
+    dict(task="colourise"),
+    dict(task="deblur"),
+    dict(task="deblur", kernel="gaussian"),
+    dict(task="deblur", kernel="anisotropic", blur_sigma=(1.0, 4.0)),
+    dict(task="sense"),
+    dict(task="sense", sensing="blocks"),
+    dict(task="inpaint+colourise"),
+    dict(task="super_resolution+colourise", downsampling="bicubic"),
+    dict(task="inpaint+super_resolution+colourise"),
+]
+
+
+@pytest.mark.parametrize("changes", TASKS, ids=lambda c: "-".join(map(str, c.values())))
+def test_every_task_reproduces_its_measurement(changes):
+    how, _, y, known, found = restored(settings(**changes))
+    assert y.shape[1:] == how.measured
+    assert found.shape == (4, *SIZE, 3)
+    assert float(how.residual(found, y, known).max()) < 1e-5
+    # Nor is it what the pseudo-inverse alone gives.
+    assert float(jnp.abs(found - how.guess(y, known)).max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "solver", ["ddnm", "ddnm_simplified", "ancestral", "ddim", "heun", "dpmpp_2m"]
+)
+@pytest.mark.parametrize("family", [process.VP, process.FLOW], ids=lambda f: f.name)
+def test_every_solver_keeps_known_pixels_to_the_bit(solver, family):
+    config = settings(solver=solver, travel_length=3, travel_repeat=2)
+    _, x, _, known, found = restored(config, gaussian(family))
+    inside = np.broadcast_to(np.asarray(known) == 1, found.shape)
+    np.testing.assert_array_equal(np.asarray(found)[inside], np.asarray(x)[inside])
+    assert np.isfinite(np.asarray(found)).all()
+
+
+@pytest.mark.parametrize("task", ["denoise", "super_resolution", "sense"])
+def test_noise_is_stated_for_images_from_0_to_1(task):
+    config = settings(task=task, sigma_y=0.1)
+    how, x, y, known, found = restored(config)
+    clean = restoration.restoration(settings(task="super_resolution"), gaussian(), SIZE)
+    if task == "super_resolution":
+        noise = y - clean.measure(x, known, jnp.arange(4))
+        np.testing.assert_allclose(noise.std(), 0.2, rtol=0.1)
+    # What the noise is taken for cannot be reproduced, and should not be.
+    assert 0.02 < float(how.residual(found, y, known).mean()) < 0.6
+
+
+def test_the_measurement_of_an_image_depends_on_its_number_alone():
+    config = settings(task="denoise", sigma_y=0.1)
+    how = restoration.restoration(config, gaussian(), SIZE)
+    x, known = jnp.zeros((3, *SIZE, 3)), jnp.ones((3, *SIZE, 1))
+    every = how.measure(x, known, jnp.array([4, 5, 6]))
+    one = how.measure(x[:1], known[:1], jnp.array([5]))
+    np.testing.assert_array_equal(every[1], one[0])
+
+
+@pytest.mark.parametrize(
+    ("solver", "length", "repeat", "calls"),
+    [("ddnm", 1, 1, 20), ("ddnm", 5, 2, 35), ("heun", 1, 1, 39), ("ddim", 5, 2, 35)],
+)
+def test_network_calls_are_counted(solver, length, repeat, calls):
+    config = settings(
+        solver=solver, steps=20, travel_length=length, travel_repeat=repeat
+    )
+    how = restoration.restoration(config, gaussian(), SIZE)
+    assert how.network_calls == calls
+
+
+def test_windows_are_fused_before_the_projection():
+    config = settings(task="super_resolution")
+    config.sample.update(window=8, window_stride=4)
+    how, _, y, known, found = restored(config)
+    assert how.windows == 3
+    assert float(how.residual(found, y, known).max()) < 1e-5
+    # Pixels are independent here, so that windows change nothing.
+    _, _, _, _, whole = restored(settings(task="super_resolution"))
+    np.testing.assert_allclose(found, whole, atol=1e-4)
+
+
+def seen_labels(config, label, names=()):
+    """Returns the labels that the network is given."""
+    seen = []
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        seen.append(cond.label)
+        return jnp.zeros_like(z_t)
+
+    built = dataclasses.replace(gaussian(num_classes=3), apply=apply)
+    plan = restoration.plan(config, built, names)
+    how = restoration.restoration(config, built, SIZE)
+    seen.clear()
+    known = jnp.ones((1, *SIZE, 1))
+    with jax.disable_jit():
+        y = jnp.zeros((1, *SIZE, 3))
+        how.restore({}, None, jnp.arange(1), jnp.array([label(plan)]), y, known)
+    return plan, np.concatenate(seen)
+
+
+def test_without_classes_the_model_is_told_none_and_not_guided():
+    config = settings(steps=2)
+    config.sample.guidance = 3.0
+    plan, seen = seen_labels(config, lambda plan: plan.classes[0])
+    assert plan.classes == [3]
+    assert seen.tolist() == [3, 3]  # once a step, the null class
+
+
+def test_with_classes_the_model_is_guided():
+    config = settings(steps=2, classes="sun,2")
+    config.sample.guidance = 3.0
+    plan, seen = seen_labels(config, lambda plan: plan.classes[1], ("a", "sun", "c"))
+    assert plan.classes == [1, 2]
+    assert seen.tolist() == [2, 3, 2, 3]  # the class and the null class together
+
+
+def patch_codec(kept=4):
+    """The two-dimensional DCT of patches of 4x4 pixels, its first numbers kept."""
+    n = 4
+    k, x = np.arange(n)[:, None], np.arange(n)[None]
+    axis = np.cos(np.pi * (x + 0.5) * k / n) * np.sqrt(np.where(k == 0, 1, 2) / n)
+    order = np.argsort(np.add.outer(np.arange(n), np.arange(n)).ravel(), kind="stable")
+    basis = jnp.asarray(np.kron(axis, axis)[order[:kept]], jnp.float32)  # [kept, 16]
+
+    def encode(image):
+        b, h, w, c = image.shape
+        blocks = image.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 5, 2, 4)
+        cells = blocks.reshape(b, h // n, w // n, c, n * n) @ basis.T
+        return cells.reshape(b, h // n, w // n, c * kept)
+
+    def decode(cells):
+        b, h, w, _ = cells.shape
+        blocks = cells.reshape(b, h, w, 3, kept) @ basis
+        blocks = blocks.reshape(b, h, w, 3, n, n).transpose(0, 1, 4, 2, 5, 3)
+        return blocks.reshape(b, h * n, w * n, 3)
+
+    return Codec(encode, decode)
+
+
+def in_latents(n=512, dilate=(0, 0), **changes):
+    config = settings(solver="ddim", eta=1.0, steps=64, dilate=dilate, **changes)
+    codec, size = patch_codec(), (16, 16)
+    how = restoration.restoration(config, gaussian(channels=12), size, codec=codec)
+    x = jax.random.uniform(jax.random.key(0), (1, *size, 3), minval=-1.0)
+    known = np.ones((1, *size, 1), np.float32)
+    known[:, 4:8, 4:8] = 0  # one cell of the latent image
+    many = [jnp.repeat(v, n, axis=0) for v in (x * known, known)]
+    index, label = jnp.arange(n), jnp.zeros(n, jnp.int32)
+    found = jax.jit(how.restore)({}, None, index, label, *many)
+    return codec, x, known, np.asarray(found)
+
+
+def test_in_latents_the_hole_has_the_law_of_the_prior_and_the_rest_is_pasted():
+    """An orthonormal codec and independent Gaussian cells: the posterior is exact."""
+    codec, x, known, found = in_latents()
+    inside = np.broadcast_to(known == 1, found.shape)
+    every = np.broadcast_to(x, found.shape)
+    np.testing.assert_array_equal(found[inside], every[inside])
+    # The hole is one cell: mean m and spread s in each of its numbers.
+    cells = np.asarray(codec.encode(jnp.asarray(found)))[:, 1, 1]
+    model = Gaussian()
+    np.testing.assert_allclose(cells.mean(), model.mean, atol=0.03)
+    np.testing.assert_allclose(cells.std(), model.std, rtol=0.06)
+
+
+def test_a_hole_that_grows_in_latents_changes_no_known_pixel():
+    _, _, _, plain = in_latents(4)
+    _, x, known, grown = in_latents(4, dilate=(1, 1))
+    inside = np.broadcast_to(known == 1, grown.shape)
+    every = np.broadcast_to(x, grown.shape)
+    np.testing.assert_array_equal(grown[inside], every[inside])
+    # The cell in the hole does not depend on its neighbours in this prior.
+    np.testing.assert_allclose(grown, plain, atol=1e-4)
+
+
+def test_growing_the_hole_in_pixels_leaves_less_to_hold_on_to():
+    """A model that copies the pixel to the left shows which pixels it was given."""
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        return jnp.roll(z_t, 1, axis=2)
+
+    built = dataclasses.replace(gaussian(), apply=apply)
+    _, _, _, _, plain = restored(settings(), built)
+    _, x, _, known, grown = restored(settings(dilate=(1, 1)), built)
+    inside = np.broadcast_to(np.asarray(known) == 1, grown.shape)
+    np.testing.assert_array_equal(np.asarray(grown)[inside], np.asarray(x)[inside])
+    assert not np.allclose(plain, grown)
+
+
+@pytest.mark.parametrize("name", [{}, {"mode": "block_max"}])
+def test_the_identity_codec_is_in_painting_in_pixels(name):
+    mode = {"mask_mode": name["mode"]} if name else {}
+    config = settings(dilate=(0, 0), **mode)
+    same = Codec(lambda x: x, lambda x: x)
+    _, _, _, _, pixels = restored(config)
+    _, _, _, _, cells = restored(config, codec=same)
+    np.testing.assert_array_equal(pixels, cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (dict(task="unblur"), "'unblur' is unknown; known: denoise, inpaint"),
+        (dict(task="colourise+inpaint"), "in the order inpaint, one of super_res"),
+        (dict(task="deblur+sense"), "one of super_resolution, deblur, sense"),
+        (dict(task="inpaint+deblur"), "of a mask before deblur no exact inverse"),
+        (dict(task="inpaint+denoise"), "leave out denoise.*restore.sigma_y"),
+        (dict(task="denoise"), "restore.task=denoise needs restore.sigma_y > 0"),
+        (
+            dict(task="inpaint+super_resolution", downsampling="bicubic"),
+            "needs restore.downsampling=average",
+        ),
+        (dict(downsampling="median"), "restore.downsampling='median' must be one of"),
+        (dict(task="super_resolution", factor=3), "restore.factor=3 does not divide"),
+        (dict(task="super_resolution", factor=32), "restore.factor=32"),
+        (dict(task="sense", ratio=0.0), "restore.ratio=0.0"),
+        (dict(task="sense", sensing="fourier"), "restore.sensing='fourier'"),
+        (dict(task="sense", sensing="blocks", block_side=3), "restore.block_side=3"),
+        (dict(task="deblur", kernel="box"), "restore.kernel='box' must be one of"),
+        (dict(task="deblur", blur_sigma=(1.0, 1.0)), "not for restore.kernel=uniform"),
+        (
+            dict(task="deblur", kernel="gaussian", blur_sigma=(1.0,)),
+            "restore.blur_sigma=.*two numbers above 0",
+        ),
+        (dict(task="deblur", blur_taps=4), "restore.blur_taps=4"),
+        (dict(sigma_y=-0.1), "restore.sigma_y=-0.1 must not be negative"),
+        (dict(sigma_y=0.1, solver="heun"), "sigma_y=0.1 needs restore.solver=ddnm"),
+        (dict(sigma_y=0.1, fresh="ddim"), "restore.fresh=ddim is for"),
+        (dict(eta=1.5), "restore.eta=1.5 must be between 0 and 1"),
+        (dict(steps=0), "restore.steps=0 must be at least 1"),
+        (dict(travel_length=0), "restore.travel_length=0"),
+        (dict(solver="euler"), "restore.solver='euler' must be one of: ddnm"),
+        (dict(fresh="new"), "restore.fresh='new' must be one of"),
+        (dict(clip="hard"), "restore.clip='hard' must be one of"),
+        (dict(dilate=(1,)), "restore.dilate=.*two numbers of cells"),
+        (dict(dilate=(-1, 0)), "restore.dilate=.*must not be negative"),
+        (dict(mask_mode="mean"), "restore.mask_mode='mean'"),
+        (
+            dict(
+                task="inpaint+super_resolution",
+                compat=True,
+                sigma_y=0.1,
+            ),
+            "restore.compat=False",
+        ),
+    ],
+    ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
+)
+def test_what_cannot_be_is_an_error_that_names_the_key(changes, match):
+    with pytest.raises(ValueError, match=match):
+        restored(settings(**changes))
+
+
+def test_only_in_painting_is_linear_in_latents():
+    with pytest.raises(ValueError, match="in the latents of an autoencoder only"):
+        restored(settings(task="super_resolution"), codec=patch_codec())
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (dict(input=""), "restore.input must name an image"),
+        (dict(hole_mask=""), None),
+        (dict(samples=0), "restore.samples=0"),
+        (dict(classes="moon"), "restore.classes has 'moon'; this model has 3 classes"),
+        (dict(size="12"), "restore.size='12' must be HxW"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
+)
+def test_a_plan_names_the_key_that_is_wrong(changes, match):
+    built = gaussian(num_classes=3)
+    if match is None:
+        config = settings()
+        with config.unlocked():
+            config.restore.hole_mask = None
+        changes, match = {}, "needs restore.hole_mask: an image in which white"
+    else:
+        config = settings(**changes)
+    with pytest.raises(ValueError, match=match):
+        restoration.plan(config, built, ("a", "b", "c"))
+
+
+def test_compat_is_the_published_operator():
+    config = settings(task="inpaint+super_resolution", compat=True)
+    operator = degradation(config).operator(SIZE, jnp.asarray(half()))
+    x = jax.random.uniform(jax.random.key(0), (4, *SIZE, 3))
+    y = operator.forward(x)
+    assert float(jnp.abs(operator.forward(operator.pinv(y)) - y).max()) > 0.1
