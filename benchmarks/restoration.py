@@ -77,16 +77,14 @@ def tasks(size: tuple[int, int]) -> dict[str, Task]:
         f"in-painting, {hole} in the middle": Task(
             inpaint(f"box:{hole}"), nearest, shown=True
         ),
-        "in-painting, half of the pixels": Task(
-            inpaint("random:0.5"), nearest, shown=True
-        ),
+        "in-painting, half of the pixels": Task(inpaint("random:0.5"), nearest),
         "4x, averages": Task(enlarge("average"), bicubic, shown=True),
         "4x, bicubic": Task(enlarge("bicubic"), bicubic),
         "colour": Task({"task": "colourise"}, shown=True),
         "blur, uniform": Task(deblur("uniform"), shown=True),
         "blur, Gaussian": Task(deblur("gaussian")),
         "blur, anisotropic": Task(deblur("anisotropic")),
-        "sensing 1/4, Hadamard": Task(sense("hadamard")),
+        "sensing 1/4, Hadamard": Task(sense("hadamard"), shown=True),
         "sensing 1/4, blocks": Task(sense("blocks")),
         "old photo: a fifth missing, 2x, grey": Task(
             {**old, "hole_mask": "random:0.2"}, shown=True
@@ -199,7 +197,10 @@ def scenes(bench: Bench, count: int) -> np.ndarray:
 def rows_of_picture(
     bench: Bench, setting: Setting, y: np.ndarray, chosen: np.ndarray
 ) -> list[np.ndarray]:
-    """Returns input, restorations and original of each chosen image, [k, h, w, 3]."""
+    """Returns input, restorations and original of each chosen image, [k, h, w, 3].
+
+    Of a measurement that is no image, its pseudo-inverse is the input.
+    """
     made = np.asarray(images.to_uint8(setting.restore(y, SAMPLES, chosen)[0]))
     lost, rows = setting.lost, []
     shown = y if lost.is_image else setting.guess(y)
