@@ -245,7 +245,7 @@ def show_tasks(results: dict[str, dict[str, dict[str, Any]]], samples: int) -> N
         cells += [f"{1e3 * found['ours']['seconds']:.0f}"]
         print(f"| {name} | {' | '.join(cells)} |")
     if any(found["published"]["own_measurement"] for found in results.values()):
-        print("\n\\* of its own, darker measurements: its blur loses a tap")
+        print("\n\\* of its own measurements, of less contrast: its blur loses a tap")
 
 
 def show_variants(results: dict[str, dict[str, dict[str, Any]]], samples: int) -> None:

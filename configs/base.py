@@ -328,22 +328,25 @@ def restore() -> ConfigDict:
             # What was lost: denoise | inpaint | super_resolution | colourise | deblur |
             # sense, or several, in this order: inpaint+super_resolution+colourise
             task="inpaint",
-            # An image, a folder of them, or held_out:COUNT images of data.source.
+            # An image, a folder of them, or held_out:COUNT images of data.source. For
+            # sense, unless degrade is set, .npy files that this mode wrote.
             input=placeholder(str),
             # White is filled, black is kept. An image, a folder with one of the same
             # name for each input, or without files box:HxW (a hole in the middle) or
-            # random:SHARE (of the pixels).
+            # random:SHARE (of the pixels). In inpaint+super_resolution holes count as
+            # mid-grey in the means over pixels.
             hole_mask=placeholder(str),
             # The input is whole: degrade it first, and compare with it in the end.
             degrade=False,
-            # HxW to which the input is cut and resized first; none leaves it as it is.
+            # HxW of the result, to which inputs are cut and resized first; none leaves
+            # them as they are.
             size=placeholder(str),
             # Folder of the results; none means restored/TASK in the workdir.
             output=placeholder(str),
             # Different restorations of each input.
             samples=1,
             # Comma-separated names or numbers, one for each input in turn; none leaves
-            # the model without class and guidance.
+            # the model without class, and without guidance by the null class.
             classes=placeholder(str),
             # super_resolution: how many pixels along a side became one, and how:
             # average | bicubic
@@ -351,7 +354,7 @@ def restore() -> ConfigDict:
             downsampling="average",
             # deblur: uniform | gaussian | anisotropic. Sigmas in pixels, downwards and
             # across; none means the paper's: (10, 10) of 5 taps, (1, 20) of 9; uniform
-            # has 9 taps.
+            # has 9 taps, other sigmas as many as count.
             kernel="uniform",
             blur_sigma=placeholder(tuple),
             blur_taps=placeholder(int),
@@ -371,7 +374,7 @@ def restore() -> ConfigDict:
             # ancestral | ddim | heun | dpmpp_2m
             solver="ddnm",
             steps=100,
-            # ddnm, ddim: share of fresh noise.
+            # ddnm, ddnm_simplified, ddim: share of fresh noise.
             eta=0.85,
             # ddnm: eta is a share of all noise, or of what a step of DDIM renews:
             # constant | ddim

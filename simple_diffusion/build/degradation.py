@@ -1,6 +1,7 @@
 """The part of `restore` that says what was lost: from task names to an operator."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -9,15 +10,11 @@ from simple_diffusion.build.options import Config, pick
 from simple_diffusion.restoration import operators, sensing, separable
 from simple_diffusion.restoration.operators import LinearOperator
 
-# In the order in which a composition may hold them; of the middle three only one.
-TASKS = (
-    "denoise",
-    "inpaint",
-    "super_resolution",
-    "deblur",
-    "sense",
-    "colourise",
-)
+# In the order in which a composition may hold them; of the spatial ones only one.
+SPATIAL = ("super_resolution", "deblur", "sense")
+TASKS = ("denoise", "inpaint", *SPATIAL, "colourise")
+# Below this share float32 loses what is divided by it.
+LEAST_THRESHOLD = 1e-3
 
 Size = tuple[int, int]
 
@@ -104,7 +101,7 @@ def _tasks(text: str) -> tuple[str, ...]:
                 f"restore.task={text!r}: {task!r} is unknown; known: "
                 f"{', '.join(TASKS)}, or several joined by +"
             )
-    spatial = [task for task in tasks if task in TASKS[2:5]]
+    spatial = [task for task in tasks if task in SPATIAL]
     ordered = tuple(task for task in TASKS if task in tasks)
     if "denoise" in tasks and len(tasks) > 1:
         raise ValueError(
@@ -114,7 +111,7 @@ def _tasks(text: str) -> tuple[str, ...]:
     if len(spatial) > 1 or tasks != ordered:
         raise ValueError(
             f"restore.task={text} must be in the order inpaint, one of "
-            f"{', '.join(TASKS[2:5])}, colourise"
+            f"{', '.join(SPATIAL)}, colourise"
         )
     return tasks
 
@@ -149,7 +146,7 @@ def _deblur(c: Config) -> Callable[..., LinearOperator]:
         "anisotropic": ((1.0, 20.0), 9),
     }
     sigmas, taps = pick(papers, c.kernel, "restore.kernel")
-    taps = taps if c.blur_taps is None else c.blur_taps
+    taps = (taps, taps) if c.blur_taps is None else (c.blur_taps, c.blur_taps)
     if c.blur_sigma is not None and sigmas is None:
         raise ValueError("restore.blur_sigma is not for restore.kernel=uniform")
     if c.blur_sigma is not None:
@@ -159,10 +156,17 @@ def _deblur(c: Config) -> Callable[..., LinearOperator]:
                 f"restore.blur_sigma={tuple(sigmas)} must be two numbers above 0, "
                 "downwards and across"
             )
+        if c.blur_taps is None:  # all of the Gaussian that counts
+            taps = tuple(2 * math.ceil(3 * sigma) + 1 for sigma in sigmas)
+    if not LEAST_THRESHOLD <= c.blur_threshold < 1:
+        raise ValueError(
+            f"restore.blur_threshold={c.blur_threshold} must be in "
+            f"[{LEAST_THRESHOLD}, 1): what a blur leaves less of is lost in rounding"
+        )
     if sigmas is None:
-        kernels = (separable.uniform_kernel(taps),) * 2
+        kernels = tuple(separable.uniform_kernel(n) for n in taps)
     else:
-        kernels = tuple(separable.gaussian_kernel(sigma, taps) for sigma in sigmas)
+        kernels = tuple(map(separable.gaussian_kernel, sigmas, taps))
     threshold, compat = c.blur_threshold, c.compat
 
     def blur(size: Size, known_mask: jax.Array) -> LinearOperator:

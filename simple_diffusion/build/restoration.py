@@ -64,11 +64,12 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
         key = "restore.classes"
         classes = sampling.parse_classes(c.classes, class_names, built.num_classes, key)
     size = None if c.size is None else parse_size(c.size, 0, "restore.size")
+    _algorithm(config, built.family)  # an error now, and not once for each input
     found = Plan(
-        task=c.task,
+        task="+".join(lost.tasks),
         lost=lost,
         input=c.input or "",
-        hole_mask=c.hole_mask,
+        hole_mask=c.hole_mask or None,
         output=c.output,
         degrade=c.degrade,
         size=size,
@@ -81,7 +82,11 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
         raise ValueError(
             "restore.input must name an image, a folder of images, or held_out:COUNT"
         )
-    if lost.needs_mask and c.hole_mask is None:
+    if found.hole_mask is not None and not lost.needs_mask:
+        raise ValueError(
+            f"restore.hole_mask is for tasks with inpaint, not restore.task={c.task}"
+        )
+    if lost.needs_mask and found.hole_mask is None:
         raise ValueError(
             f"restore.task={c.task} needs restore.hole_mask: an image in which white "
             "is filled, a folder of them, box:HxW or random:SHARE"
@@ -102,9 +107,7 @@ class Restoration:
     guess: (y, known_mask) -> A⁺y, the image that holds what was measured and no more.
     restore: (params, weak params or None, index, label, y, known_mask) -> image. What
       is random about it depends on its own index alone.
-    residual: (image, y, known_mask) -> root mean square over the measurement of what
-      the image, measured, would differ by from y, or from the nearest to y that any
-      image can give.
+    residual: (image, y, known_mask) -> [b], the root mean square of A x - y.
     network_calls: per image, a guided one counting once.
     windows: how many an image is made of; None if it is made at once.
     """
@@ -146,19 +149,12 @@ def restoration(
     """
     c = config.restore
     lost = degradation(config)
-    if c.sigma_y < 0:
-        raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
-    if lost.tasks == ("denoise",) and not c.sigma_y:
-        raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
-    if not 0 <= c.eta <= 1:
-        raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
-    if codec is not None and not lost.keeps_pixels:
+    way, noise, steps = _algorithm(config, built.family)
+    if codec is not None and (noise or not lost.keeps_pixels):
         raise ValueError(
-            f"restore.task={c.task}: in the latents of an autoencoder only inpaint is "
-            "possible, since other losses are not linear there"
+            f"restore.task={c.task}, restore.sigma_y={c.sigma_y}: in the latents of an "
+            "autoencoder only inpaint without noise is linear"
         )
-    way = travel.Travel(c.travel_length, c.travel_repeat, c.travel_from_estimate)
-    calls = travel.network_calls(c.steps, way)
     observe, cells = _cells(config, size, lost, codec)
     sheet = canvas(
         config, built, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
@@ -168,8 +164,6 @@ def restoration(
         config, built, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
     )
     own.check(sheet)
-    noise = 2.0 * c.sigma_y  # images are in [-1, 1] here
-    steps = _solver(config, built.family, noise)
     # Read here: what is traced later must not look at the config.
     seed, channels, decode = config.sample.seed, built.size[2], _decode(codec)
 
@@ -215,9 +209,7 @@ def restoration(
         return lost.operator(size, known_mask).pinv(y)
 
     def residual(x: jax.Array, y: jax.Array, known_mask: jax.Array) -> jax.Array:
-        operator = lost.operator(size, known_mask)
-        possible = operator.forward(operator.pinv(y))
-        error = operator.forward(x) - possible
+        error = lost.operator(size, known_mask).forward(x) - y
         return jnp.sqrt(jnp.square(error).reshape(len(error), -1).mean(axis=1))
 
     example = jnp.zeros((1, *size, 3 if codec is not None else channels))
@@ -232,9 +224,30 @@ def restoration(
         guess=guess,
         restore=restore,
         residual=residual,
-        network_calls=per_step * (calls - 1) + 1,
+        network_calls=per_step * (travel.network_calls(c.steps, way) - 1) + 1,
         windows=sheet.windows,
     )
+
+
+def _algorithm(
+    config: Config, family: Family
+) -> tuple[travel.Travel, float, Callable[[LinearOperator, jax.Array], Solver]]:
+    """Returns when to go back, the noise in y, and (operator, y) -> solver.
+
+    Raises:
+      ValueError: for numbers out of range, and what does not go together.
+    """
+    c = config.restore
+    if c.sigma_y < 0:
+        raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
+    if c.task == "denoise" and not c.sigma_y:
+        raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
+    if not 0 <= c.eta <= 1:
+        raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
+    way = travel.Travel(c.travel_length, c.travel_repeat, c.travel_from_estimate)
+    travel.network_calls(c.steps, way)
+    noise = 2.0 * c.sigma_y  # images are in [-1, 1] here
+    return way, noise, _solver(config, family, noise)
 
 
 def _solver(
@@ -258,8 +271,10 @@ def _solver(
         plain = sampling.solver(config, name, family, eta)
         return functools.partial(null_space.projected, plain)
 
-    if sigma_y and as_ddim:
-        raise ValueError("restore.fresh=ddim is for restore.sigma_y=0 alone")
+    if as_ddim and (sigma_y or c.solver != "ddnm"):
+        raise ValueError(
+            "restore.fresh=ddim is for restore.solver=ddnm with restore.sigma_y=0"
+        )
     own = {"ddnm": exact, "ddnm_simplified": simplified}
     table = own | {name: ordinary(name) for name in sampling.SOLVERS}
     found = pick(table, c.solver, "restore.solver")
@@ -285,6 +300,8 @@ def _cells(
         factor = math.ceil(size[0] / latents.shape[1])
     usual = (0, 0) if codec is None else (2, 2)
     grow = usual if c.dilate is None else c.dilate
+    if c.dilate is not None and not lost.keeps_pixels:
+        raise ValueError(f"restore.dilate is for restore.task=inpaint, not {c.task}")
     if len(grow) != 2:
         raise ValueError(
             f"restore.dilate={tuple(grow)} must be two numbers of cells, towards "
@@ -303,7 +320,9 @@ def _cells(
     ) -> tuple[LinearOperator, jax.Array]:
         if lost.keeps_pixels:
             known = known_cells(known_mask)
-            cells = y if codec is None else codec.encode(y)
+            # The encoder sees the hole black, as the method's authors have it.
+            black = jnp.where(known_mask > 0, y, -1.0)
+            cells = y if codec is None else codec.encode(black)
             h, w = known.shape[1:3]
             return lost.operator((h, w), known), cells * known
         return lost.operator(size, known_mask), y

@@ -31,6 +31,11 @@ def per_example(key: Key, index: Int[Array, "b"]) -> Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
+def at(keys: Key, index: Int[Array, ""]) -> Key:
+    """Returns the keys [b] of the same examples for one of several draws."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+
+
 def normal_per_example(keys: Key, shape: tuple[int, ...]) -> Array:
     """Returns standard normal float32 noise [b, *shape], one key per example."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

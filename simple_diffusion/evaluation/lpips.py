@@ -190,6 +190,10 @@ class Lpips:
     digest: str
     params: Params
 
+    def fits(self, height: int, width: int, channels: int) -> bool:
+        """Returns whether images of this size can be judged."""
+        return min(height, width) >= TRUNKS[self.trunk].smallest and channels == 3
+
     def check(self, height: int, width: int, channels: int) -> None:
         """Raises ValueError for images that are too small for the trunk, or not RGB."""
         title, side = TRUNKS[self.trunk].title, TRUNKS[self.trunk].smallest

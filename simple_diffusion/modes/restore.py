@@ -1,6 +1,7 @@
 """Mode `restore`: degraded images, restored by a trained model as it is."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,26 +14,29 @@ from simple_diffusion.build import network, restoration, sampling, training
 from simple_diffusion.build.options import Config
 from simple_diffusion.core import images
 from simple_diffusion.evaluation import lpips
-from simple_diffusion.modes import inputs, restored, weights
+from simple_diffusion.evaluation.lpips import Lpips
+from simple_diffusion.modes import inputs, outputs, weights
 from simple_diffusion.modes import workdir as files
-from simple_diffusion.modes.restored import Restored
+from simple_diffusion.modes.outputs import Restored
 from simple_diffusion.modes.restorer import Restorer, Trained
 
 RECORD = "restorations.json"
 SHEET = "sheet.png"
+# Seconds after which the record of a long run is brought up to date.
+RECORD_EVERY = 30.0
 
 
 class Result(NamedTuple):
     """What was restored.
 
-    folder: where the images are.
-    images: name -> uint8 [n, h, w, c], the restorations of each input.
+    folder: where the files are.
+    files: name of an input -> paths of its files in the folder; restorations first.
     metrics: means over all restorations.
     failed: name -> why, of the inputs that could not be restored.
     """
 
     folder: epath.Path
-    images: dict[str, np.ndarray]
+    files: dict[str, list[str]]
     metrics: dict[str, float]
     failed: dict[str, str]
 
@@ -41,13 +45,13 @@ def run(config: Config, workdir: str) -> Result:
     """Restores `restore.input` with the parameters of a workdir.
 
     Writes into `restore.output`, by default the folder `restored/TASK` of the workdir:
-    `NAME.png` (`NAME_0.png`, ... where there are several of each), what they were made
-    of as `NAME_input.png` and `NAME_mask.png`, `sheet.png` with the first inputs, their
+    `images/NAME.png` (`NAME_0.png`, ... where there are several of each), what they
+    were made of in `inputs/` and `masks/`, `sheet.png` with the first inputs, their
     restorations and originals, and `restorations.json` with what was done and how close
-    it came.
+    it came. Files of an earlier run there are replaced.
 
     An input of a folder that cannot be restored does not stop the others; it is
-    reported at the end.
+    reported at the end. What is restored stays if the run is stopped.
 
     Raises:
       ValueError: for bad settings, and if no input can be restored.
@@ -63,10 +67,9 @@ def _run(config: Config, workdir: str) -> Result:
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = restoration.plan(config, built, names)
-    found = inputs.find(config, plan)
     output = _output(plan, folder)
-    judge = plan.lpips_weights
-    judge = None if judge is None else lpips.load(judge)
+    found = inputs.find(config, plan)
+    judge = _judge(plan)
     chosen = sampling.plan(config, built, names)
     step, params = weights.load(
         folder, built, mesh, chosen.weights, chosen.checkpoint_step
@@ -74,43 +77,37 @@ def _run(config: Config, workdir: str) -> Result:
     weak, weak_params = weights.load_weak(chosen, len(names), mesh)
     trained = Trained(built, params, weak, weak_params)
     restorer = Restorer(config, plan, trained, mesh, chosen.batch_size)
-    if judge is not None and plan.degrade:
-        restorer.check = judge.check
     files.say(
-        f"{plan.task} by {config.restore.solver}, step {step}: {len(found)} "
-        f"input(s), {plan.samples} restoration(s) each"
+        f"{plan.task} by {config.restore.solver}, step {step}: {len(found)} input(s), "
+        f"{plan.samples} restoration(s) each"
     )
-    every, records, shown, failed = {}, {}, [], {}
-    for one in _restorations(restorer, found, failed):
-        if jax.process_index() == 0:
-            restored.write(output, plan.lost, one)
-        every[one.name] = one.restored
-        records[one.name] = restored.measure(one, judge)
-        shown += [one] if len(shown) < restored.MOST_ROWS else []
-        _say_progress(one.name, records, plan.samples, restorer.seconds, found, failed)
-    if not every:
+    record = _Record(config, plan, restorer, judge, step, output)
+    failed: dict[str, str] = {}
+    try:
+        for one in _restorations(restorer, found, failed):
+            record.add(one, failed)
+            left = (len(found) - len(failed)) * plan.samples - restorer.made
+            rate = restorer.made / restorer.seconds
+            files.say(
+                f"  {len(record.inputs)}/{len(found)}  {rate:.2f} images/s  "
+                f"{left / rate:.0f} s left  {one.name}  {record.line(one.name)}"
+            )
+    finally:
+        if record.inputs:
+            record.write(failed, complete=True)
+    if not record.inputs:
         raise ValueError(
             f"none of {len(found)} inputs could be restored; the first: "
             f"{next(iter(failed.values()))}"
         )
-    metrics = restored.means(list(records.values()))
-    if jax.process_index() == 0:
-        images.write_png(output / SHEET, restored.sheet(plan.lost, shown))
-        settings = _settings(config, step, restorer.network_calls)
-        about = settings | {
-            "means": _finite(metrics),
-            "inputs": {name: _finite(found) for name, found in records.items()},
-            "failed": failed,
-        }
-        (output / RECORD).write_text(json.dumps(about, indent=2) + "\n")
-    for name, value in metrics.items():
+    for name, value in record.metrics.items():
         files.say(f"  {name} = {value:.4g}")
     if failed:
         files.say(f"{len(failed)} of {len(found)} inputs were not restored:")
     for name, why in failed.items():
         files.say(f"  {name}: {why}")
-    files.say(f"restored: {output}, to look at: {output / SHEET}")
-    return Result(output, every, metrics, failed)
+    files.say(f"restored: {output / 'images'}, to look at: {output / SHEET}")
+    return Result(output, record.files, record.metrics, failed)
 
 
 def _restorations(
@@ -128,21 +125,85 @@ def _restorations(
     yield from restorer.rest()
 
 
-def _say_progress(
-    name: str,
-    records: dict[str, dict[str, list[float]]],
-    samples: int,
-    seconds: float,
-    found: list[inputs.Input],
-    failed: dict[str, str],
-) -> None:
-    done = len(records)
-    left = len(found) - done - len(failed)
-    values = "  ".join(f"{k} {np.mean(v):.4g}" for k, v in records[name].items())
-    files.say(
-        f"  {done}/{len(found)}  {done * samples / seconds:.2f} images/s  "
-        f"{left * seconds / done:.0f} s left  {name}  {values}"
-    )
+class _Record:
+    """What was restored so far, on disk too.
+
+    inputs: name -> metric -> value of each restoration.
+    files: name -> paths of its files.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plan: restoration.Plan,
+        restorer: Restorer,
+        judge: Lpips | None,
+        step: int | None,
+        output: epath.Path,
+    ):
+        self.inputs: dict[str, dict[str, list[float]]] = {}
+        self.files: dict[str, list[str]] = {}
+        self._labels: dict[str, int] = {}
+        self._shown: list[Restored] = []
+        self._config, self._plan, self._restorer = config, plan, restorer
+        self._judge, self._step, self._output = judge, step, output
+        self._written = time.perf_counter()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over all restorations."""
+        return outputs.means(list(self.inputs.values()))
+
+    def line(self, name: str) -> str:
+        """Returns the metrics of one input for a person."""
+        found = self.inputs[name].items()
+        return "  ".join(f"{key} {np.mean(values):.4g}" for key, values in found)
+
+    def add(self, one: Restored, failed: dict[str, str]) -> None:
+        """Writes the files of an input, and the record if that was long ago."""
+        if jax.process_index() == 0:
+            if not self.inputs:
+                self._remove_old()
+            self.files[one.name] = outputs.write(self._output, self._plan.lost, one)
+        self.inputs[one.name] = outputs.measure(one, self._judge)
+        self._labels[one.name] = one.label
+        if len(self._shown) < outputs.MOST_ROWS:
+            self._shown.append(one)
+        if time.perf_counter() - self._written > RECORD_EVERY:
+            self.write(failed, complete=False)
+
+    def write(self, failed: dict[str, str], complete: bool) -> None:
+        """Writes the record, and the sheet if no more will come."""
+        self._written = time.perf_counter()
+        if jax.process_index():
+            return
+        if complete:
+            sheet = outputs.sheet(self._plan.lost, self._shown)
+            images.write_png(self._output / SHEET, sheet)
+        c, restorer = self._config, self._restorer
+        judge = self._judge
+        about = {
+            "step": self._step,
+            "network_calls": restorer.network_calls,
+            "seconds_per_image": restorer.seconds / max(restorer.made, 1),
+            "restore": json.loads(c.restore.to_json_best_effort()),
+            "sample": json.loads(c.sample.to_json_best_effort()),
+            "lpips": judge and {"trunk": judge.trunk, "sha256": judge.digest},
+            "means": _finite(self.metrics),
+            "failed": failed,
+            "inputs": {
+                name: _finite(found) | {"label": self._labels[name]}
+                for name, found in self.inputs.items()
+            },
+            "files": self.files,
+        }
+        files.write(self._output / RECORD, about)
+
+    def _remove_old(self) -> None:
+        old = files.read(self._output / RECORD)
+        if isinstance(old, dict):
+            for paths in old.get("files", {}).values():
+                outputs.remove(self._output, paths)
 
 
 def _finite(value: Any) -> Any:
@@ -154,27 +215,39 @@ def _finite(value: Any) -> Any:
     return value if np.isfinite(value) else None
 
 
+def _judge(plan: restoration.Plan) -> Lpips | None:
+    """Returns the network that judges, if there is one."""
+    if plan.lpips_weights is None:
+        return None
+    if not plan.degrade:
+        files.say(
+            "note: restore.lpips_weights is not used without restore.degrade=True"
+        )
+        return None
+    try:
+        return lpips.load(plan.lpips_weights)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"restore.lpips_weights: {error}") from error
+
+
 def _output(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
-    """Returns where results go: never among the inputs."""
+    """Returns where results go: never among the inputs.
+
+    Raises:
+      ValueError: they would.
+    """
     output = folder / "restored" / plan.task
     if plan.output is not None:
         output = files.folder(plan.output, "restore.output")
-    source = Path(plan.input)
-    source = source if source.is_dir() else source.parent
-    if "://" not in str(output) and Path(output).resolve() == source.resolve():
+    source = Path(plan.input).resolve()
+    if "://" in str(output) or plan.input.startswith(inputs.HELD_OUT):
+        return output
+    place = Path(output).resolve()
+    # Images of a folder are looked for in the folders below, too.
+    among = source == place or source in place.parents if source.is_dir() else False
+    if among or source.parent in (place / "images", place / "inputs"):
         raise ValueError(
-            f"restore.output={output} is the folder of restore.input: results would "
-            "overwrite it"
+            f"restore.output={output} lies in the place of restore.input="
+            f"{plan.input}: results would mix with inputs"
         )
     return output
-
-
-def _settings(config: Config, step: int | None, network_calls: int) -> dict[str, Any]:
-    """Returns what was done, for the record."""
-    sample = ("weights", "seed", "grid", "window", "window_stride", "guidance")
-    return {
-        "step": step,
-        "network_calls": network_calls,
-        "restore": json.loads(config.restore.to_json_best_effort()),
-        "sample": {key: config.sample[key] for key in sample},
-    }

@@ -57,12 +57,12 @@ def remember(
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    before = _read(folder / CONFIG)
+    before = read(folder / CONFIG)
     for section in _SECTIONS if before else ():
         for line in differences(before.get(section), now[section], section):
             say(f"changed since this run began: {line}")
-    _write(folder / CONFIG, now)
-    _write(folder / CLASSES, class_names)
+    write(folder / CONFIG, now)
+    write(folder / CLASSES, class_names)
 
 
 def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> None:
@@ -71,7 +71,7 @@ def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> N
     Much of what a model was trained with leaves no trace in its parameters, such as the
     range of sizes in which it knows the scale.
     """
-    before = _read(folder / CONFIG)
+    before = read(folder / CONFIG)
     if jax.process_index() or not before:
         return
     now = json.loads(config.to_json_best_effort())
@@ -86,7 +86,7 @@ def config(folder: epath.Path) -> Config:
     Raises:
       ValueError: if nothing was ever trained in this folder.
     """
-    found = _read(folder / CONFIG)
+    found = read(folder / CONFIG)
     if found is None:
         raise ValueError(f"{folder} holds no trained model ({CONFIG} is missing)")
     return ConfigDict(found)
@@ -98,7 +98,7 @@ def class_names(folder: epath.Path) -> tuple[str, ...]:
     Raises:
       ValueError: if nothing was ever trained in this folder.
     """
-    found = _read(folder / CLASSES)
+    found = read(folder / CLASSES)
     if found is None:
         raise ValueError(
             f"--workdir {folder} holds no trained model ({CLASSES} is missing); "
@@ -111,23 +111,23 @@ def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
     """Writes the newest metrics, with what they are metrics of."""
     path = folder / METRICS
     if jax.process_index() == 0:
-        _write(path, record)
+        write(path, record)
     return path
 
 
 def read_metrics(folder: epath.Path) -> dict[str, Any]:
     """Returns what `write_metrics` wrote, {} if nothing yet."""
-    return _read(folder / METRICS) or {}
+    return read(folder / METRICS) or {}
 
 
-def _write(path: epath.Path, value: Any) -> None:
+def write(path: epath.Path, value: Any) -> None:
     """Writes JSON; a run that is killed meanwhile leaves what was there before."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
 
 
-def _read(path: epath.Path) -> Any:
+def read(path: epath.Path) -> Any:
     """Returns what was written; None if nothing was, or it cannot be read."""
     try:
         return json.loads(path.read_text())

@@ -71,10 +71,13 @@ def ddnm(
         keys: Key,
     ) -> tuple[Image, Any]:
         x_hat, eps_hat = _estimates(denoise, z_t, logsnr_t, family)
-        share = process.added_share(logsnr_t, logsnr_s) if as_ddim else 1.0
-        fresh = eta * jnp.sqrt(share)
-        noise = rng.normal_per_example(keys, z_t.shape[1:])
-        noise = fresh * noise + jnp.sqrt(1.0 - fresh**2) * eps_hat
+        new, old = jnp.float32(1.0), jnp.float32(0.0)  # of the noise, in variance
+        if as_ddim:
+            new = process.added_share(logsnr_t, logsnr_s)
+            old = jnp.exp(logsnr_t - logsnr_s)
+        noise = eta * jnp.sqrt(new) * rng.normal_per_example(keys, z_t.shape[1:])
+        # As a sum: 1 minus the fresh part would lose all digits where that is nearly 1.
+        noise = noise + jnp.sqrt(1.0 - eta**2 + eta**2 * old) * eps_hat
         alpha_s, sigma_s = family.alpha_sigma(logsnr_s)
         x = null_space.project(operator, x_hat, y)
         return alpha_s * x + sigma_s * noise, state

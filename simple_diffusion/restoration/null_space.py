@@ -31,10 +31,10 @@ def null_space(denoise: DenoiseFn, operator: LinearOperator, y: Array) -> Denois
     comes before: `null_space(clip(guide(...)), operator, y)`.
     """
 
-    def projected(z_t: Image, logsnr: Float[Array, "b"]) -> Image:
+    def agreeing(z_t: Image, logsnr: Float[Array, "b"]) -> Image:
         return project(operator, denoise(z_t, logsnr), y)
 
-    return projected
+    return agreeing
 
 
 def projected(solver: Solver, operator: LinearOperator, y: Array) -> Solver:

@@ -98,7 +98,7 @@ def average(
 ) -> LinearOperator:
     """Returns the mean over blocks of factor x factor pixels: y [b, h/r, w/r, c].
 
-    Unknown pixels count as 0 in the mean, as if they were painted black before. The
+    Unknown pixels count as 0 in the mean, which in images from -1 to 1 is mid-grey. The
     coefficient that carries a block's singular value stands at its first pixel.
 
     Args:
@@ -106,7 +106,8 @@ def average(
       factor: r, a divisor of both.
       known_mask: as for `inpaint`.
       compat: take the published pseudo-inverse, which repeats y over the known pixels
-        though it is too dark where some are unknown; with a mask it has no spectrum.
+        though it is too near to mid-grey where some are unknown; with a mask it has no
+        spectrum.
 
     Raises:
       ValueError: if the factor does not divide the size, or the mask has another.

@@ -19,6 +19,9 @@ from simple_diffusion.restoration.operators import LinearOperator, Size, Spectru
 Image = Float[Array, "b h w c"]
 Numbers = Float[Array, "b n c"]
 
+# Beyond it making the matrix takes minutes.
+LARGEST_BLOCK = 64
+
 
 def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
     """Returns Walsh-Hadamard coefficients of the shuffled pixels: y [b, m, c].
@@ -71,6 +74,11 @@ def blocks(size: Size, ratio: float, seed: int, side: int = 32) -> LinearOperato
       ValueError: if the blocks do not tile the image, or the ratio is not in its range.
     """
     operators.check_divides("restore.block_side", side, size)
+    if side > LARGEST_BLOCK:
+        raise ValueError(
+            f"restore.block_side={side} must be at most {LARGEST_BLOCK}: the matrix "
+            f"has {side**2}x{side**2} numbers"
+        )
     n = side**2
     rows = _rows(ratio, n)
     matrix = _orthogonal(n, seed)

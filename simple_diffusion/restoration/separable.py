@@ -29,6 +29,8 @@ Kernel = Float[np.ndarray, "_"]
 
 # Relative to the largest, float32 cannot tell smaller singular values from 0.
 _FLOOR = 1e-6
+# Matrices of one axis are dense: at this side 134 MB each, and minutes to decompose.
+LARGEST_SIDE = 4096
 
 
 class _Axis(NamedTuple):
@@ -70,6 +72,7 @@ def bicubic(size: Size, factor: int) -> LinearOperator:
       ValueError: if the factor does not divide the size.
     """
     operators.check_divides("restore.factor", factor, size)
+    _check_sides(size)
     return _separable(*(_bicubic_axis(n, factor) for n in size), limit=0.0)
 
 
@@ -87,8 +90,8 @@ def blur(
       kernel_y: an odd number of taps, the middle one at the pixel itself.
       kernel_x: the same for the width.
       threshold: the singular values below this share of the largest are lost.
-      compat: as published. The last tap of a kernel is lost (images get darker, by 21 %
-        with 9 equal taps), all is black beyond the border, and the threshold is
+      compat: as published. The last tap of a kernel is lost (contrast shrinks by 21 %
+        with 9 equal taps), all is 0 beyond the border, and the threshold is
         absolute.
 
     Raises:
@@ -97,6 +100,7 @@ def blur(
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"restore.blur_threshold={threshold} must lie in [0, 1)")
+    _check_sides(size)
     kernels = [tuple(np.asarray(k, float).tolist()) for k in (kernel_y, kernel_x)]
     for kernel in kernels:
         _check_taps(len(kernel), size)
@@ -191,6 +195,15 @@ def _decompose(matrix: np.ndarray) -> _Axis:
     for array in axis:
         array.flags.writeable = False  # shared by all who ask for this size
     return axis
+
+
+def _check_sides(size: Size) -> None:
+    if max(size) > LARGEST_SIDE:
+        raise ValueError(
+            f"restore.size: {size[0]}x{size[1]} pixels, but blurs and bicubic scaling "
+            f"take at most {LARGEST_SIDE} along a side, for the decomposition of its "
+            "matrix; downsampling=average takes any"
+        )
 
 
 def _check_taps(taps: int, size: Size) -> None:

@@ -39,7 +39,7 @@ class Travel(NamedTuple):
 
 ONE_WAY = Travel()
 
-# How often progress is told, about.
+# Progress is told so often, and at the first and the last move.
 _TICKS = 50
 
 
@@ -139,20 +139,20 @@ def restore(
     every = max(1, total // _TICKS)
 
     def tell(index: Array) -> None:
-        if tick is not None and int(index) % every == 1 % every:
+        if tick is not None and (int(index) % every == 0 or int(index) in (1, total)):
             tick(int(index), total)
 
     def move(carry, at):
         index, a, b = at
         if tick is not None:
             jax.debug.callback(tell, index)
-        here = a, b, _keys_at(keys, index)
+        here = a, b, rng.at(keys, index)
         if travel.repeat == 1:
             return down(carry, *here), None
         return jax.lax.cond(a < b, down, back, carry, *here), None
 
     _, sigma = family.alpha_sigma(grid[0])
-    z = sigma * rng.normal_per_example(_keys_at(keys, jnp.int32(0)), shape)
+    z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
     # Index 0 is the noise that it starts from.
     index = jnp.arange(1, len(start) + 1)
     levels = index, grid[last - start], grid[last - end]
@@ -174,7 +174,3 @@ def _moves(visited: list[int]) -> tuple[np.ndarray, np.ndarray]:
     ]
     stops = np.array([visited[k] for k in keep], np.int32)
     return stops[:-1], stops[1:]
-
-
-def _keys_at(keys: Key, index: Array) -> Key:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

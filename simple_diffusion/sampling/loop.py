@@ -34,7 +34,7 @@ def sample(
     """
     grid = jnp.asarray(grid, jnp.float32)
     _, sigma = family.alpha_sigma(grid[0])
-    z = sigma * rng.normal_per_example(_keys_at(keys, jnp.int32(0)), shape)
+    z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
     z = integrate(denoise, solver, z, grid, keys)
     return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
 
@@ -56,7 +56,7 @@ def refine(
       x: images, for example smaller ones enlarged.
     """
     grid = jnp.asarray(grid, jnp.float32)
-    noise = rng.normal_per_example(_keys_at(keys, jnp.int32(0)), x.shape[1:])
+    noise = rng.normal_per_example(rng.at(keys, jnp.int32(0)), x.shape[1:])
     level = jnp.broadcast_to(grid[0], keys.shape)
     z = process.add_noise(family, x, noise, level)
     z = integrate(denoise, solver, z, grid, keys)
@@ -80,14 +80,10 @@ def integrate(
     def body(carry, at):
         z_t, state = carry
         index, logsnr_t, logsnr_s = at
-        step_keys = _keys_at(keys, index)
+        step_keys = rng.at(keys, index)
         return solver.step(denoise, z_t, state, logsnr_t, logsnr_s, step_keys), None
 
     # Index 0 is the noise that `sample` starts from.
     index = jnp.arange(1, grid.shape[0])
     (z, _), _ = jax.lax.scan(body, (z, solver.init(z)), (index, grid[:-1], grid[1:]))
     return z
-
-
-def _keys_at(keys: Key, index: Array) -> Key:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from configs import base
-from simple_diffusion.build import restoration
+from simple_diffusion.build import diffusion, restoration
 from simple_diffusion.build.degradation import degradation
 from simple_diffusion.build.network import Model
+from simple_diffusion.core import rng
 from simple_diffusion.core.types import Codec
 from simple_diffusion.diffusion import process
+from simple_diffusion.restoration import ddnm, travel
+from simple_diffusion.sampling import grids
 from tests.gaussian import Gaussian
 
 SIZE = (8, 16)
@@ -39,7 +42,9 @@ def settings(**changes):
     config.data.resolution = 8
     config.diffusion.schedule = base.cosine()
     config.restore.update(input="x.png", hole_mask="box:2x2", steps=10, factor=2)
-    config.restore.update(ratio=0.5, block_side=4, blur_taps=3)
+    config.restore.update(ratio=0.5, block_side=4)
+    if changes.setdefault("blur_taps", 3) is None:
+        del changes["blur_taps"]
     config.restore.update(**changes)
     return config
 
@@ -107,8 +112,14 @@ def test_noise_is_stated_for_images_from_0_to_1(task):
     if task == "super_resolution":
         noise = y - clean.measure(x, known, jnp.arange(4))
         np.testing.assert_allclose(noise.std(), 0.2, rtol=0.1)
-    # What the noise is taken for cannot be reproduced, and should not be.
-    assert 0.02 < float(how.residual(found, y, known).mean()) < 0.6
+    # And so does the solver take it.
+    operator = degradation(config).operator(SIZE, known)
+    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(4))
+    solver = ddnm.ddnm_plus(operator, y, 0.2)
+    own = diffusion.schedule(config, (SIZE[0] * SIZE[1]) ** 0.5)
+    how = Gaussian().denoiser(), solver, lambda x: x, grids.uniform_t(own, 10), keys
+    want = travel.restore(*how, (*SIZE, 3))
+    np.testing.assert_allclose(found, want, atol=1e-4)
 
 
 def test_the_measurement_of_an_image_depends_on_its_number_alone():
@@ -132,15 +143,43 @@ def test_network_calls_are_counted(solver, length, repeat, calls):
     assert how.network_calls == calls
 
 
-def test_windows_are_fused_before_the_projection():
-    config = settings(task="super_resolution")
+@pytest.mark.parametrize("task", ["super_resolution", "deblur", "sense", "inpaint"])
+def test_windows_leave_no_seam_and_reproduce_the_measurement(task):
+    """A network that looks one pixel around: windows equal the whole, everywhere."""
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        edge = jnp.pad(z_t, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        return 0.2 * z_t + 0.4 * (edge[:, 1:-1, 2:] + edge[:, 1:-1, :-2])
+
+    built = dataclasses.replace(gaussian(), apply=apply)
+    config = settings(task=task)
     config.sample.update(window=8, window_stride=4)
-    how, _, y, known, found = restored(config)
+    how, _, y, known, found = restored(config, built)
     assert how.windows == 3
     assert float(how.residual(found, y, known).max()) < 1e-5
-    # Pixels are independent here, so that windows change nothing.
-    _, _, _, _, whole = restored(settings(task="super_resolution"))
+    _, _, _, _, whole = restored(settings(task=task), built)
     np.testing.assert_allclose(found, whole, atol=1e-4)
+
+
+def test_a_weaker_model_guides_without_classes():
+    zero = dataclasses.replace(
+        gaussian(), apply=lambda params, z_t, *_, **__: jnp.zeros_like(z_t)
+    )
+    config = settings(task="super_resolution", solver="ddim", eta=0.0)
+    config.sample.guidance = 2.0
+    how = restoration.restoration(config, gaussian(), SIZE, zero)
+    twice = dataclasses.replace(
+        gaussian(), apply=lambda *args, **_: 2 * gaussian().apply(*args)
+    )
+    plain = settings(task="super_resolution", solver="ddim", eta=0.0)
+    want = restoration.restoration(plain, twice, SIZE)
+    arguments = jnp.arange(1), jnp.zeros(1, jnp.int32), jnp.zeros((1, 4, 8, 3))
+    known = jnp.ones((1, *SIZE, 1))
+    np.testing.assert_allclose(
+        how.restore({}, {}, *arguments, known),
+        want.restore({}, None, *arguments, known),
+        atol=1e-4,
+    )
 
 
 def seen_labels(config, label, names=()):
@@ -227,14 +266,35 @@ def test_in_latents_the_hole_has_the_law_of_the_prior_and_the_rest_is_pasted():
     np.testing.assert_allclose(cells.std(), model.std, rtol=0.06)
 
 
-def test_a_hole_that_grows_in_latents_changes_no_known_pixel():
-    _, _, _, plain = in_latents(4)
-    _, x, known, grown = in_latents(4, dilate=(1, 1))
-    inside = np.broadcast_to(known == 1, grown.shape)
-    every = np.broadcast_to(x, grown.shape)
-    np.testing.assert_array_equal(grown[inside], every[inside])
-    # The cell in the hole does not depend on its neighbours in this prior.
-    np.testing.assert_allclose(grown, plain, atol=1e-4)
+@pytest.mark.parametrize(
+    ("dilate", "imposed"),
+    # Of 4x4 cells with the hole at (1, 1): two more on each side are all of them.
+    [((0, 0), 15), ((1, 0), 12), (None, 0)],
+    ids=["not", "low", "by default"],
+)
+def test_the_hole_grows_in_latents_and_the_known_pixels_stay(dilate, imposed):
+    """What the solver starts from tells how many cells are imposed."""
+    config = settings(solver="ddim", eta=1.0, steps=1)
+    if dilate is not None:
+        config.restore.dilate = dilate
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        return jnp.full_like(z_t, 9.0)
+
+    built = dataclasses.replace(gaussian(channels=12), apply=apply)
+    codec, seen = patch_codec(), []
+    spy = Codec(codec.encode, lambda cells: seen.append(cells) or codec.decode(cells))
+    how = restoration.restoration(config, built, (16, 16), codec=spy)
+    x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3), minval=-1.0)
+    known = np.ones((1, 16, 16, 1), np.float32)
+    known[:, 4:8, 4:8] = 0
+    found = how.restore(
+        {}, None, jnp.arange(1), jnp.zeros(1, jnp.int32), x * known, jnp.asarray(known)
+    )
+    filled = (np.asarray(seen[-1]) == 9.0).all(axis=-1)[0]
+    assert (~filled).sum() == imposed
+    inside = np.broadcast_to(known == 1, found.shape)
+    np.testing.assert_array_equal(np.asarray(found)[inside], np.asarray(x)[inside])
 
 
 def test_growing_the_hole_in_pixels_leaves_less_to_hold_on_to():
@@ -290,6 +350,9 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
         (dict(sigma_y=-0.1), "restore.sigma_y=-0.1 must not be negative"),
         (dict(sigma_y=0.1, solver="heun"), "sigma_y=0.1 needs restore.solver=ddnm"),
         (dict(sigma_y=0.1, fresh="ddim"), "restore.fresh=ddim is for"),
+        (dict(solver="ddim", fresh="ddim"), "restore.fresh=ddim is for"),
+        (dict(task="deblur", blur_threshold=1e-4), "restore.blur_threshold=0.0001"),
+        (dict(task="colourise", dilate=(1, 1)), "restore.dilate is for restore.task="),
         (dict(eta=1.5), "restore.eta=1.5 must be between 0 and 1"),
         (dict(steps=0), "restore.steps=0 must be at least 1"),
         (dict(travel_length=0), "restore.travel_length=0"),
@@ -324,24 +387,28 @@ def test_only_in_painting_is_linear_in_latents():
     ("changes", "match"),
     [
         (dict(input=""), "restore.input must name an image"),
-        (dict(hole_mask=""), None),
+        (dict(hole_mask=""), "needs restore.hole_mask: an image in which white"),
+        (dict(task="colourise"), "restore.hole_mask is for tasks with inpaint"),
         (dict(samples=0), "restore.samples=0"),
         (dict(classes="moon"), "restore.classes has 'moon'; this model has 3 classes"),
         (dict(size="12"), "restore.size='12' must be HxW"),
+        (dict(sigma_y=-1.0), "restore.sigma_y=-1.0"),
+        (dict(solver="euler"), "restore.solver='euler'"),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )
 def test_a_plan_names_the_key_that_is_wrong(changes, match):
     built = gaussian(num_classes=3)
-    if match is None:
-        config = settings()
-        with config.unlocked():
-            config.restore.hole_mask = None
-        changes, match = {}, "needs restore.hole_mask: an image in which white"
-    else:
-        config = settings(**changes)
     with pytest.raises(ValueError, match=match):
-        restoration.plan(config, built, ("a", "b", "c"))
+        restoration.plan(settings(**changes), built, ("a", "b", "c"))
+
+
+def test_a_blur_of_another_sigma_has_the_taps_that_count():
+    how = dict(task="deblur", kernel="gaussian", blur_sigma=(1.0, 2.0), blur_taps=None)
+    with pytest.raises(ValueError, match="restore.blur_taps=13"):
+        # Twelve pixels to both sides are more than a mirror of 5 has.
+        degradation(settings(**how)).operator((16, 5), jnp.ones((1, 16, 5, 1)))
+    degradation(settings(**how)).operator((16, 6), jnp.ones((1, 16, 6, 1)))
 
 
 def test_compat_is_the_published_operator():

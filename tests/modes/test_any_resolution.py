@@ -8,7 +8,7 @@ import pytest
 from configs import anyres_scenes
 from simple_diffusion.core import images
 from simple_diffusion.evaluation import features
-from simple_diffusion.modes import evaluate, sample, train
+from simple_diffusion.modes import evaluate, restore, sample, train
 from tests.modes import test_modes
 
 
@@ -100,3 +100,24 @@ def test_a_model_trained_without_boxes_says_so_at_another_size(tmp_path, capsys)
     config.sample.size = "24x24"
     sample.run(config, str(tmp_path))
     assert "trained at 16x16 without data.patches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("window", [None, 16], ids=["whole", "windows"])
+def test_a_photo_of_another_size_is_restored(folder, tmp_path, window):
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    images.write_png(tmp_path / "photo.png", photo)
+    config = tiny()
+    config.sample.update(batch_size=1)
+    if window:
+        config.sample.window = window
+    config.restore.update(
+        task="super_resolution",
+        input=str(tmp_path / "photo.png"),
+        output=str(tmp_path / "out"),
+        degrade=True,
+        steps=2,
+    )
+    result = restore.run(config, str(folder))
+    found = images.read_png(result.folder / result.files["photo"][0])
+    assert found.shape == (32, 48, 3)
+    assert result.metrics["residual"] < 1e-5

@@ -1,6 +1,8 @@
 """Mode `restore` as a user meets it: files in, pictures, a sheet and a record out."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from simple_diffusion.core import images
 from simple_diffusion.evaluation import lpips
-from simple_diffusion.modes import inputs, restore, train
+from simple_diffusion.modes import masks, outputs, pictures, restore, train
 from simple_diffusion.training import checkpoint, store
 from tests.modes import test_modes
 
@@ -54,6 +56,11 @@ def run(trained, out, **changes):
     return restore.run(tiny(output=str(out), **changes), str(trained))
 
 
+def restored(result, name, k=0):
+    """Returns one restoration of an input."""
+    return images.read_png(result.folder / result.files[name][k])
+
+
 def test_in_painting_keeps_known_pixels_to_the_bit(trained, photos, tmp_path, capsys):
     images.write_png(tmp_path / "mask.png", mask())
     result = run(
@@ -64,20 +71,27 @@ def test_in_painting_keeps_known_pixels_to_the_bit(trained, photos, tmp_path, ca
         hole_mask=str(tmp_path / "mask.png"),
         samples=2,
     )
-    assert sorted(result.images) == ["a", "b", "below/c"]
+    assert sorted(result.files) == ["a", "b", "below/c"]
+    assert result.files["below/c"] == [
+        "images/below/c_0.png", "images/below/c_1.png", "inputs/below/c.png",
+        "masks/below/c.png",
+    ]  # fmt: skip
     known = mask()[..., 0] == 0
     for seed, name in enumerate(("a", "b", "below/c")):
         for k in range(2):
-            saved = images.read_png(result.folder / f"{name}_{k}.png")
-            np.testing.assert_array_equal(saved, result.images[name][k])
+            saved = restored(result, name, k)
             np.testing.assert_array_equal(saved[known], picture(seed)[known])
-        assert (result.images[name][0] != result.images[name][1]).any()
-        hole = images.read_png(result.folder / f"{name}_mask.png")
+        assert (restored(result, name, 0) != restored(result, name, 1)).any()
+        hole = images.read_png(result.folder / "masks" / f"{name}.png")
         np.testing.assert_array_equal(hole[..., :1], mask())
     said = capsys.readouterr().out
-    assert "3/3" in said and "images/s" in said and "s left" in said
+    rates = [float(v) for v in re.findall(r"([0-9.]+) images/s", said)]
+    # One batch makes all: its rate is the same for each.
+    assert "3/3" in said and len(rates) == 3 and len(set(rates)) == 1
+    assert "0 s left" in said
     # No original is known, so nothing is said of how near it is.
-    assert set(result.metrics) == {"residual"}
+    assert set(result.metrics) == {"residual", "residual_stored"}
+    assert result.metrics["residual_stored"] < 1e-6
 
 
 def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path):
@@ -86,13 +100,14 @@ def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path
     record = json.loads((out / "restorations.json").read_text())
     assert record["means"] == pytest.approx(result.metrics)
     assert set(record["inputs"]) == {"a", "b", "below/c"}
-    assert {"residual", "psnr", "psnr_input", "ssim", "ssim_input"} == set(
-        record["inputs"]["a"]
-    )
+    measured = {"residual", "residual_stored", "psnr", "psnr_input", "ssim"}
+    assert set(record["inputs"]["a"]) == measured | {"ssim_input", "label"}
+    assert record["inputs"]["a"]["label"] == 12  # of 12 classes: none
+    assert record["sample"]["weights"] == "ema"
     assert record["restore"]["task"] == "super_resolution"
     assert record["network_calls"] == 3 and record["step"] == 2
     assert result.metrics["residual"] < 1e-5
-    small = images.read_png(out / "a_input.png")
+    small = images.read_png(out / "inputs" / "a.png")
     assert small.shape == (8, 8, 3)
     want = picture(0).reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
     assert np.abs(small - want).max() <= 1
@@ -108,11 +123,12 @@ def test_what_was_degraded_can_be_given_back(trained, photos, tmp_path):
     run(trained, first, task="super_resolution", input=str(photos), degrade=True)
     again = run(
         trained, tmp_path / "again", task="super_resolution",
-        input=str(first / "b_input.png"),
+        input=str(first / "inputs" / "b.png"),
     )  # fmt: skip
-    assert again.images["b_input"].shape == (1, 16, 16, 3)
-    blocks = again.images["b_input"][0].reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
-    small = images.read_png(first / "b_input.png")
+    found = restored(again, "b")
+    assert found.shape == (16, 16, 3)
+    blocks = found.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
+    small = images.read_png(first / "inputs" / "b.png")
     # What was clipped to 0 or 255 may differ, elsewhere only rounding.
     assert np.median(np.abs(blocks - small)) < 1
 
@@ -121,23 +137,82 @@ def test_measurements_are_files_of_numbers(trained, photos, tmp_path):
     first = tmp_path / "first"
     how = dict(task="sense", sensing="hadamard")
     one = run(trained, first, input=str(photos), degrade=True, **how)
-    assert np.load(first / "a_input.npy").shape == (64, 3)
+    assert np.load(first / "inputs" / "a.npy").shape == (64, 3)
     again = run(
-        trained, tmp_path / "again", input=str(first), size="16x16", **how
+        trained, tmp_path / "again", input=str(first / "inputs"), size="16x16", **how
     )  # fmt: skip
-    assert sorted(again.images) == ["a_input", "b_input", "below/c_input"]
-    np.testing.assert_array_equal(one.images["a"], again.images["a_input"])
+    assert sorted(again.files) == ["a", "b", "below/c"]
+    np.testing.assert_array_equal(restored(one, "a"), restored(again, "a"))
 
 
-def test_a_restoration_does_not_depend_on_the_batch(trained, photos, tmp_path):
-    how = dict(task="colourise", input=str(photos), degrade=True, samples=2)
-    config = tiny(output=str(tmp_path / "a"), **how)
-    many = restore.run(config, str(trained)).images
-    config = tiny(output=str(tmp_path / "b"), **how)
+def test_a_restoration_depends_on_its_own_name_alone(trained, photos, tmp_path):
+    how = dict(task="colourise", degrade=True)
+    many = run(trained, tmp_path / "a", input=str(photos), samples=2, **how)
+    config = tiny(output=str(tmp_path / "b"), input=str(photos / "b.png"), **how)
     config.sample.batch_size = 8
-    few = restore.run(config, str(trained)).images
-    for name in many:
-        assert np.abs(many[name].astype(int) - few[name].astype(int)).max() <= 1
+    one = restore.run(config, str(trained))
+    found = restored(one, "b").astype(int)
+    # Another batch size may round the last bit another way before uint8.
+    assert np.abs(restored(many, "b", 0).astype(int) - found).max() <= 1
+    assert np.abs(restored(many, "b", 1).astype(int) - found).max() > 1
+
+
+def test_one_photo_is_no_batch_of_copies(trained, photos, tmp_path, monkeypatch):
+    sizes = []
+    placed = pictures.placed
+
+    def watched(function, mesh, batch_size, windows):
+        sizes.append(batch_size)
+        return placed(function, mesh, batch_size, windows)
+
+    monkeypatch.setattr(pictures, "placed", watched)
+    how = dict(task="colourise", degrade=True, input=str(photos / "a.png"))
+    run(trained, tmp_path / "out", samples=2, **how)
+    assert sizes == [2]
+
+
+def test_results_of_an_earlier_run_are_replaced(trained, photos, tmp_path):
+    how = dict(task="colourise", degrade=True, input=str(photos))
+    run(trained, tmp_path / "out", samples=2, **how)
+    (tmp_path / "out" / "images" / "mine.png").write_bytes(b"kept")
+    (photos / "b.png").unlink()
+    run(trained, tmp_path / "out", **how)
+    left = (tmp_path / "out" / "images").rglob("*.png")
+    names = sorted(p.relative_to(tmp_path / "out" / "images").as_posix() for p in left)
+    assert names == ["a.png", "below/c.png", "mine.png"]
+
+
+def test_names_that_would_overwrite_each_other_do_not(trained, tmp_path):
+    for name in ("a.png", "a.bmp", "sheet.png"):
+        pixels = Image.fromarray(picture(len(name)))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pixels.save(tmp_path / "in" / name)
+    images.write_png(tmp_path / "in" / "mask.png", mask())
+    result = run(
+        trained, tmp_path / "out", task="inpaint", input=str(tmp_path / "in"),
+        hole_mask=str(tmp_path / "in" / "mask.png"),
+    )  # fmt: skip
+    # The mask lies among the inputs and is none of them.
+    assert sorted(result.files) == ["a_bmp", "a_png", "sheet"]
+
+
+def test_a_run_that_is_stopped_leaves_what_it_has(
+    trained, photos, tmp_path, monkeypatch
+):
+    write = outputs.write
+
+    def stopped(folder, lost, one):
+        if one.name == "b":
+            raise KeyboardInterrupt
+        return write(folder, lost, one)
+
+    monkeypatch.setattr(outputs, "write", stopped)
+    how = dict(task="colourise", degrade=True, input=str(photos))
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, tmp_path / "out", **how)
+    record = json.loads((tmp_path / "out" / "restorations.json").read_text())
+    assert set(record["inputs"]) == {"a"}
+    assert (tmp_path / "out" / "images" / "a.png").exists()
 
 
 def test_a_grey_photograph_is_given_colours(trained, tmp_path):
@@ -145,7 +220,7 @@ def test_a_grey_photograph_is_given_colours(trained, tmp_path):
     images.write_png(tmp_path / "old.png", grey)
     path = str(tmp_path / "old.png")
     result = run(trained, tmp_path / "out", task="colourise", input=path)
-    found = result.images["old"][0].astype(float)
+    found = restored(result, "old").astype(float)
     assert np.ptp(found, axis=2).max() > 0
     assert result.metrics["residual"] < 1e-5
 
@@ -158,10 +233,10 @@ def test_images_of_several_sizes_are_restored(trained, tmp_path):
         trained, tmp_path / "out", task="inpaint", input=str(tmp_path / "in"),
         hole_mask="random:0.5",
     )  # fmt: skip
-    assert {n: v.shape[1:3] for n, v in result.images.items()} == sizes
-    hole = images.read_png(result.folder / "a_mask.png")[..., 0]
+    assert {n: restored(result, n).shape[:2] for n in result.files} == sizes
+    hole = images.read_png(result.folder / "masks" / "a.png")[..., 0]
     assert (hole == 255).sum() == 128 and set(np.unique(hole)) == {0, 255}
-    other = images.read_png(result.folder / "c_mask.png")[..., 0]
+    other = images.read_png(result.folder / "masks" / "c.png")[..., 0]
     assert (hole != other).any()
 
 
@@ -173,9 +248,11 @@ def test_larger_images_are_restored_in_windows(trained, tmp_path, capsys):
     )  # fmt: skip
     config.sample.window = 16
     result = restore.run(config, str(trained))
-    assert result.images["wide"].shape == (1, 16, 48, 3)
+    assert restored(result, "wide").shape == (16, 48, 3)
     assert result.metrics["residual"] < 1e-5
-    assert "5 windows an image" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "5 windows an image" in said
+    assert "restore.size=16x16 brings inputs to it" in said
 
 
 def test_a_size_brings_photo_and_mask_to_it(trained, tmp_path):
@@ -187,7 +264,7 @@ def test_a_size_brings_photo_and_mask_to_it(trained, tmp_path):
         trained, tmp_path / "out", task="inpaint", input=str(tmp_path / "big.png"),
         hole_mask=str(tmp_path / "hole.png"), size="16x16",
     )  # fmt: skip
-    found = images.read_png(result.folder / "big_mask.png")[..., 0]
+    found = images.read_png(result.folder / "masks" / "big.png")[..., 0]
     want = np.zeros((16, 16), np.uint8)
     want[:8, :8] = 255
     np.testing.assert_array_equal(found, want)
@@ -198,9 +275,12 @@ def test_held_out_images_and_their_classes(trained, tmp_path):
         trained, tmp_path / "out", task="inpaint", input="held_out:5", degrade=True,
         hole_mask="box:8x8", classes="sunset,house",
     )  # fmt: skip
-    assert len(result.images) == 5
-    assert all(v.shape == (1, 16, 16, 3) for v in result.images.values())
+    assert len(result.files) == 5
+    assert all(restored(result, name).shape == (16, 16, 3) for name in result.files)
     assert result.metrics["psnr"] > 0
+    record = json.loads((result.folder / "restorations.json").read_text())
+    told = [found["label"] for found in record["inputs"].values()]
+    assert told == [0, 2, 0, 2, 0]
 
 
 def test_lpips_is_reported_where_weights_are_given(trained, tmp_path):
@@ -216,20 +296,22 @@ def test_lpips_is_reported_where_weights_are_given(trained, tmp_path):
     one = run(trained, tmp_path / "out", input=str(tmp_path / "a.png"),
               lpips_weights=weights, **how)  # fmt: skip
     assert one.metrics["lpips_vgg"] > 0
+    record = json.loads((one.folder / "restorations.json").read_text())
+    assert record["lpips"]["trunk"] == "vgg" and record["lpips"]["sha256"]
 
 
 def test_one_bad_file_is_reported_and_does_not_stop_the_rest(
     trained, photos, tmp_path, capsys
 ):
-    masks = tmp_path / "masks"
-    images.write_png(masks / "a.png", mask())
-    images.write_png(masks / "below" / "c.png", mask())
+    place = tmp_path / "masks"
+    images.write_png(place / "a.png", mask())
+    images.write_png(place / "below" / "c.png", mask())
     (photos / "broken.png").write_bytes(b"\x89PNG no more")
     result = run(
         trained, tmp_path / "out", task="inpaint", input=str(photos),
-        hole_mask=str(masks),
+        hole_mask=str(place),
     )  # fmt: skip
-    assert sorted(result.images) == ["a", "below/c"]
+    assert sorted(result.files) == ["a", "below/c"]
     assert set(result.failed) == {"b", "broken"}
     said = capsys.readouterr().out
     assert "2 of 4 inputs were not restored:" in said
@@ -259,7 +341,7 @@ def soft(path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(task="inpaint", hole_mask="SMALL"), "8x8 pixels, .*one.png has 16x16"),
+        (dict(task="inpaint", hole_mask="SMALL"), "8x8 pixels, one has 16x16"),
         (dict(task="inpaint", hole_mask="SOFT"), "black .known. and white .*99.*%"),
         (dict(task="inpaint", hole_mask="NONE"), "NONE.png"),
         (dict(task="inpaint", hole_mask="box:17x4"), "box:17x4 does not fit"),
@@ -281,8 +363,16 @@ def soft(path):
         (dict(task="inpaint", hole_mask="box:2x2", input="held_out:2"), "degrade=True"),
         (dict(task="inpaint", hole_mask="box:2x2", input="NONE"), "does not exist"),
         (dict(task="inpaint", hole_mask="box:2x2", input="EMPTY"), "holds no image"),
-        (dict(task="inpaint", hole_mask="box:2x2", output="HERE"), "overwrite it"),
-        (dict(task="inpaint", hole_mask="box:2x2", lpips_weights="NONE"), "NONE.png"),
+        (
+            dict(task="inpaint", hole_mask="box:2x2", input="HERE", output="BELOW"),
+            "would mix",
+        ),
+        (
+            dict(
+                task="inpaint", hole_mask="box:2x2", lpips_weights="NONE", degrade=True
+            ),
+            "restore.lpips_weights: .*NONE.png",
+        ),
     ],
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
 )
@@ -295,17 +385,18 @@ def test_bad_input_names_the_key_to_change(trained, tmp_path, changes, match):
     (tmp_path / "TEXT.npy").write_text("no numbers")
     (tmp_path / "EMPTY").mkdir()
     places = {"SHAPE": "SHAPE.npy", "TEXT": "TEXT.npy", "EMPTY": "EMPTY", "HERE": ""}
+    places |= {"BELOW": "below/out"}
     places |= {name: f"{name}.png" for name in ("SMALL", "SOFT", "GREY", "NONE")}
     changes = {
         key: str(tmp_path / places[value]) if value in places else value
         for key, value in changes.items()
     }
     changes = {"input": str(tmp_path / "one.png")} | changes
-    out = changes.pop("output", tmp_path / "out")
-    before = sorted(tmp_path.iterdir())
+    out = changes.pop("output", tmp_path.parent / f"{tmp_path.name}_out")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises((ValueError, OSError), match=match):
         run(trained, out, **changes)
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.rglob("*")) == before and not Path(out).exists()
 
 
 def test_a_checkpoint_without_an_average_names_the_key(trained, tmp_path, monkeypatch):
@@ -324,5 +415,4 @@ def test_a_checkpoint_without_an_average_names_the_key(trained, tmp_path, monkey
 
 def test_the_mask_of_an_input_is_found_whatever_its_suffix(tmp_path):
     images.write_png(tmp_path / "a.png", mask())
-    item = inputs.Input("a", tmp_path / "a.jpg")
-    assert inputs._mask_of(tmp_path, item) == tmp_path / "a.png"
+    assert masks.mask_of(tmp_path, "a") == tmp_path / "a.png"

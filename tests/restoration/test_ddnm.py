@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +194,25 @@ def test_a_noisy_step_is_that_of_dense_matrices(name, now, then):
         for arrays in zip(*vectors, strict=True)
     ]
     np.testing.assert_allclose(found.reshape(2, -1), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["average", "blur", "old_photo"])
+def test_a_whole_way_is_that_of_dense_matrices(name):
+    """Twelve steps through both branches, each from where its own last one ended."""
+    operator, sigma_y = OPERATORS[name], 0.15
+    x, noise = jax.random.normal(jax.random.key(5), (2, 1, *SHAPE))
+    y = operator.forward(x) + sigma_y * operator.forward(noise)
+    solver, matrix = ddnm.ddnm_plus(operator, y, sigma_y, eta=0.85), dense(operator)
+    levels = linear_alpha_bar()[np.linspace(950, 5, 13).astype(int)]
+    ours = z = jax.random.normal(jax.random.key(6), (1, *SHAPE))
+    theirs, target = np.asarray(z, np.float64), np.asarray(y, np.float64).ravel()
+    for k, (now, then) in enumerate(itertools.pairwise(levels)):
+        ours, n = step(solver, jnp.asarray(ours), now, then, linear, seed=k)
+        x0 = np.asarray(linear(theirs, None), np.float64).ravel()
+        vectors = theirs.ravel(), n.astype(np.float64).ravel(), now, then, x0
+        ended = dense_ddnm_plus(matrix, target, *vectors, sigma_y, 0.85)
+        theirs = ended.reshape(1, *SHAPE)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.abs(theirs).max())
 
 
 def test_little_noise_does_not_become_none():

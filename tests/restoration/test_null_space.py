@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from simple_diffusion.core import rng
 from simple_diffusion.diffusion import process, schedules
 from simple_diffusion.restoration import (
+    ddnm,
     null_space,
     operators,
     sensing,
@@ -101,21 +104,46 @@ def test_a_projecting_solver_is_the_solver_on_a_projected_denoise_function(solve
     np.testing.assert_allclose(found, want, atol=2e-5)
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+SAMPLERS = {
+    "ddim": lambda operator, y, family: solvers.ddim(family),
+    "ancestral": lambda operator, y, family: solvers.ancestral(family),
+    "ddnm": ddnm.ddnm,
+    "ddnm_ddim": functools.partial(ddnm.ddnm, as_ddim=True),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("family", [process.VP, process.FLOW], ids=lambda f: f.name)
 @pytest.mark.parametrize("name", ["inpaint", "average", "old_photo"])
-def test_the_mean_of_samples_is_that_of_the_posterior(name, family, eta):
+def test_the_mean_of_samples_is_that_of_the_posterior(name, family, sampler):
     """For independent Gaussian pixels: A⁺y + (I - A⁺A) m."""
     operator, model = OPERATORS[name], Gaussian()
     x = jax.random.uniform(jax.random.key(3), (1, *SIZE, 3), minval=-1.0)
     y, count = operator.forward(x), 1024
-    found = drawn(solvers.ddim(family, eta), operator, y, family, count=count)
+    make = SAMPLERS[sampler]
+    if sampler.startswith("ddnm"):
+        found = restored(make(operator, y, family), operator, y, family, count)
+    else:
+        found = drawn(make(operator, y, family), operator, y, family, count=count)
     mean = jnp.full((1, *SIZE, 3), model.mean)
     want = null_space.project(operator, mean, y)[0]
-    # A mean of 192 x 1024 numbers: 5 standard errors of each.
+    # Each of 192 means of 1024 numbers: 5 standard errors.
     np.testing.assert_allclose(
         found.mean(0), want, atol=5 * model.std / np.sqrt(count), rtol=0
     )
+
+
+def restored(solver, operator, y, family, count, steps=20):
+    """Draws with a solver that projects by itself."""
+    grid = grids.uniform_t(schedules.cosine(), steps)
+    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(count))
+
+    def finish(x):
+        return null_space.project(operator, x, y)
+
+    model = Gaussian().denoiser(family)
+    how = model, solver, finish, grid, keys, (*SIZE, 3), family
+    return jax.jit(lambda: travel.restore(*how))()
 
 
 @pytest.mark.parametrize(
@@ -142,15 +170,33 @@ def test_the_null_space_variance_converges_to_that_of_the_posterior(solver):
     assert errors[2] < 0.02
 
 
-def test_pixels_of_a_posterior_are_independent():
+@pytest.mark.parametrize("family", [process.VP, process.FLOW], ids=lambda f: f.name)
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_the_covariance_of_a_block_converges_to_that_of_the_posterior(sampler, family):
+    """Of independent pixels with a known mean: std^2 (I - 1/n), not diagonal."""
     operator, model = OPERATORS["average"], Gaussian()
     y = operator.forward(jnp.zeros((1, *SIZE, 3)))
-    found = drawn(solvers.ddim(process.VP, 1.0), operator, y, steps=64, count=2048)
-    block = found[:, :2, :2, 0].reshape(2048, 4)
-    covariance = np.cov(np.asarray(block).T)
-    # The exact posterior: std^2 (I - 1/4), the projection of white noise.
     want = model.std**2 * (np.eye(4) - 0.25)
-    np.testing.assert_allclose(covariance, want, atol=0.03)
+    errors = []
+    for steps in (8, 64, 512):
+        solver = SAMPLERS[sampler](operator, y, family)
+        found = np.asarray(drawn(solver, operator, y, family, steps, count=512))
+        blocks = found.reshape(512, 4, 2, 4, 2, 3).transpose(0, 1, 3, 5, 2, 4)
+        covariance = np.cov(blocks.reshape(-1, 4).T)  # of 24576 blocks
+        errors.append(np.abs(covariance - want).max() / model.std**2)
+    assert errors[2] < 0.02 < errors[0]
+    assert errors[0] > 1.5 * errors[1] > errors[2]
+
+
+def test_ddnm_draws_too_little_variance():
+    """By how much is known for independent pixels: see the benchmark of priors."""
+    operator, model = OPERATORS["inpaint"], Gaussian()
+    y = operator.forward(jnp.zeros((1, *SIZE, 3)))
+    solver = ddnm.ddnm(operator, y)
+    found = restored(solver, operator, y, process.VP, 256, steps=300)
+    share = float(found[:, 1::2].var()) / model.std**2
+    # The limit of many steps is (1 + sqrt(1 - eta^2)) / 2 = 0.76.
+    assert 0.70 < share < 0.77
 
 
 def test_clipping_comes_before_the_projection():

@@ -126,3 +126,8 @@ def test_operators_of_one_size_share_their_matrices_and_cannot_change_them():
     for array in (sensing._orthogonal(16, 3), sensing._permutation(16, 3)):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_a_block_too_large_to_make_its_matrix_is_refused():
+    with pytest.raises(ValueError, match="restore.block_side=128 must be at most 64"):
+        sensing.blocks((128, 128), 0.5, 0, 128)

@@ -168,3 +168,10 @@ def test_a_threshold_outside_its_range_is_an_error(threshold):
 def test_a_bell_without_width_is_an_error():
     with pytest.raises(ValueError, match=r"restore\.blur_sigma=0\.0 must be more than"):
         separable.gaussian_kernel(0.0, 5)
+
+
+def test_a_side_too_long_to_decompose_is_refused():
+    with pytest.raises(ValueError, match="8x8192 pixels.*at most 4096"):
+        separable.bicubic((8, 8192), 2)
+    with pytest.raises(ValueError, match="8192x8 pixels.*at most 4096"):
+        separable.blur((8192, 8), *(separable.uniform_kernel(3),) * 2)

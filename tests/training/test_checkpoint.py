@@ -277,7 +277,7 @@ def test_sampling_falls_back_too_and_moves_nothing(copy, plan, initial):
 
 
 def test_sampling_names_the_averages_there_are(three, plan):
-    with pytest.raises(store.Mismatch, match="ema_slow: .* ema_main, ema_power"):
+    with pytest.raises(store.Missing, match="ema_slow: .* ema_main, ema_power"):
         checkpoint.restore_params(three, plan.abstract.params, "slow")
 
 

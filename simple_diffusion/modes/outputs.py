@@ -32,6 +32,7 @@ class Restored:
     whole: the original; None if it is not known.
     known_mask: 1 where a pixel is known.
     residuals: of each restoration, before it was rounded to pixels.
+    residuals_stored: of each as it is stored.
     """
 
     name: str
@@ -42,40 +43,63 @@ class Restored:
     whole: Picture | None
     known_mask: Float[np.ndarray, "h w 1"]
     residuals: Float[np.ndarray, "n"]
+    residuals_stored: Float[np.ndarray, "n"]
 
 
-def write(folder: epath.Path, lost: Degradation, one: Restored) -> None:
-    """Writes the pictures of one input."""
-    for k, image in enumerate(one.restored):
-        number = f"_{k}" if len(one.restored) > 1 else ""
-        images.write_png(folder / f"{one.name}{number}.png", image)
+def write(folder: epath.Path, lost: Degradation, one: Restored) -> list[str]:
+    """Writes the files of one input; returns their paths relative to the folder.
+
+    In folders by kind, so that no name can be that of another file.
+    """
+    several = len(one.restored) > 1
+    pictures = {
+        f"images/{one.name}{f'_{k}' if several else ''}.png": image
+        for k, image in enumerate(one.restored)
+    }
+    numbers = []
     if lost.is_image:
         shown = np.asarray(images.to_uint8(one.measurement))
-        images.write_png(folder / f"{one.name}_input.png", shown)
+        pictures[f"inputs/{one.name}.png"] = shown
     else:
-        path = folder / f"{one.name}_input{MEASUREMENT}"
-        with path.open("wb") as file:
-            np.save(file, one.measurement)
+        numbers = [f"inputs/{one.name}{MEASUREMENT}"]
     if lost.needs_mask:
         hole = ((1 - one.known_mask) * 255).astype(np.uint8)
-        images.write_png(folder / f"{one.name}_mask.png", hole)
+        pictures[f"masks/{one.name}.png"] = hole
+    for path, picture in pictures.items():
+        images.write_png(folder / path, picture)
+    for path in numbers:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / path).open("wb") as file:
+            np.save(file, one.measurement)
+    return [*pictures, *numbers]
+
+
+def remove(folder: epath.Path, paths: list[str]) -> None:
+    """Removes files that an earlier run wrote: a mixture of two would be neither."""
+    for path in paths:
+        # What a record says is not trusted beyond the folders that are ours.
+        if path.startswith(("images/", "inputs/", "masks/")) and ".." not in path:
+            (folder / path).unlink(missing_ok=True)
 
 
 def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
     """Returns metric -> value of each restoration.
 
-    `psnr_input` and `ssim_input` are those of the pseudo-inverse alone: what a
-    restoration has to exceed.
+    `residual` is the root mean square of A x - y, of images in [-1, 1], and
+    `residual_stored` that of the 8-bit image. `psnr_input` and `ssim_input` are those
+    of the pseudo-inverse alone: what a restoration has to exceed. Images too small for
+    SSIM or LPIPS have none.
     """
-    found = {"residual": one.residuals}
+    found = {"residual": one.residuals, "residual_stored": one.residuals_stored}
     if one.whole is not None:
         every = np.broadcast_to(one.whole, one.restored.shape)
+        h, w, channels = one.whole.shape
         found["psnr"] = similarity.psnr(one.restored, every)
         found["psnr_input"] = similarity.psnr(one.guess[None], every[:1])
-        if min(one.whole.shape[:2]) >= similarity.SMALLEST:
+        if min(h, w) >= similarity.SMALLEST:
             found["ssim"] = similarity.ssim(one.restored, every)
             found["ssim_input"] = similarity.ssim(one.guess[None], every[:1])
-        if lpips is not None:
+        if lpips is not None and lpips.fits(h, w, channels):
             found[f"lpips_{lpips.trunk}"] = lpips(one.restored, every)
     return {name: [float(v) for v in values] for name, values in found.items()}
 
