@@ -30,6 +30,7 @@ def run(*flags):
         ),
         (["--config", "configs/imagenet512.py"], "ILSVRC2012_img_train.tar"),
         ([*QUICKSTART, "--mode=sample"], "holds no trained model"),
+        ([*QUICKSTART, "--mode=restore"], "holds no trained model"),
     ],
 )
 def test_what_is_wrong_is_said_in_words_and_not_in_a_traceback(flags, said, tmp_path):
