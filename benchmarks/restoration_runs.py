@@ -8,7 +8,6 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ from simple_diffusion.build.canvas import parse_size
 from simple_diffusion.build.options import Config
 from simple_diffusion.core import images
 from simple_diffusion.core.types import Params
-from simple_diffusion.modes import inputs, weights
+from simple_diffusion.modes import masks, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.training import sharding
 
@@ -164,10 +163,10 @@ class Setting:
 def _known(plan: restoration.Plan, bench: Bench) -> Float[np.ndarray, "n h w 1"]:
     """Returns the masks that mode `restore` makes, one for each image."""
     known = np.ones((len(bench.originals), *bench.size, 1), np.float32)
-    if plan.lost.needs_mask:
-        for k, pixels in enumerate(bench.originals):
-            item = inputs.Input(f"{k:04d}", Path(f"{k:04d}"), pixels)
-            known[k] -= inputs.hole_mask(plan, item, bench.size, bench.size)
+    if plan.hole_mask is not None:
+        for k in range(len(known)):
+            place = f"{k:04d}", bench.size, bench.size, plan.seed
+            known[k] -= masks.hole_mask(plan.hole_mask, *place)
     return known
 
 
