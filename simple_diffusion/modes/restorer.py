@@ -128,7 +128,7 @@ class Restorer:
             f"{size[0]}x{size[1]} pixels: {how.network_calls} network calls each"
             + (f", {how.windows} windows an image" if how.windows else "")
         )
-        if size != built.size[:2] and not built.knows_place:
+        if size != built.size[:2] and not (built.knows_place or how.windows):
             files.say(
                 f"note: this model was trained at {built.size[0]}x{built.size[1]} "
                 "without data.patches and knows no other size well; restore.size="
