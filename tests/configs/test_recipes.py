@@ -140,7 +140,8 @@ def reduced(config):
     return config
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# The variants of another crop have the same network, loss and optimiser.
+@pytest.mark.parametrize("name", [r for r in RECIPES if not r.endswith("_center")])
 def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
     config = reduced(recipe(name))
     built = network.model(config, num_classes=3)
