@@ -18,6 +18,9 @@ from simple_diffusion.modes.inputs import MEASUREMENT
 MOST_ROWS = 16
 MOST_PIXELS = 512
 
+# Folders of the files that are written.
+KINDS = ("images", "inputs", "masks")
+
 Picture = UInt8[np.ndarray, "h w c"]
 
 
@@ -78,7 +81,7 @@ def remove(folder: epath.Path, paths: list[str]) -> None:
     """Removes files that an earlier run wrote: a mixture of two would be neither."""
     for path in paths:
         # What a record says is not trusted beyond the folders that are ours.
-        if path.startswith(("images/", "inputs/", "masks/")) and ".." not in path:
+        if path.split("/")[0] in KINDS and ".." not in path:
             (folder / path).unlink(missing_ok=True)
 
 

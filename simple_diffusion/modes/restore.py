@@ -239,15 +239,21 @@ def _output(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
     output = folder / "restored" / plan.task
     if plan.output is not None:
         output = files.folder(plan.output, "restore.output")
-    source = Path(plan.input).resolve()
-    if "://" in str(output) or plan.input.startswith(inputs.HELD_OUT):
+    if "://" in str(output):
         return output
     place = Path(output).resolve()
-    # Images of a folder are looked for in the folders below, too.
-    among = source == place or source in place.parents if source.is_dir() else False
-    if among or source.parent in (place / "images", place / "inputs"):
-        raise ValueError(
-            f"restore.output={output} lies in the place of restore.input="
-            f"{plan.input}: results would mix with inputs"
-        )
+    ours = {place / kind for kind in outputs.KINDS}
+    for key, text in (("input", plan.input), ("hole_mask", plan.hole_mask)):
+        source = Path(text or "").resolve()
+        if not text or not source.exists():
+            continue  # no file, or one that is reported as missing later
+        # Files of an earlier run are replaced: none may be what this one reads.
+        replaced = ours & {source, *source.parents}
+        # Images of a folder are looked for in the folders below, too.
+        holds = source.is_dir() and source in {place, *place.parents}
+        if replaced or (holds and key == "input"):
+            raise ValueError(
+                f"restore.output={output} lies in the place of restore.{key}={text}: "
+                "results would mix with it"
+            )
     return output

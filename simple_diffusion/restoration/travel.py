@@ -53,12 +53,14 @@ def itinerary(steps: int, travel: Travel) -> list[int]:
     Raises:
       ValueError: a number is below 1.
     """
-    for name, number in (("steps", steps), ("travel", travel.length)):
+    numbers = {
+        "steps": steps,
+        "travel_length": travel.length,
+        "travel_repeat": travel.repeat,
+    }
+    for key, number in numbers.items():
         if number < 1:
-            key = "restore.steps" if name == "steps" else "restore.travel_length"
-            raise ValueError(f"{key}={number} must be at least 1")
-    if travel.repeat < 1:
-        raise ValueError(f"restore.travel_repeat={travel.repeat} must be at least 1")
+            raise ValueError(f"restore.{key}={number} must be at least 1")
     turns = range(0, steps - travel.length, travel.length)
     left = dict.fromkeys(turns, travel.repeat - 1)
     level, visited = steps - 1, [steps - 1]

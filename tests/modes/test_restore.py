@@ -182,6 +182,20 @@ def test_results_of_an_earlier_run_are_replaced(trained, photos, tmp_path):
     assert names == ["a.png", "below/c.png", "mine.png"]
 
 
+@pytest.mark.parametrize("key", ["input", "hole_mask"])
+def test_a_run_does_not_remove_what_it_reads(trained, photos, tmp_path, key):
+    out = tmp_path / "out"
+    how = dict(task="inpaint", input=str(photos), hole_mask="box:4x4")
+    run(trained, out, **how)
+    before = sorted(out.rglob("*"))
+    again = {"input": str(out / "inputs"), "hole_mask": str(out / "masks")}
+    with pytest.raises(ValueError, match=f"in the place of restore.{key}=.*would mix"):
+        run(trained, out, **how | {key: again[key]})
+    assert sorted(out.rglob("*")) == before
+    # Elsewhere it may.
+    run(trained, tmp_path / "other", **how | {key: again[key]})
+
+
 def test_names_that_would_overwrite_each_other_do_not(trained, tmp_path):
     for name in ("a.png", "a.bmp", "sheet.png"):
         pixels = Image.fromarray(picture(len(name)))
