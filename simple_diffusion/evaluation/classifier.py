@@ -154,7 +154,7 @@ def train(
         weights = _fitted(recipe, batches, name, say)
         mean, scale = _statistics(recipe, weights, batches)
     params = {"weights": weights, "mean": mean, "scale": scale}
-    return _network(jax.tree.map(np.asarray, params), recipe, name, class_names)
+    return network(jax.tree.map(np.asarray, params), recipe, name, class_names)
 
 
 def _fitted(
@@ -272,9 +272,17 @@ def _apply(recipe: Recipe, params: Params, image: UInt8[Array, "b h w c"]) -> Ou
     return Outputs(features, logits=logits)
 
 
-def _network(
+def network(
     params: Params, recipe: Recipe, name: str, class_names: Sequence[str]
 ) -> FeatureNetwork:
+    """Returns a classifier with these weights, as `train` made them.
+
+    Args:
+      params: a tree of arrays on the host.
+      recipe: what they were trained by.
+      name: of the data source.
+      class_names: one for each class.
+    """
     digest = _digest(_flat(params))
     apply = functools.partial(_apply, recipe)
     return FeatureNetwork(name, digest, "area", params, apply, tuple(class_names))
@@ -301,19 +309,19 @@ def _about(recipe: Recipe, name: str, class_names: Sequence[str]) -> str:
     return json.dumps(told, sort_keys=True)
 
 
-def save(network: FeatureNetwork, recipe: Recipe, path: str | Path) -> None:
+def save(trained: FeatureNetwork, recipe: Recipe, path: str | Path) -> None:
     """Writes a classifier as .npz; a reader never sees one that is only half written.
 
     Args:
-      network: what `train` returned.
+      trained: what `train` returned.
       recipe: what it was trained by.
       path: of the file.
     """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = _about(recipe, network.name, network.class_names)
+    about = _about(recipe, trained.name, trained.class_names)
     told: dict[str, Any] = {"about": np.array(about)}
-    told |= {"digest": np.array(network.digest), **_flat(network.params)}
+    told |= {"digest": np.array(trained.digest), **_flat(trained.params)}
     # Named after the process: several may write the same at once.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:  # not by name, to which NumPy would add .npz
@@ -346,4 +354,4 @@ def load(
     if about != _about(recipe, name, class_names) or digest != _digest(flat):
         return None
     params = traverse_util.unflatten_dict(flat, sep=".")
-    return _network(params, recipe, name, class_names)
+    return network(params, recipe, name, class_names)
