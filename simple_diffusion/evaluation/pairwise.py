@@ -1,0 +1,109 @@
+"""Distances between all features of two sets, in blocks that fit the memory.
+
+|x - y|^2 = |x|^2 + |y|^2 - 2 x.y makes them one matrix product, and cancels where x and
+y are close. So both sets are centred first, everything is in float64, and the distances
+of nearest neighbours are computed once more from the differences: a copy is at distance
+zero exactly.
+
+This runs on the host. Float64 is what makes the results those of the definition, and
+not every accelerator has it; on processors it was as fast as a compiled program, for
+the time goes to the product and to the search for the smallest.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+# Entries of a block: 32 MB, of which each thread holds a few.
+_BLOCK = 2**22
+# Relative to |x|^2 + |y|^2; the rounding of a product over thousands of dimensions is
+# well below.
+_ROUNDING = 1e-12
+
+T = TypeVar("T")
+
+
+class Neighbours(NamedTuple):
+    """The k nearest of each query, nearest first.
+
+    Fields:
+      indices: rows of the set that was searched.
+      distances: Euclidean.
+    """
+
+    indices: Int[np.ndarray, "n k"]
+    distances: Float64[np.ndarray, "n k"]
+
+
+def nearest(
+    queries: Float64[np.ndarray, "n d"],
+    points: Float64[np.ndarray, "m d"],
+    k: int,
+    itself: bool = True,
+) -> Neighbours:
+    """Returns the k nearest points of each query.
+
+    Args:
+      queries: finite features.
+      points: finite features, more than k.
+      k: how many.
+      itself: whether row i of the points may be a neighbour of query i; False is for
+        the neighbours of a set within itself.
+    """
+
+    def block(rows: slice, squared: Float64[np.ndarray, "b m"]) -> Neighbours:
+        if not itself:
+            i = np.arange(len(squared))
+            squared[i, i + rows.start] = np.inf
+        if k < squared.shape[1]:
+            chosen = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        else:
+            chosen = np.broadcast_to(np.arange(k), squared.shape)
+        differences = points[chosen] - queries[rows, None]  # [b, k, d]
+        exact = np.sqrt(np.einsum("bkd,bkd->bk", differences, differences))
+        order = np.lexsort((chosen, exact), axis=1)
+        return Neighbours(
+            np.take_along_axis(chosen, order, 1), np.take_along_axis(exact, order, 1)
+        )
+
+    parts = map_blocks(block, queries, points)
+    return Neighbours(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def map_blocks(
+    function: Callable[[slice, Float64[np.ndarray, "b m"]], T],
+    x: Float64[np.ndarray, "n d"],
+    y: Float64[np.ndarray, "m d"],
+    lowered: bool = False,
+) -> list[T]:
+    """Returns what a function says of the squared distances, one block of rows each.
+
+    Args:
+      function: (rows of x, squared distances from these to all of y) -> anything; may
+        write into the distances, and runs in threads.
+      x: finite features.
+      y: finite features.
+      lowered: by a bound on their rounding, for comparisons in which equal distances
+        must count as equal whatever the order of the sums.
+    """
+    centre = y.mean(axis=0)
+    x, y = x - centre, y - centre
+    scale = 1 - _ROUNDING if lowered else 1.0
+    x_norms = scale * np.einsum("nd,nd->n", x, x)
+    y_norms = scale * np.einsum("md,md->m", y, y)
+
+    def block(start: int) -> T:
+        rows = slice(start, min(start + size, len(x)))
+        squared = (-2 * x[rows]) @ y.T
+        squared += x_norms[rows, None]
+        squared += y_norms
+        return function(rows, squared)
+
+    # Neighbours are looked at whole, so blocks are small where dimensions are many.
+    size = max(_BLOCK // max(len(y), 8 * y.shape[1]), 1)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+        return list(threads.map(block, range(0, len(x), size)))
