@@ -19,7 +19,7 @@ from simple_diffusion.training import cluster
 from simple_diffusion.training.checkpoint import CheckpointError
 from simple_diffusion.training.loop import STOPPED, NotFinite
 
-MODES = ("train", "sample", "evaluate", "restore")
+MODES = ("train", "sample", "evaluate", "restore", "sweep", "report")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
