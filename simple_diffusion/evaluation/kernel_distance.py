@@ -80,7 +80,8 @@ def distance(
 
 def unbiased(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"]) -> float:
     """Returns the unbiased estimate from all of two sets of at least 2 features."""
-    return _within(x) + _within(y) - 2 * float(_kernel(x, y).mean())
+    within = _to_others(x).mean() + _to_others(y).mean()
+    return float(within - 2 * _to_all(x, y).mean())
 
 
 def _standard_error(
@@ -99,32 +100,25 @@ def _standard_error(
     a, b = (f[rng.permutation(len(f))[:_MOST]] for f in (x, y))
     variance = 0.0
     for mine, other, number in ((a, b, len(x)), (b, a, len(y))):
-        adds = 2 * (_mean_kernel(mine, mine, True) - _mean_kernel(mine, other))
+        adds = 2 * (_to_others(mine) - _to_all(mine, other))
         variance += float(adds.var(ddof=1)) / number
     return float(np.sqrt(variance))
 
 
-def _mean_kernel(
-    x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"], same: bool = False
-) -> Float64[np.ndarray, "n"]:
-    """Returns the mean over y of k(x, y) for each x, without x itself in one set."""
-    sums = np.concatenate(
-        [_kernel(x[i : i + _ROWS], y).sum(axis=1) for i in range(0, len(x), _ROWS)]
-    )
-    if not same:
-        return sums / len(y)
-    own = np.sum(x * x, axis=1) / x.shape[1] + 1
-    return (sums - own**3) / (len(y) - 1)
-
-
-def _within(x: Float64[np.ndarray, "n d"]) -> float:
-    kernel = _kernel(x, x)
+def _to_others(x: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n"]:
+    """Returns the mean of k(x, x') over all other x' of the set, for each x."""
+    own = (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
     n = len(x)
-    return float((kernel.sum() - np.trace(kernel)) / (n * (n - 1)))
+    return (n * _to_all(x, x) - own) / (n - 1)
 
 
-def _kernel(
+def _to_all(
     x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"]
-) -> Float64[np.ndarray, "n m"]:
-    kernel = x @ y.T / x.shape[1] + 1
-    return kernel * kernel * kernel  # a power of 3 takes many times as long
+) -> Float64[np.ndarray, "n"]:
+    """Returns the mean of k(x, y) over all y, for each x."""
+    means = []
+    for start in range(0, len(x), _ROWS):
+        k = x[start : start + _ROWS] / x.shape[1] @ y.T
+        k += 1
+        means.append(np.einsum("nm,nm,nm->n", k, k, k) / len(y))  # nothing as large
+    return np.concatenate(means)

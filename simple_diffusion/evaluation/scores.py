@@ -46,8 +46,10 @@ def inception_score(
       seed: of the order; 2020 is what torch-fidelity takes.
 
     Raises:
-      ValueError: for fewer rows than splits, or rows that are not finite.
+      ValueError: for fewer rows than splits, no splits, or rows that are not finite.
     """
+    if splits < 1:
+        raise ValueError(f"an inception score wants at least 1 split, got {splits}")
     logits = feature_sets.checked(logits, _LOGITS, splits)
     # The old generator, since it is the one that others shuffle with.
     logits = logits[np.random.RandomState(seed).permutation(len(logits))]
@@ -69,8 +71,10 @@ def inception_score_in_order(
       size: of a part.
 
     Raises:
-      ValueError: for no rows, or rows that are not finite.
+      ValueError: for no rows, parts of no rows, or rows that are not finite.
     """
+    if size < 1:
+        raise ValueError(f"an inception score wants parts of 1 row or more, got {size}")
     logits = feature_sets.checked(logits, _LOGITS)
     return _over(np.split(logits, range(size, len(logits), size)))
 

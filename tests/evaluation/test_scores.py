@@ -84,6 +84,10 @@ def test_bad_logits_and_labels_are_named():
         scores.inception_score(logits)
     with pytest.raises(ValueError, match="got 0.*at least 1"):
         scores.accuracy(logits[:0], np.zeros(0, int))
+    with pytest.raises(ValueError, match="at least 1 split, got 0"):
+        scores.inception_score(logits, splits=0)
+    with pytest.raises(ValueError, match="1 row or more, got 0"):
+        scores.inception_score_in_order(logits, size=0)
     logits[1] = np.nan
     with pytest.raises(ValueError, match=r"1 of 4 rows of logits.*rows \[1\]"):
         scores.inception_score(logits, splits=2)
