@@ -173,10 +173,10 @@ def sweep(record: Record) -> Section | None:
     if shown is None:
         return None
     facts = {
-        "checkpoint step": _number(record.get("step")),
         "samples at each point": _number(record.get("count")),
         "points": str(len(points)),
-        "time": when(record.get("time")),
+        **about(record),
+        **dict.fromkeys(["guidance", "network calls"]),  # as the points have them
     }
     text = page.facts(facts) + page.plot(shown)
     if trade := plots.trade_off(points):

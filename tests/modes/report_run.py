@@ -123,7 +123,11 @@ def make(folder: Path) -> Path:
         "classes.json": CLASSES,
         "metrics.json": record(300, 0.5, n=2000),
         "comparison.json": comparison,
-        "sweep/sweep.json": {"count": 1000, "points": [point(g) for g in (1, 2, 3.0)]},
+        "sweep/sweep.json": {
+            "count": 1000,
+            "guidance": 77.0,
+            "points": [point(g) for g in (1, 2, 3.0)],
+        },
         "restored/inpaint/restorations.json": restoration,
         "checkpoints/300/note/metadata": {
             "arrays": {

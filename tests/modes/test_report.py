@@ -157,6 +157,9 @@ def test_what_a_person_wants_to_know_is_said(page, words):
 def test_the_best_of_a_sweep_is_marked(page):
     best = re.findall(r'<td class="[^"]*best"><span>([^<]*)</span>', page)
     assert best == ["0.8", "0.5", "0.3"]
+    assert (
+        "77" not in Reader(page).text
+    )  # guidance of the last point is not that of all
 
 
 def test_names_from_files_are_text_and_never_html(page):
