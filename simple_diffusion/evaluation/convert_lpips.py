@@ -15,12 +15,11 @@ import argparse
 import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simple_diffusion.evaluation import lpips, torch_file
+from simple_diffusion.evaluation import lpips, weight_files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +45,7 @@ def convert(trunk_file: str, lin_file: str, output: str) -> str:
         naming them.
       OSError: if a file cannot be read or written.
     """
-    convs, lins = _state_dict(trunk_file), _state_dict(lin_file)
+    convs, lins = weight_files.read(trunk_file), weight_files.read(lin_file)
     trunk = _trunk_of(trunk_file, convs)
     names, shapes = _their_names(trunk), lpips.shapes(trunk)
     theirs = {names[k]: _their_layout(k, shape) for k, shape in shapes.items()}
@@ -55,10 +54,10 @@ def convert(trunk_file: str, lin_file: str, output: str) -> str:
         (lin_file, lins, "lin"),
     ):
         wanted = {name: s for name, s in theirs.items() if name.startswith(prefix)}
-        lpips.check_arrays(file, arrays, wanted)
+        weight_files.check_arrays(file, arrays, wanted)
     found = convs | lins
     arrays = {ours: _our_layout(ours, found[name]) for ours, name in names.items()}
-    _write(Path(output).expanduser(), {"trunk": np.array(trunk), **arrays})
+    weight_files.write(output, {"trunk": np.array(trunk), **arrays})
     return trunk
 
 
@@ -75,13 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--output", metavar="FILE", required=True, help="the .npz file to write")
     return parser
-
-
-def _state_dict(file: str) -> dict[str, Any]:
-    tree = torch_file.read(file)
-    if not isinstance(tree, dict):
-        raise ValueError(f"{file} holds a {type(tree).__name__}, and no state_dict")
-    return tree
 
 
 def _trunk_of(file: str, arrays: dict[str, Any]) -> str:
@@ -131,14 +123,6 @@ def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
     elif name.startswith("lin"):
         array = array[0, :, 0, 0]
     return np.ascontiguousarray(array, np.float32)
-
-
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    """Writes an .npz file; a reader never sees one that is only half written."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:  # not by name, to which NumPy would add .npz
-        np.savez(file, **arrays)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

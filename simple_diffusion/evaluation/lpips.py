@@ -15,9 +15,8 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +27,7 @@ from jaxtyping import Array, Float, UInt8
 
 from simple_diffusion.core import images as pixels
 from simple_diffusion.core.types import HostOrDevice, Params
+from simple_diffusion.evaluation import weight_files
 
 # Mean and spread that the trunks were trained with, in [-1, 1] in place of [0, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -248,42 +248,12 @@ def load(path: str | Path) -> Lpips:
         naming them.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: weights of LPIPS are made by {_HOW}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except Exception as error:  # whatever NumPy makes of a file of another kind
-        raise ValueError(
-            f"{path} cannot be read as .npz ({error}): weights of LPIPS are made by "
-            f"{_HOW}"
-        ) from error
+    arrays = weight_files.load(path, "weights of LPIPS", _HOW)
     trunk = str(arrays.get("trunk"))
     if trunk not in TRUNKS:
         raise ValueError(f"{path} holds no weights of LPIPS: they are made by {_HOW}")
     expected = shapes(trunk)
-    check_arrays(str(path), arrays, expected)
+    weight_files.check_arrays(str(path), arrays, expected)
     params = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Lpips(trunk, digest, params)
-
-
-def check_arrays(
-    where: str, arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raises ValueError if arrays are missing or of other shapes, naming them.
-
-    Args:
-      where: what the message calls the place they come from.
-      arrays: what is there, which may be more.
-      expected: names and shapes.
-    """
-    missing = [
-        name for name in expected if not isinstance(arrays.get(name), np.ndarray)
-    ]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
-            got = arrays[name].shape
-            raise ValueError(f"{where}: {name} has shape {got}, expected {shape}")
