@@ -69,7 +69,7 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     files.compare(config, folder, files.say)
     built = network.model(config, len(classes))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, params = weights.load(folder, built, mesh, config.sample.weights)
+    step, params = weights.load_named(folder, built, mesh, config.sample.weights)
     size = parse_size(config.restore.size, diffusion.reference(config), "restore.size")
     read = list(data.data(config).whole(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])

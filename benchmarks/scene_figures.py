@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import scene_counter
-from simple_diffusion.evaluation import metrics, statistics
+from simple_diffusion.evaluation import frechet as distances
+from simple_diffusion.evaluation import statistics
 
 # Pixels to which all pictures are brought for the distance.
 SIDE = 64
@@ -62,7 +63,7 @@ def features(images: np.ndarray) -> np.ndarray:
 def frechet(images: np.ndarray, real: np.ndarray) -> float:
     """Returns the Fréchet distance of the features of two sets of pictures."""
     a, b = (statistics.of(features(v).astype(np.float64)) for v in (images, real))
-    return metrics.frechet_distance(a, b)
+    return distances.distance(a, b)
 
 
 def _fields(x: np.ndarray) -> np.ndarray:

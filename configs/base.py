@@ -90,7 +90,7 @@ def patches(smallest: int, largest: int | None) -> ConfigDict:
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
     # Imported here so that the sections of this file can be read in order.
-    from configs import networks
+    from configs import evaluation, networks
 
     config = ConfigDict()
 
@@ -222,6 +222,9 @@ def default() -> ConfigDict:
             **_duration("log_every", steps=100),
             **_duration("checkpoint_every", steps=5_000),
             **_duration("sample_every", steps=10_000),
+            # Evaluate evaluate.count_during_training samples and keep the best
+            # checkpoint, too; 0 evaluates at the end only.
+            **_duration("evaluate_every", steps=0),
             # Newest checkpoints kept, at least 2; and every so many steps, one kept
             # for good.
             keep_checkpoints=2,
@@ -300,20 +303,13 @@ def default() -> ConfigDict:
             weights="ema",
             # Step of the checkpoint; none means the newest.
             checkpoint_step=placeholder(int),
+            # In place of it the one that evaluate.best_metric was best for.
+            best_checkpoint=False,
         )
     )
 
-    config.evaluate = ConfigDict(
-        dict(
-            seed=0,
-            # Samples drawn and held-out images read.
-            count=10_000,
-            # Held-out images at a time; samples are drawn sample.batch_size at a time.
-            batch_size=256,
-            # Samples and images for the cheap evaluation at the end of training.
-            count_after_training=512,
-        )
-    )
+    config.evaluate = evaluation.evaluate()
+    config.sweep = evaluation.sweep()
     config.restore = restore()
     return config.lock()
 

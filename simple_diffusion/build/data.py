@@ -1,7 +1,8 @@
 """The section `data`: the source of images, and batches of it, whole or in patches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from simple_diffusion.build.options import Config, pick
@@ -12,6 +13,7 @@ from simple_diffusion.training.topology import Share
 CROPS = {"center": "center", "random": "random"}
 WHOLE = Share(0, 1)  # of each batch: that of a process that runs alone
 RESIZES = {"area": "area", "antialias": "antialias"}
+_PROBE = 8  # images whose pixels stand for those of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +24,22 @@ class Data:
     held_out: (count, batch size) -> one pass over held-out images, as `train` has them:
       patches, if it is trained on patches.
     whole: (count, batch size, (height, width)) -> one pass over whole held-out images,
-      cut to the shape of this size in pixels and resized to it.
+      cut to the shape of this size in pixels and resized to it. As `split="train"` over
+      those of the training, in an order of their own and not mirrored; `start` images
+      are left out.
+    at: (places in that pass, (height, width), split) -> these images alone as a batch,
+      in every process.
+    describe: (split, (height, width)) -> what such a pass yields, as plain JSON: the
+      same for the same images, wherever they lie, with a checksum of some of them.
     epoch: number of training images.
     num_classes, class_names: of the labels; 0 and () if they are not used.
     """
 
     train: Callable[[int], Iterator[Batch]]
     held_out: Callable[[int, int], Iterator[Batch]]
-    whole: Callable[[int, int, tuple[int, int]], Iterator[Batch]]
+    whole: Callable[..., Iterator[Batch]]
+    at: Callable[..., Batch]
+    describe: Callable[[sources.Split, tuple[int, int]], dict[str, Any]]
     epoch: int
     num_classes: int
     class_names: tuple[str, ...]
@@ -87,14 +97,20 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             **processes,
         )
 
-    def evaluated(count: int, batch: int, **what: Any) -> Iterator[Batch]:
+    def opened(split: sources.Split) -> sources.Source:
+        if split == "train":
+            return source
+        return sources.open_source(spec, folder, split, **place)
+
+    def evaluated(
+        count: int, batch: int, split: sources.Split = "holdout", **what: Any
+    ) -> Iterator[Batch]:
         return pipeline.eval_batches(
-            sources.open_source(spec, folder, "holdout", **place),
+            opened(split),
             batch_size=batch,
             count=count,
             resize=options["resize"],
-            **what,
-            **processes,
+            **(processes | what),
         )
 
     def held_out(count: int, batch: int) -> Iterator[Batch]:
@@ -102,10 +118,39 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             return evaluated(count, batch, patches=law)
         return evaluated(count, batch, size=(resolution, resolution))
 
-    def whole(count: int, batch: int, size: tuple[int, int]) -> Iterator[Batch]:
-        return evaluated(count, batch, size=size)
+    def whole(
+        count: int,
+        batch: int,
+        size: tuple[int, int],
+        split: sources.Split = "holdout",
+        start: int = 0,
+    ) -> Iterator[Batch]:
+        return evaluated(count, batch, split, size=size, start=start)
 
-    return Data(train, held_out, whole, len(source), len(names), names)
+    def at(
+        places: Sequence[int], size: tuple[int, int], split: sources.Split = "holdout"
+    ) -> Batch:
+        return pipeline.eval_examples(
+            opened(split), places, size=size, resize=options["resize"]
+        )
+
+    def describe(split: sources.Split, size: tuple[int, int]) -> dict[str, Any]:
+        some, length = opened(split), len(opened(split))
+        pixels = at(range(min(length, _PROBE)), size, split).image
+        return {
+            "source": spec.partition(":")[0],
+            "split": split,
+            "examples": length,
+            "classes": list(some.class_names),
+            "holdout_fraction": place["holdout_fraction"],
+            "crop_box": None if place["crop_box"] is None else list(place["crop_box"]),
+            "crop": "center",
+            "resize": options["resize"],
+            "size": list(size),
+            "checksum": hashlib.sha256(pixels.tobytes()).hexdigest()[:12],
+        }
+
+    return Data(train, held_out, whole, at, describe, len(source), len(names), names)
 
 
 def _law(

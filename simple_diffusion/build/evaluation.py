@@ -8,44 +8,112 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from simple_diffusion.build import diffusion
+from simple_diffusion.build import canvas, diffusion
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import Config
+from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.types import Batch, Conditioning, Params
+from simple_diffusion.data import sources
 from simple_diffusion.diffusion import denoiser, likelihood, time_laws
-from simple_diffusion.evaluation import features
 from simple_diffusion.evaluation.evaluator import Evaluator
 from simple_diffusion.training import pinning, step
+
+METRICS = (
+    "fd",
+    "sfd",
+    "kd",
+    "score",
+    "precision_recall",
+    "density_coverage",
+    "accuracy",
+    "memorisation",
+    "fd_infinity",
+)
+LABELS = ("balanced", "as_data")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much is evaluated.
+    """What is evaluated, as in the config; sizes are parsed.
 
-    count: samples drawn, and held-out images read.
-    after_training: the same, for the cheap evaluation that ends a training.
+    count: samples drawn, and held-out images read for the loss.
+    after_training, during_training: the same, for the cheap evaluations of a training.
     """
 
     seed: int
+    samples: str
     count: int
-    after_training: int
+    labels: str
+    reference: str
+    reference_split: sources.Split
+    reference_count: int | None
+    reference_features: int
+    size: tuple[int, int] | None
+    also_sizes: tuple[str, ...]
+    patch: int | None
     batch_size: int
+    metrics: tuple[str, ...]
+    neighbours: int
+    density_neighbours: int
+    show_neighbours: int
+    show_per_class: int
+    after_training: int
+    during_training: int
+    metrics_during_training: tuple[str, ...]
+    best_metric: str | None
 
 
 def plan(config: Config) -> Plan:
     """Returns the plan of an evaluation.
 
     Raises:
-      ValueError: for counts that give no statistics.
+      ValueError: for counts that give no statistics, and names that are not known.
     """
     c = config.evaluate
-    for key in ("count", "count_after_training"):
+    for key in ("count", "count_after_training", "count_during_training"):
         if c[key] < 2:
             raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
+    for key in ("reference_count", "reference_features"):
+        if c[key] is not None and c[key] < 2:
+            raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
+    for key in ("neighbours", "density_neighbours"):
+        if c[key] < 1:
+            raise ValueError(f"evaluate.{key}={c[key]} must be at least 1")
     if c.batch_size < 1:
         raise ValueError(f"evaluate.batch_size={c.batch_size} must be at least 1")
-    return Plan(c.seed, c.count, c.count_after_training, c.batch_size)
+    if c.patch is not None and c.patch < 1:
+        raise ValueError(f"evaluate.patch={c.patch} must be at least 1")
+    for key in ("metrics", "metrics_during_training"):
+        for name in c[key]:
+            if name not in METRICS:
+                raise ValueError(
+                    f"evaluate.{key} has {name!r}; known are {', '.join(METRICS)}"
+                )
+    splits: dict[str, sources.Split] = {"train": "train", "holdout": "holdout"}
+    size = c.size
+    return Plan(
+        seed=c.seed,
+        samples=c.samples,
+        count=c.count,
+        labels=c.labels,
+        reference=c.reference,
+        reference_split=pick(splits, c.reference_split, "evaluate.reference_split"),
+        reference_count=c.reference_count,
+        reference_features=c.reference_features,
+        size=None if size is None else canvas.parse_size(size, 0, "evaluate.size"),
+        also_sizes=tuple(c.also_sizes),
+        patch=c.patch,
+        batch_size=c.batch_size,
+        metrics=tuple(c.metrics),
+        neighbours=c.neighbours,
+        density_neighbours=c.density_neighbours,
+        show_neighbours=c.show_neighbours,
+        show_per_class=c.show_per_class,
+        after_training=c.count_after_training,
+        during_training=c.count_during_training,
+        metrics_during_training=tuple(c.metrics_during_training),
+        best_metric=c.best_metric,
+    )
 
 
 def evaluator(
@@ -53,17 +121,15 @@ def evaluator(
     built: Model,
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
-    real: Callable[[], Iterator[Batch]],
     mesh: Mesh,
 ) -> Evaluator:
-    """Returns the evaluator of a trained model.
+    """Returns what measures the loss of a trained model.
 
     Args:
       config: the whole config.
       built: the model.
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
-      real: the same over whole images of the size of the samples.
       mesh: the devices.
     """
     objective = diffusion.objective(config, built)
@@ -95,9 +161,6 @@ def evaluator(
 
     return Evaluator(
         held_out=held_out,
-        real=real,
         loss=partial(jax.jit(pinning.pinned(measure, mesh)), params),
         bin_edges=step.BIN_EDGES,
-        features=jax.jit(features.thumbnail),
-        feature_name="thumbnail",
     )

@@ -25,7 +25,7 @@ class Plan:
     """Which images are drawn.
 
     labels: the class of each image, [count].
-    weights, checkpoint_step: which parameters, as in the config.
+    weights, checkpoint_step, best_checkpoint: which parameters, as in the config.
     guidance_workdir, guidance_step: of the weaker model to guide by, if any.
     """
 
@@ -33,6 +33,7 @@ class Plan:
     batch_size: int
     weights: str
     checkpoint_step: int | None
+    best_checkpoint: bool
     guidance_workdir: str | None
     guidance_step: int | None
 
@@ -47,6 +48,11 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
     for key in ("count", "batch_size"):
         if c[key] < 1:
             raise ValueError(f"sample.{key}={c[key]} must be at least 1")
+    if c.best_checkpoint and c.checkpoint_step is not None:
+        raise ValueError(
+            f"sample.best_checkpoint=True and sample.checkpoint_step="
+            f"{c.checkpoint_step} are two ways to name a checkpoint; keep one"
+        )
     classes = parse_classes(c.classes, class_names, built.num_classes)
     labels = generate.balanced_labels(classes, c.count)
     return Plan(
@@ -54,6 +60,7 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
         c.batch_size,
         c.weights,
         c.checkpoint_step,
+        c.best_checkpoint,
         c.guidance_workdir,
         c.guidance_step,
     )

@@ -32,6 +32,7 @@ class Plan:
     log_every: int
     checkpoint_every: int
     sample_every: int | None
+    evaluate_every: int | None
     snapshot_every: int
     keep: int
     keep_every: int | None
@@ -83,6 +84,7 @@ def plan(config: Config, epoch: int) -> Plan:
         log_every=needed("log_every"),
         checkpoint_every=needed("checkpoint_every"),
         sample_every=optional("sample_every"),
+        evaluate_every=optional("evaluate_every"),
         snapshot_every=config.ema.snapshot_every_steps,
         keep=c.keep_checkpoints,
         keep_every=c.keep_every_steps,

@@ -9,7 +9,7 @@ processes of one run share each batch between them without talking to each other
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,6 +139,7 @@ def eval_batches(
     batch_size: int,
     size: tuple[int, int] | None = None,
     count: int | None = None,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     resize: transforms.Resize = "area",
@@ -157,6 +158,7 @@ def eval_batches(
       size: height and width in pixels of whole images; images of another shape are cut,
         those made at any size are made at this one. None if there are `patches`.
       count: how many examples; all of them by default.
+      start: examples at the beginning of the pass that are left out.
       process_index: which part of each batch, as in `train_batches`.
       process_count: number of equal parts; each process gets as many batches.
       resize: of whole images, as `transforms.fitted`.
@@ -169,7 +171,7 @@ def eval_batches(
     count = len(source) if count is None else min(count, len(source))
 
     def plan(step: int) -> Plan:
-        position = step * batch_size + part
+        position = start + step * batch_size + part
         index = order.shuffled(position, len(source), seed=0)
         return Plan(position, np.where(position < count, index, PADDING))
 
@@ -181,7 +183,37 @@ def eval_batches(
         view = Wholes(source, size, seed=0, resize=resize)
     checked = Checked(source)
     reader = Reader(view, checked, checked.read_or_none)
-    return _batches(plan, reader, 0, -(-count // batch_size), len(part))
+    return _batches(plan, reader, 0, -(-max(0, count - start) // batch_size), len(part))
+
+
+def eval_examples(
+    source: Source,
+    places: Sequence[int],
+    *,
+    size: tuple[int, int],
+    resize: transforms.Resize = "area",
+) -> Batch:
+    """Returns single examples of the pass of `eval_batches` as one batch.
+
+    Args:
+      source: the examples.
+      places: which ones, counted from the beginning of the pass.
+      size: as `eval_batches`, like `resize`.
+      resize: see there.
+
+    Raises:
+      DataError: a label is out of range.
+    """
+    position = np.asarray(places, np.int64)
+    index = order.shuffled(position, len(source), seed=0)
+    checked = Checked(source)
+    view = Wholes(source, size, seed=0, resize=resize)
+    reader = Reader(view, checked, checked.read_or_none)
+    read = reader.together if checked.is_batched else reader.one_by_one
+    image, box, label, mask, failure = read(position, index)
+    if failure.any():
+        raise reader.failures[failure.max() - 1]
+    return Batch(image=image, label=label, box=box, mask=mask)
 
 
 def _part(batch_size: int, process_index: int, process_count: int) -> np.ndarray:

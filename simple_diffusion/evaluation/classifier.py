@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
@@ -309,7 +309,7 @@ def _about(recipe: Recipe, name: str, class_names: Sequence[str]) -> str:
     return json.dumps(told, sort_keys=True)
 
 
-def save(trained: FeatureNetwork, recipe: Recipe, path: str | Path) -> None:
+def save(trained: FeatureNetwork, recipe: Recipe, path: epath.PathLike) -> None:
     """Writes a classifier as .npz; a reader never sees one that is only half written.
 
     Args:
@@ -317,7 +317,7 @@ def save(trained: FeatureNetwork, recipe: Recipe, path: str | Path) -> None:
       recipe: what it was trained by.
       path: of the file.
     """
-    path = Path(path).expanduser()
+    path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     about = _about(recipe, trained.name, trained.class_names)
     told: dict[str, Any] = {"about": np.array(about)}
@@ -330,7 +330,7 @@ def save(trained: FeatureNetwork, recipe: Recipe, path: str | Path) -> None:
 
 
 def load(
-    path: str | Path, recipe: Recipe, name: str, class_names: Sequence[str]
+    path: epath.PathLike, recipe: Recipe, name: str, class_names: Sequence[str]
 ) -> FeatureNetwork | None:
     """Returns a classifier that was saved, or None where it must be trained.
 
@@ -345,7 +345,7 @@ def load(
     """
     try:
         # Opened here: NumPy leaves a file open in which it finds no archive.
-        with Path(path).expanduser().open("rb") as file:
+        with epath.Path(path).expanduser().open("rb") as file:
             flat = dict(np.load(file, allow_pickle=False))
     except Exception:  # whatever NumPy makes of a file of another kind
         return None

@@ -1,26 +1,70 @@
-"""Feature functions: images in, one vector per image out.
+"""Feature networks: images in, one vector per image out.
 
 A metric is named after its features. FID is the name of one trained network's features
 and is used for no other.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from simple_diffusion.core.types import HostOrDevice, Params
+
 THUMBNAIL_SIZE = 8
 
 
-def thumbnail(
-    images: UInt8[Array, "b h w c"],
-) -> Float[Array, "b d"]:
-    """Returns each image shrunk to 8 x 8 pixels, as one vector in [0, 1].
+class Outputs(NamedTuple):
+    """What a feature network says of images; None for what it does not have.
 
-    Needs no trained network. It sees colours, layout and their variety, and is blind to
-    everything finer than an eighth of the image.
+    Fields:
+      features: what sets of images are compared by.
+      spatial: where things are in the image, for sFID.
+      logits: of classes.
     """
+
+    features: Float[HostOrDevice, "b d"]
+    spatial: Float[HostOrDevice, "b k"] | None = None
+    logits: Float[HostOrDevice, "b classes"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A feature network with its weights.
+
+    name: "inception", "dinov2_b", "dinov2_l", "thumbnail", or the data source that a
+      classifier was trained on, such as "scenes".
+    digest: the first 12 digits of the SHA-256 of the weights; "" without weights.
+    resize: the rule by which images come to the size of its input.
+    params: its weights.
+    apply: (params, uint8 images of any one size) -> outputs; pure.
+    class_names: of the logits, where these are the classes of a data source.
+    """
+
+    name: str
+    digest: str
+    resize: str
+    params: Params
+    apply: Callable[[Params, UInt8[Array, "b h w c"]], Outputs]
+    class_names: tuple[str, ...] = ()
+
+
+def thumbnail() -> FeatureNetwork:
+    """Returns features that need no trained network: each image at 8 x 8 pixels.
+
+    They see colours, layout and their variety, and are blind to everything finer than
+    an eighth of the image.
+    """
+    return FeatureNetwork("thumbnail", "", "area", {}, _thumbnail)
+
+
+def _thumbnail(params: Params, images: UInt8[Array, "b h w c"]) -> Outputs:
+    del params
     b, _, _, c = images.shape
     shape = (b, THUMBNAIL_SIZE, THUMBNAIL_SIZE, c)
     # With antialiasing 'linear' is a weighted mean over all the pixels of a cell.
     small = jax.image.resize(images.astype(jnp.float32) / 255, shape, "linear")
-    return small.reshape(b, -1)
+    return Outputs(small.reshape(b, -1))

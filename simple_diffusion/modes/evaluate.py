@@ -1,32 +1,80 @@
-"""Mode `evaluate`: held-out loss, likelihood bound and sample distance of a model."""
+"""Mode `evaluate`: what a model, or a set of images, is worth, in numbers."""
 
 import math
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
-from simple_diffusion.build import data, evaluation, network, sampling, training
+from simple_diffusion.build import (
+    data,
+    evaluation,
+    features,
+    network,
+    sampling,
+    training,
+)
 from simple_diffusion.build.options import Config
 from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data import feed
-from simple_diffusion.modes import pictures, weights
+from simple_diffusion.evaluation.scoring import Metric
+from simple_diffusion.modes import (
+    class_sheets,
+    image_files,
+    image_sets,
+    memorised,
+    pictures,
+    record,
+    weights,
+)
 from simple_diffusion.modes import workdir as files
+from simple_diffusion.modes.comparison import FOLDER, Comparison
+from simple_diffusion.modes.image_sets import ImageSet
 from simple_diffusion.sampling import generate
-from simple_diffusion.training import sharding
+from simple_diffusion.training import sharding, store
 
 Metrics = dict[str, float]
+MODEL = "model"
 
 
 def run(config: Config, workdir: str) -> Metrics:
-    """Evaluates the parameters of a workdir and writes `metrics.json`."""
+    """Evaluates what `evaluate.samples` names and returns its metrics by name.
+
+    Of a model they are written to `metrics.json` of the workdir and added to
+    `evaluations.jsonl`, of files to `comparison.json`.
+    """
     with training.watch(config):
-        return _run(config, workdir)
+        if evaluation.plan(config).samples == MODEL:
+            return _run_model(config, workdir)
+        return _run_files(config, workdir)
 
 
-def _run(config: Config, workdir: str) -> Metrics:
+class Model(NamedTuple):
+    """A trained model as it is evaluated.
+
+    Fields:
+      built: its network and its process.
+      step: of the checkpoint.
+      params: on the devices.
+      opened: the data it was trained on.
+      mesh: the devices.
+      weak, weak_params: the weaker model to guide by; None if there is none.
+    """
+
+    built: network.Model
+    step: int | None
+    params: Params
+    opened: data.Data
+    mesh: Mesh
+    weak: network.Model | None = None
+    weak_params: Params | None = None
+
+
+def load(config: Config, workdir: str) -> tuple[epath.Path, Model]:
+    """Returns the folder of a run and its model, with the weights `sample` asks for."""
     folder = files.folder(workdir)
     files.class_names(folder)  # an error if nothing was trained there
     files.compare(config, folder, files.say)
@@ -34,88 +82,198 @@ def _run(config: Config, workdir: str) -> Metrics:
     opened = data.data(config, sharding.share(mesh))
     built = network.model(config, opened.num_classes)
     plan = sampling.plan(config, built, opened.class_names)
-    step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
+    step, params = weights.load(folder, built, mesh, plan)
     weak, weak_params = weights.load_weak(plan, opened.num_classes, mesh)
-    sampler = sampling.sampling(config, built, weak, mesh=mesh)
-    draw = pictures.drawer(sampler, mesh, plan.batch_size)
-    count = evaluation.plan(config).count
-    files.say(f"evaluating step {step} with {count} samples and held-out images")
-    draw = partial(draw, weak=weak_params)
-    metrics = measure(config, built, params, opened, mesh, draw, count, sampler.size)
-    record = describe(config, sampler, step, metrics)
-    files.say(f"metrics: {files.write_metrics(folder, record)}")
-    return metrics
+    return folder, Model(built, step, params, opened, mesh, weak, weak_params)
 
 
-def describe(
-    config: Config, sampler: sampling.Sampling, step: int | None, metrics: Metrics
-) -> dict[str, Any]:
-    """Returns metrics together with what they are metrics of."""
-    c = config.sample
-    return {
-        "step": step,
-        "weights": c.weights,
-        "solver": c.solver,
-        "network_calls": sampler.network_calls,
-        "grid": c.grid,
-        "gamma": c.gamma,
-        "eta": c.eta,
-        "clip": c.clip,
-        "guidance": sampler.guidance,
-        "guidance_interval": [c.guidance_low, c.guidance_high],
-        "guidance_workdir": c.guidance_workdir,
-        "guidance_step": c.guidance_step,
-        "size": list(sampler.size),
-        "frame": c.frame,
-        "extrapolate": c.extrapolate,
-        "coarse": [c.coarse_size, c.coarse_time],
-        "window": [c.window, c.window_stride, c.window_taper],
-        "seed": c.seed,
-        "metrics": metrics,
-    }
+def comparison(
+    config: Config, folder: epath.Path, mesh: Mesh, opened: data.Data | None
+) -> Comparison:
+    """Returns what sets of images are compared with, its networks ready."""
+    plan, place = evaluation.plan(config), folder / FOLDER
+    networks = features.networks(config, place, files.say, opened)
+    return Comparison(plan, networks, opened, mesh, place)
 
 
-def measure(
+def _run_model(config: Config, workdir: str) -> Metrics:
+    features.check(config)
+    folder, model = load(config, workdir)
+    plan = evaluation.plan(config)
+    compared = comparison(config, folder, model.mesh, model.opened)
+    sampler = sampler_of(config, model)
+    files.say(f"evaluating step {model.step} with {plan.count} samples")
+    drawn = samples(config, model, compared, sampler, plan.count)
+    found = list(record.tell(held_out(config, model, plan.count)))
+    found += record.tell(measure(compared, drawn, plan.metrics))
+    for size in plan.also_sizes:
+        other = samples(
+            config, model, compared, sampler_of(config, model, size), plan.count
+        )
+        h, w = other.images.size
+        for metric in measure(compared, other, plan.metrics):
+            found += record.tell([metric._replace(name=f"{metric.name}@{h}x{w}")])
+    if "memorisation" in plan.metrics:
+        place = folder / FOLDER
+        found += record.tell(memorised.measure(compared, drawn.images, place))
+    if plan.show_per_class:
+        labels = compared.gathered(drawn.images, plan.count).labels
+        class_sheets.write(folder / FOLDER, drawn.images, labels, plan.show_per_class)
+    written = describe(config, compared, sampler, model.step, found)
+    record.append(folder, written)
+    path = files.write_metrics(folder, written)
+    compared.tidy()
+    files.say(f"metrics: {path}")
+    return written["metrics"]
+
+
+def _run_files(config: Config, workdir: str) -> Metrics:
+    features.check(config)
+    plan, folder = evaluation.plan(config), files.folder(workdir)
+    mesh, opened = training.mesh(config), None
+    needs_data = plan.reference.partition(":")[0] in ("data", "statistics")
+    if needs_data or "source" in config.evaluate.networks:
+        opened = data.data(config, sharding.share(mesh))
+    compared = comparison(config, folder, mesh, opened)
+    images = image_files.open_files(
+        plan.samples,
+        "evaluate.samples",
+        plan.size,
+        compared.batch_size,
+        opened.class_names if opened else (),
+    )
+    files.say(f"evaluating {images.count} images of {plan.samples}")
+    found = list(record.tell(measure(compared, Drawn(images, None), plan.metrics)))
+    if "memorisation" in plan.metrics and opened is not None:
+        found += record.tell(memorised.measure(compared, images, folder / FOLDER))
+    written = record.measured(found) | compared.record() | record.circumstances(config)
+    written |= {"samples": plan.samples, "size": list(images.size)}
+    path = folder / record.COMPARISON
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write(path, written)
+    compared.tidy()
+    files.say(f"metrics: {path}")
+    return written["metrics"]
+
+
+class Drawn(NamedTuple):
+    """Images, and the one class that they all have; None if they have several."""
+
+    images: ImageSet
+    label: int | None
+
+
+def sampler_of(
+    config: Config, model: Model, size: str | None = None
+) -> sampling.Sampling:
+    """Returns how a model is drawn from, at `sample.size` or another one."""
+    return sampling.sampling(
+        config, model.built, model.weak, size=size, mesh=model.mesh
+    )
+
+
+def samples(
     config: Config,
-    built: network.Model,
-    params: Params,
-    opened: data.Data,
-    mesh: Mesh,
-    draw: pictures.Draw,
+    model: Model,
+    compared: Comparison,
+    sampler: sampling.Sampling,
     count: int,
-    size: tuple[int, int],
-) -> Metrics:
-    """Returns all metrics, printing each as it is known.
+    drawer: pictures.Drawer | None = None,
+) -> Drawn:
+    """Returns the samples of a model, of the classes that `evaluate.labels` asks for.
 
     Args:
       config: the whole config.
-      built: the model.
-      params: on the devices.
-      opened: the data it is compared with.
-      mesh: the devices.
-      draw: draws samples, see `pictures.drawer`.
-      count: how many samples and held-out images.
-      size: height and width of the samples, and of the images they are compared with.
+      model: the model.
+      compared: where classes as in the data come from.
+      sampler: how they are drawn.
+      count: how many.
+      drawer: that of the sampler, if it was already made.
+
+    Raises:
+      ValueError: for a class that does not exist.
     """
+    law, built, size = compared.plan.labels, model.built, sampler.size
+    names, only = model.opened.class_names, None
+    every = list(range(max(1, built.num_classes)))
+    if law == "as_data":
+        labels = np.resize(compared.reference(size).banks.labels, count)
+    elif law == "balanced":
+        labels = generate.balanced_labels(every, count)
+    else:
+        key = "evaluate.labels"
+        chosen = sampling.parse_classes(law, names, built.num_classes, key)
+        if len(chosen) != 1:
+            raise ValueError(f"{key}={law} must be balanced, as_data or one class")
+        (only,) = chosen
+        labels = np.full(count, only, np.int32)
+    if drawer is None:
+        drawer = pictures.drawer(sampler, model.mesh, config.sample.batch_size)
+    identity = record.drawn(config, sampler, model.step)
+    identity["params"] = store.digest(model.params)
+    if model.weak_params is not None:
+        identity["weak_params"] = store.digest(model.weak_params)
+    images = image_sets.drawn(
+        drawer, model.params, labels, size, names, identity, model.weak_params
+    )
+    return Drawn(images, only)
+
+
+def measure(
+    compared: Comparison, drawn: Drawn, wanted: tuple[str, ...], store: bool = True
+) -> Iterator[Metric]:
+    """Yields metrics of images.
+
+    Args:
+      compared: with what.
+      drawn: the images.
+      wanted: metrics, as in `evaluate.metrics`.
+      store: keep the features in a file, see `Comparison.gathered`.
+    """
+    images = drawn.images
+    # First: what is wrong with it shall not be found out after an hour of drawing.
+    reference = compared.reference(images.size, drawn.label)
+    if reference.banks.n < 2 and reference.about["n"] is not None:
+        files.say(f"note: {reference.banks.n} images are too few to compare with")
+        return
+    generated = compared.gathered(images, images.count, store)
+    if not images.classes:
+        wanted = tuple(name for name in wanted if name != "accuracy")
+    yield from compared.metrics(generated, images.size, wanted, drawn.label)
+
+
+def held_out(config: Config, model: Model, count: int) -> Iterator[Metric]:
+    """Yields the loss on held-out images, by logsnr too, and the bound in bits."""
+    mesh = model.mesh
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     # Rounded up: the last batch is padded and masked anyway.
     batch_size = math.ceil(evaluation.plan(config).batch_size / ways) * ways
 
-    def held_out() -> Iterator[Batch]:
-        batches = opened.held_out(count, batch_size)
-        return feed.Feed(batches, sharding.batch_sharding(mesh))
+    def batches() -> Iterator[Batch]:
+        images = model.opened.held_out(count, batch_size)
+        return feed.Feed(images, sharding.batch_sharding(mesh))
 
-    def real() -> Iterator[Batch]:
-        batches = opened.whole(count, batch_size, size)
-        return feed.Feed(batches, sharding.batch_sharding(mesh))
+    evaluator = evaluation.evaluator(config, model.built, model.params, batches, mesh)
+    images = None
+    for name, value in evaluator.held_out_loss():
+        if name == "held_out_images":
+            images = int(value)
+        yield Metric(name, value, (None, images))
 
-    def sample(number: int) -> Iterator[np.ndarray]:
-        classes = list(range(max(1, built.num_classes)))
-        return draw(params, generate.balanced_labels(classes, number))
 
-    evaluator = evaluation.evaluator(config, built, params, held_out, real, mesh)
-    metrics = {}
-    for name, value in evaluator.run(sample):
-        metrics[name] = value
-        files.say(f"  {name} = {value:.4f}")
-    return metrics
+def describe(
+    config: Config,
+    compared: Comparison,
+    sampler: sampling.Sampling,
+    step: int | None,
+    found: list[Metric],
+) -> dict[str, Any]:
+    """Returns the record of an evaluation of a model."""
+    return {
+        **record.drawn(config, sampler, step),
+        "labels": compared.plan.labels,
+        **compared.record(),
+        **record.measured(found),
+        **record.circumstances(config),
+    }

@@ -71,9 +71,7 @@ def _run(config: Config, workdir: str) -> Result:
     found = inputs.find(config, plan)
     judge = _judge(plan)
     chosen = sampling.plan(config, built, names)
-    step, params = weights.load(
-        folder, built, mesh, chosen.weights, chosen.checkpoint_step
-    )
+    step, params = weights.load(folder, built, mesh, chosen)
     weak, weak_params = weights.load_weak(chosen, len(names), mesh)
     trained = Trained(built, params, weak, weak_params)
     restorer = Restorer(config, plan, trained, mesh, chosen.batch_size)

@@ -44,7 +44,7 @@ def _run(config: Config, workdir: str) -> Result:
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = sampling.plan(config, built, names)
-    step, params = weights.load(folder, built, mesh, plan.weights, plan.checkpoint_step)
+    step, params = weights.load(folder, built, mesh, plan)
     weak, weak_params = weights.load_weak(plan, len(names), mesh)
     sampler = sampling.sampling(config, built, weak, mesh=mesh)
     draw = pictures.drawer(sampler, mesh, plan.batch_size)
@@ -78,8 +78,8 @@ def _run(config: Config, workdir: str) -> Result:
             old.unlink()  # a mixture of two runs would be neither
         for k, (image, label) in enumerate(zip(every, plan.labels, strict=True)):
             name = names[label] if names else str(label)
-            safe = "".join(c if c.isalnum() else "_" for c in name)
-            images.write_png(folder / "samples" / f"{k:05d}_{safe}.png", image)
+            path = folder / "samples" / pictures.file_name(k, 5, name)
+            images.write_png(path, image)
         pictures.write_grid(grid, every, plan.labels)
         with (folder / "samples" / "samples.npz").open("wb") as file:
             np.savez(file, every, plan.labels)

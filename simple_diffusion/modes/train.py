@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from simple_diffusion.build import (
     data,
     diffusion,
-    evaluation,
     network,
     sampling,
     training,
@@ -22,7 +21,7 @@ from simple_diffusion.build.options import Config
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
-from simple_diffusion.modes import evaluate, pictures, weights
+from simple_diffusion.modes import checks, pictures, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.training import (
     checkpoint,
@@ -94,17 +93,9 @@ def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
                 pictures.write_grid(path, whole, shown)
             files.say(f"samples at {size}: {path}")
 
-    def evaluated(last: state.TrainState) -> dict[str, Any]:
-        count = evaluation.plan(config).after_training
-        files.say(f"evaluating with {count} samples and held-out images")
-        params = last.ema["main"]
-        metrics = evaluate.measure(
-            config, built, params, opened, mesh, draw, count, sampler.size
-        )
-        return evaluate.describe(config, sampler, int(last.step), metrics)
-
+    tester = checks.Checks(config, folder, opened, built, mesh, sampler, draw)
     grids = [folder / GRID, *map(further_grid, others)]
-    outcome = _train(config, folder, opened, built, plan, mesh, show, watch)
+    outcome = _train(config, folder, opened, built, plan, mesh, show, tester, watch)
     if outcome.status == loop.STOPPED:
         return Result(outcome.status, outcome.state, {}, folder / GRID)
     watch.doing("showing and evaluating the result", endless=True)
@@ -119,8 +110,7 @@ def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
     if not shown:  # killed between last save and grids
         show(last, outcome.state)
     if not known:
-        record = evaluated(outcome.state)
-        files.write_metrics(folder, record)
+        record = tester.final(outcome.state)
     metrics = record.get("metrics", {})
     _summarise(metrics, folder)
     return Result(outcome.status, outcome.state, metrics, folder / GRID)
@@ -134,6 +124,7 @@ def _train(
     plan: training.Plan,
     mesh: Mesh,
     show: Callable[[int, state.TrainState], None],
+    tester: checks.Checks,
     watch: cluster.Watch,
 ) -> loop.Outcome:
     optimizer = training.adam(config, plan.total)
@@ -154,6 +145,7 @@ def _train(
         # Not before: now it is known that the checkpoints in this workdir, if any, are
         # of this model, and its records may be overwritten.
         files.remember(config, folder, opened.class_names, files.say)
+        tester.begin(first_step)
         return feed.Feed(
             opened.train(first_step), training.batch_shardings(config, mesh)
         )
@@ -167,6 +159,9 @@ def _train(
         stack.callback(log.close)
         _introduce(config, folder, opened, blueprint, mesh)
         actions = [loop.Action(plan.sample_every or plan.total, show)]
+        if plan.evaluate_every:
+            stack.callback(tester.close)
+            actions.append(loop.Action(plan.evaluate_every, tester.during))
         if plan.snapshot_every:
             path = folder / weights.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)

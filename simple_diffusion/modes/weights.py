@@ -13,11 +13,35 @@ from simple_diffusion.training import checkpoint, sharding, store
 
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
+BEST = "best"
 _POWER = "power_"
 
 
 def load(
-    workdir: epath.Path, built: Model, mesh: Mesh, name: str, step: int | None = None
+    workdir: epath.Path, built: Model, mesh: Mesh, plan: Plan
+) -> tuple[int | None, Params]:
+    """Returns the step and parameters that the section `sample` asks for.
+
+    Raises:
+      ValueError: as `load_named`, or there is no best checkpoint.
+      CheckpointError: as `load_named`.
+    """
+    folder = workdir / (BEST if plan.best_checkpoint else CHECKPOINTS)
+    if plan.best_checkpoint and not folder.exists():
+        raise ValueError(
+            f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
+            "best; train with train.evaluate_every_steps to keep one"
+        )
+    return load_named(workdir, built, mesh, plan.weights, plan.checkpoint_step, folder)
+
+
+def load_named(
+    workdir: epath.Path,
+    built: Model,
+    mesh: Mesh,
+    name: str,
+    step: int | None = None,
+    folder: epath.Path | None = None,
 ) -> tuple[int | None, Params]:
     """Returns (step, parameters), each device holding only its part.
 
@@ -28,6 +52,7 @@ def load(
       name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
         from the snapshots of the lengths that were.
       step: of the checkpoint; by default the newest.
+      folder: of the checkpoints, by default that of the newest ones.
 
     Raises:
       ValueError: for a name of another form, or a checkpoint without the average.
@@ -41,7 +66,7 @@ def load(
         shapes,
         sharding.state_shardings(shapes, mesh),
     )
-    folder = workdir / CHECKPOINTS
+    folder = folder or workdir / CHECKPOINTS
     if name in ("ema", "params"):
         average = "main" if name == "ema" else None
         try:
@@ -87,5 +112,5 @@ def load_weak(
             f"sample.guidance_workdir={folder}: its config.json is of another version "
             f"of this library ({error})"
         ) from error
-    _, params = load(folder, weak, mesh, plan.weights, plan.guidance_step)
+    _, params = load_named(folder, weak, mesh, plan.weights, plan.guidance_step)
     return weak, params

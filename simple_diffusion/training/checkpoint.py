@@ -6,6 +6,7 @@ used.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -74,6 +75,44 @@ class Checkpoints:
           CheckpointError: it could not be.
         """
         self._store.wait()
+
+    def close(self) -> None:
+        """Waits, then ends the threads that write."""
+        self._store.close()
+
+
+class Best:
+    """The one checkpoint that a metric was best for so far.
+
+    folder: where it is; made if it does not exist.
+    metric: its name.
+    lower: whether less is better.
+    """
+
+    def __init__(self, folder: Folder, metric: str, lower: bool):
+        self._store = store.Store(folder, keep=1)
+        self._metric, self._lower = metric, lower
+        self._best: float | None = None
+        for step in self._store.steps():
+            note = self._store.note(step)
+            if note.get("metric") == metric:  # of another one it says nothing
+                self._best = note["value"]
+
+    def offer(self, step: int, state: TrainState, value: float) -> bool:
+        """Saves the state if the metric is better than ever; returns whether it is.
+
+        Raises:
+          CheckpointError: it cannot be saved.
+        """
+        best = self._best
+        if not math.isfinite(value):
+            return False
+        if best is not None and (value >= best if self._lower else value <= best):
+            return False
+        note = {"metric": self._metric, "value": value}
+        self._store.save(step, _parts(state), note)
+        self._best = value
+        return True
 
     def close(self) -> None:
         """Waits, then ends the threads that write."""

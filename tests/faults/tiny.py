@@ -28,5 +28,11 @@ def get_config():
         peer_timeout_seconds=30.0,
     )
     config.sample.update(count=12, batch_size=12, steps=2)
-    config.evaluate.update(count=16, batch_size=16, count_after_training=16)
+    config.evaluate.update(
+        count=16,
+        batch_size=16,
+        count_after_training=16,
+        reference_features=16,
+        networks=("thumbnail",),
+    )
     return config

@@ -67,9 +67,9 @@ def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     folder, monkeypatch
 ):
     config, seen = tiny(), []
-    plain = features.thumbnail
+    plain = features._thumbnail
     monkeypatch.setattr(
-        features, "thumbnail", lambda x: seen.append(x.shape[1:3]) or plain(x)
+        features, "_thumbnail", lambda p, x: seen.append(x.shape[1:3]) or plain(p, x)
     )
     config.sample.size = "24x24"
     with pytest.warns(UserWarning, match="biased upwards"):

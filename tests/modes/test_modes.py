@@ -36,7 +36,13 @@ def tiny():
         sample_every_steps=3,
     )
     config.sample.update(count=24, batch_size=16, steps=3)
-    config.evaluate.update(count=24, batch_size=16, count_after_training=16)
+    config.evaluate.update(
+        count=24,
+        batch_size=16,
+        count_after_training=16,
+        reference_features=32,
+        networks=("thumbnail",),
+    )
     return config
 
 
@@ -148,7 +154,7 @@ def test_evaluation_describes_what_was_measured(trained):
     assert record["solver"] == "dpmpp_2m"
     assert record["weights"] == "ema"
     assert metrics["held_out_images"] == 24
-    assert "frechet_thumbnail_24" in metrics
+    assert "fd_thumbnail_24" in metrics
 
 
 def test_sampling_a_folder_without_a_model_is_a_clear_error(tmp_path):

@@ -1,0 +1,312 @@
+"""What feature networks say of a set of images: gathered, stored, resumed.
+
+A bank holds the statistics of all features, in float64, and the features of the first
+images themselves, for metrics that look at neighbours. It is one .npz file that carries
+what it was made of. That is how an evaluation goes on after an interruption, how the
+statistics of a data set are computed once and kept, and how they are known to be those
+of the same images, prepared in the same way.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float32, Int, UInt8
+
+from simple_diffusion.evaluation import statistics
+from simple_diffusion.evaluation.features import Outputs
+from simple_diffusion.evaluation.statistics import Statistics
+
+_FORMAT = 1
+_SAVE_SECONDS = 60.0
+_SAVE_SHARE = 20  # times as long as a save takes is waited for the next one
+
+Outcome = Mapping[str, Outputs]  # by the name of the network
+
+
+class Part(NamedTuple):
+    """A few images on their way into a bank.
+
+    Fields:
+      images: of which those with a false mask do not count; on the host the same in
+        all processes, or spread over the devices.
+      labels: their classes.
+      mask: which count.
+    """
+
+    images: UInt8[Any, "b h w c"]
+    labels: Int[np.ndarray, "b"]
+    mask: Bool[np.ndarray, "b"]
+
+
+@dataclasses.dataclass
+class Bank:
+    """What one network says of n images.
+
+    total: statistics of all features.
+    spatial: statistics of the spatial features; None if the network has none.
+    features: of the first images.
+    logits: of the same; None if the network has none.
+    """
+
+    total: Statistics
+    spatial: Statistics | None
+    features: Float32[np.ndarray, "kept d"]
+    logits: Float32[np.ndarray, "kept classes"] | None
+
+
+@dataclasses.dataclass
+class Banks:
+    """What several networks say of the same images.
+
+    identity: what the images are and how the features came about, as plain JSON; banks
+      with the same identity hold the same numbers.
+    position: images read, with those that did not count.
+    labels: of all images that counted.
+    of: network -> bank.
+    """
+
+    identity: dict[str, Any]
+    position: int
+    labels: Int[np.ndarray, "n"]
+    of: dict[str, Bank]
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+
+class Mismatch(ValueError):
+    """A stored bank is of other images, or of the same ones prepared otherwise."""
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Returns 12 digits that stand for an identity."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def gather(
+    identity: dict[str, Any],
+    count: int,
+    keep: int,
+    parts: Callable[[int], Iterable[Part]],
+    extract: Callable[[UInt8[Any, "b h w c"], int], Outcome],
+    *,
+    stored: Banks | None = None,
+    save: Callable[[Banks], None] | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Banks:
+    """Returns the banks of exactly `count` positions of a stream of images.
+
+    Args:
+      identity: see `Banks`.
+      count: positions of the stream.
+      keep: images whose features are kept.
+      parts: position to begin at -> the parts from there on.
+      extract: images, position of the first -> what the networks say of each, on the
+        host.
+      stored: what an earlier call has gathered; it is gone on with.
+      save: stores what is there so far; called now and then, and at the end.
+      progress: is told the position.
+
+    Raises:
+      ValueError: there are fewer images, or features that are not finite.
+    """
+    banks = stored or Banks(identity, 0, np.zeros(0, np.int32), {})
+    begun, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
+    pending = _Pending(keep)
+    for images, labels, mask in parts(banks.position) if banks.position < count else ():
+        mask = mask[: count - banks.position]
+        outcome = extract(images, banks.position)
+        pending.add(banks, outcome, labels[: len(mask)], mask)
+        banks.position += len(mask)
+        progress(banks.position)
+        if save is not None and time.perf_counter() - saved > pause:
+            pending.settle(banks)
+            start = time.perf_counter()
+            save(banks)
+            saved = time.perf_counter()
+            pause = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - start))
+        if banks.position >= count:
+            break
+    if banks.position < count:
+        raise ValueError(f"asked for {count} images, got {banks.position}")
+    pending.settle(banks)
+    if save is not None and banks.position > begun:
+        save(banks)
+    return banks
+
+
+class _Pending:
+    """What has been extracted, not yet joined to the banks: joining copies."""
+
+    def __init__(self, keep: int):
+        self._keep = keep
+        self._labels: list[np.ndarray] = []
+        self._rows: dict[str, list[Outputs]] = {}
+
+    def add(
+        self,
+        banks: Banks,
+        outcome: Outcome,
+        labels: Int[np.ndarray, "b"],
+        mask: Bool[np.ndarray, "b"],
+    ) -> None:
+        """Takes what the networks say of the images of a part.
+
+        Raises:
+          ValueError: features are not finite, naming network and images.
+        """
+        if not mask.any():
+            return
+        before = banks.n + sum(map(len, self._labels))
+        left = max(0, self._keep - before)
+        for name, outputs in outcome.items():
+            rows = _each(outputs, lambda v: v[: len(mask)][mask])
+            _check_finite(name, rows, banks.position, mask)
+            part = statistics.of(np.asarray(rows.features))
+            space = rows.spatial
+            space = None if space is None else statistics.of(np.asarray(space))
+            banks.of[name] = _extended(banks.of.get(name), part, space, rows)
+            kept = _each(rows, lambda v: v[:left])
+            self._rows.setdefault(name, []).append(kept)
+        self._labels.append(labels[mask].astype(np.int32))
+
+    def settle(self, banks: Banks) -> None:
+        """Joins what is pending."""
+        if not self._labels:
+            return
+        banks.labels = np.concatenate([banks.labels, *self._labels])
+        for name, parts in self._rows.items():
+            bank = banks.of[name]
+            features = [np.asarray(part.features, np.float32) for part in parts]
+            bank.features = np.concatenate([bank.features, *features])
+            if bank.logits is not None:
+                logits = [np.asarray(part.logits, np.float32) for part in parts]
+                bank.logits = np.concatenate([bank.logits, *logits])
+        self._labels, self._rows = [], {}
+
+
+def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outputs:
+    """Returns outputs on the host, each changed."""
+    first, *others = outputs
+    return Outputs(
+        change(np.asarray(first)),
+        *(None if v is None else change(np.asarray(v)) for v in others),
+    )
+
+
+def _extended(
+    bank: Bank | None, part: Statistics, space: Statistics | None, rows: Outputs
+) -> Bank:
+    """Returns a bank whose statistics have taken in a part."""
+    if bank is None:
+        nothing = np.zeros((0, rows.features.shape[1]), np.float32)
+        classes = rows.logits
+        if classes is not None:
+            classes = np.zeros((0, classes.shape[1]), np.float32)
+        return Bank(part, space, nothing, classes)
+    if space is not None and bank.spatial is not None:
+        space = statistics.merge(bank.spatial, space)
+    return dataclasses.replace(
+        bank, total=statistics.merge(bank.total, part), spatial=space
+    )
+
+
+def _check_finite(
+    name: str, rows: Outputs, position: int, mask: Bool[np.ndarray, "b"]
+) -> None:
+    for kind, values in zip(rows._fields, rows, strict=True):
+        if values is None:
+            continue
+        bad = np.flatnonzero(~np.isfinite(np.asarray(values)).all(axis=1))
+        if bad.size:
+            where = (np.flatnonzero(mask)[bad[:5]] + position).tolist()
+            raise ValueError(
+                f"{kind} of the network {name} are not finite for {bad.size} of "
+                f"{len(rows.features)} images, the first at places {where} (from 0) of "
+                "the set; its weights may be damaged"
+            )
+
+
+def save(banks: Banks, path: epath.PathLike) -> None:
+    """Writes banks as one .npz file; a reader never sees one that is half written."""
+    arrays: dict[str, Any] = {
+        "identity": np.array(json.dumps({"format": _FORMAT} | banks.identity)),
+        "position": np.array(banks.position),
+        "labels": banks.labels,
+    }
+    for name, bank in banks.of.items():
+        for kind, total in (("total", bank.total), ("spatial", bank.spatial)):
+            if total is not None:
+                values = zip(total._fields, total, strict=True)
+                arrays |= {f"{name}/{kind}/{field}": v for field, v in values}
+        arrays[f"{name}/features"] = bank.features
+        if bank.logits is not None:
+            arrays[f"{name}/logits"] = bank.logits
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    partial.replace(path)
+
+
+def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Banks:
+    """Returns what `save` wrote.
+
+    Args:
+      path: the file.
+      identity: that the banks shall have; None takes any.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is of another kind or damaged.
+      Mismatch: it has another identity; the message says what differs.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        found = json.loads(str(arrays.pop("identity")))
+    except Exception as error:  # whatever NumPy makes of a file of another kind
+        raise ValueError(
+            f"{path} holds no features of this library, or is damaged: {error}"
+        ) from error
+    if found.pop("format", None) != _FORMAT:
+        raise ValueError(f"{path} is of another version of this library")
+    if identity is not None and found != identity:
+        keys = sorted(found.keys() | identity.keys())
+        differ = [
+            f"{key}: {found.get(key)!r} there, {identity.get(key)!r} here"
+            for key in keys
+            if found.get(key) != identity.get(key)
+        ]
+        raise Mismatch(f"{path} is of other images: " + "; ".join(differ))
+    names = [name.removesuffix("/features") for name in arrays if "/features" in name]
+    banks = {name: _bank(arrays, name) for name in names}
+    return Banks(found, int(arrays["position"]), arrays["labels"], banks)
+
+
+def _bank(arrays: Mapping[str, np.ndarray], name: str) -> Bank:
+    def total(kind: str) -> Statistics | None:
+        fields = [arrays.get(f"{name}/{kind}/{f}") for f in Statistics._fields]
+        if any(v is None for v in fields):
+            return None
+        n, mean, scatter = fields
+        assert n is not None and mean is not None and scatter is not None
+        return Statistics(int(n), mean, scatter)
+
+    every = total("total")
+    assert every is not None
+    logits = arrays.get(f"{name}/logits")
+    return Bank(every, total("spatial"), arrays[f"{name}/features"], logits)

@@ -1,0 +1,133 @@
+"""What a training looks at on its way: cheap evaluations, and the best checkpoint."""
+
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from simple_diffusion.build import data, evaluation, features, network, sampling
+from simple_diffusion.build.options import Config
+from simple_diffusion.evaluation import names
+from simple_diffusion.evaluation.scoring import Metric
+from simple_diffusion.modes import evaluate, pictures, record, weights
+from simple_diffusion.modes import workdir as files
+from simple_diffusion.modes.comparison import Comparison
+from simple_diffusion.training import checkpoint, state
+
+
+class Checks:
+    """Evaluations of a training, by few samples and the cheap ones of all metrics.
+
+    config: the whole config; what cannot be evaluated is an error at once.
+    folder: the workdir.
+    opened: the data source.
+    built: the model.
+    mesh: the devices.
+    sampler: how samples are drawn.
+    drawer: what draws them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: epath.Path,
+        opened: data.Data,
+        built: network.Model,
+        mesh: Mesh,
+        sampler: sampling.Sampling,
+        drawer: pictures.Drawer,
+    ):
+        self._plan = evaluation.plan(config)
+        features.check(config)
+        if self._plan.samples != evaluate.MODEL:
+            raise ValueError(
+                f"evaluate.samples={self._plan.samples} is for --mode evaluate; a "
+                f"training evaluates its {evaluate.MODEL}"
+            )
+        self._config, self._folder = config, folder
+        self._opened, self._built, self._mesh = opened, built, mesh
+        self._sampler, self._drawer = sampler, drawer
+        self._compared: Comparison | None = None
+        self._best: checkpoint.Best | None = None
+
+    def begin(self, step: int) -> None:
+        """Forgets evaluations of steps that were lost and will be made again."""
+        record.forget_after(self._folder, step)
+
+    def during(self, step: int, current: state.TrainState) -> None:
+        """Evaluates a step, and keeps its checkpoint if it is the best so far."""
+        count = self._plan.during_training
+        files.say(f"evaluating step {step} with {count} samples")
+        found = self._measured(current, count)
+        record.append(self._folder, self._described(current, found))
+        metric = self._chosen(found)
+        if self._best is None:
+            kind, network_name, _ = names.split_name(metric.name)
+            lower = names.better_lower(metric.name)
+            if lower is None:
+                raise ValueError(f"evaluate.best_metric: which {kind} is better?")
+            name = f"{kind} {network_name or ''}".strip()
+            folder = self._folder / weights.BEST
+            self._best = checkpoint.Best(folder, name, lower)
+        if self._best.offer(step, current, metric.value):
+            files.say(f"  the best so far, kept in {self._folder / weights.BEST}")
+
+    def final(self, last: state.TrainState) -> dict[str, Any]:
+        """Evaluates the end of a training and writes its record, which is returned."""
+        count = self._plan.after_training
+        files.say(f"evaluating with {count} samples and held-out images")
+        model = self._model(last)
+        found = list(record.tell(evaluate.held_out(self._config, model, count)))
+        described = self._described(last, found + self._measured(last, count))
+        record.append(self._folder, described)
+        files.write_metrics(self._folder, described)
+        return described
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._best is not None:
+            self._best.close()
+
+    def _model(self, current: state.TrainState) -> evaluate.Model:
+        params = current.ema["main"]
+        step = int(current.step)
+        return evaluate.Model(self._built, step, params, self._opened, self._mesh)
+
+    def _measured(self, current: state.TrainState, count: int) -> list[Metric]:
+        if self._compared is None:  # late: it may have to train a classifier
+            parts = self._config, self._folder, self._mesh, self._opened
+            self._compared = evaluate.comparison(*parts)
+        drawn = evaluate.samples(
+            self._config,
+            self._model(current),
+            self._compared,
+            self._sampler,
+            count,
+            self._drawer,
+        )
+        wanted = self._plan.metrics_during_training
+        found = evaluate.measure(self._compared, drawn, wanted, store=False)
+        return list(record.tell(found))
+
+    def _described(
+        self, current: state.TrainState, found: list[Metric]
+    ) -> dict[str, Any]:
+        assert self._compared is not None
+        step = int(current.step)
+        return evaluate.describe(
+            self._config, self._compared, self._sampler, step, found
+        )
+
+    def _chosen(self, found: list[Metric]) -> Metric:
+        """Returns the metric that decides which checkpoint is the best."""
+        wanted = self._plan.best_metric
+        if wanted is None:
+            return found[0]
+        for metric in found:
+            if metric.name == wanted or metric.name.rsplit("_", 1)[0] == wanted:
+                return metric
+        known = ", ".join(m.name.rsplit("_", 1)[0] for m in found)
+        raise ValueError(
+            f"evaluate.best_metric={wanted} is not among the metrics of a training: "
+            f"{known} (evaluate.metrics_during_training, evaluate.networks)"
+        )

@@ -1,0 +1,312 @@
+"""Comparing sets of images by what feature networks say of them."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from simple_diffusion.build.data import Data
+from simple_diffusion.build.evaluation import Plan
+from simple_diffusion.data.sources import Split
+from simple_diffusion.evaluation import bank, published, scoring
+from simple_diffusion.evaluation.bank import Banks
+from simple_diffusion.evaluation.features import FeatureNetwork
+from simple_diffusion.evaluation.scoring import Metric
+from simple_diffusion.modes import image_files, image_sets
+from simple_diffusion.modes import workdir as files
+from simple_diffusion.modes.extractor import Extractor
+from simple_diffusion.modes.image_sets import ImageSet, Size
+from simple_diffusion.training import cluster, report
+
+FOLDER = "evaluation"
+_FEATURES = "features_"
+_HELD_OUT = 2_000  # images that say how near to the training strangers are
+_SAY_SECONDS = 20.0
+_ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
+
+
+class Reference(NamedTuple):
+    """What is compared with.
+
+    Fields:
+      banks: what the networks say of it.
+      about: what it is, for the record.
+      at: places -> its images; None where they are not at hand.
+    """
+
+    banks: Banks
+    about: dict[str, Any]
+    at: Callable[[list[int]], UInt8[np.ndarray, "n h w c"]] | None
+
+
+class Comparison:
+    """Compares sets of images with a reference; what does not change is made once.
+
+    plan: of the evaluation.
+    networks: with their weights.
+    opened: the data source; None where nothing is compared with it.
+    mesh: the devices.
+    folder: where features are kept.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        networks: list[FeatureNetwork],
+        opened: Data | None,
+        mesh: Mesh,
+        folder: epath.Path,
+    ):
+        self.plan = plan
+        self.networks = networks
+        self._opened = opened
+        self._mesh = mesh
+        self._folder = folder
+        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        # Rounded up: the last batch is padded and masked anyway.
+        self.batch_size = -(-plan.batch_size // ways) * ways
+        self._extract = Extractor(
+            networks, mesh, self.batch_size, plan.patch, plan.seed
+        )
+        self._references: dict[tuple[Size, int | None], Reference] = {}
+        self._used: set[str] = set()
+
+    def reference(self, size: Size, label: int | None = None) -> Reference:
+        """Returns what images of a size are compared with.
+
+        Args:
+          size: height and width.
+          label: the class that alone counts; None for all.
+
+        Raises:
+          ValueError: it is of another size, or a file of statistics of other images.
+          OSError: it cannot be read.
+        """
+        key = size, label
+        if key not in self._references:
+            self._references[key] = self._made(size, label)
+        return self._references[key]
+
+    def gathered(
+        self, images: ImageSet, keep: int, store: bool = True, path: Any = None
+    ) -> Banks:
+        """Returns what the networks say of a set.
+
+        Args:
+          images: the set.
+          keep: images of which the features themselves are kept.
+          store: keep it in a file, so that this is done once, and goes on where it was
+            interrupted.
+          path: of this file, by default one in the folder.
+
+        Raises:
+          ValueError: images cannot be read or have no patch of the size, or features
+            are not finite.
+          Mismatch: the file is of other images.
+        """
+        patch = self.plan.patch
+        if patch is not None and patch > min(images.size):
+            raise ValueError(
+                f"evaluate.patch={patch} does not fit into images of "
+                f"{images.size[0]}x{images.size[1]} pixels"
+            )
+        identity = images.identity | self._extract.identity | {"kept": keep}
+        if path is None:
+            path = self._folder / f"{_FEATURES}{bank.digest(identity)}.npz"
+            self._used.add(path.name)
+        stored = bank.load(path, identity) if store and path.exists() else None
+        if not cluster.all_agree(stored is not None):  # they go on together
+            stored = None
+
+        def save(banks: Banks) -> None:
+            if jax.process_index() == 0:
+                bank.save(banks, path)
+
+        return bank.gather(
+            identity,
+            images.count,
+            keep,
+            images.parts,
+            self._extract,
+            stored=stored,
+            save=save if store else None,
+            progress=_progress(images.count),
+        )
+
+    def metrics(
+        self,
+        generated: Banks,
+        size: Size,
+        wanted: tuple[str, ...],
+        label: int | None = None,
+    ) -> Iterator[Metric]:
+        """Yields the metrics of a set, compared with the reference of its size.
+
+        Those of patches are called after the side of these, such as patch32_fd.
+        """
+        theirs = self.reference(size, label).banks
+        plan = self.plan
+        options = scoring.Options(plan.seed, plan.neighbours, plan.density_neighbours)
+        prefix = "" if plan.patch is None else f"patch{plan.patch}_"
+        for network in self.networks:
+            if network.name not in theirs.of:
+                continue
+            mine, real = (banks.of[network.name] for banks in (generated, theirs))
+            labels = generated.labels
+            found = scoring.metrics(network, mine, real, labels, wanted, options)
+            for metric in found:
+                yield metric._replace(name=prefix + metric.name)
+
+    def training(self, size: Size) -> tuple[ImageSet, Banks, Banks] | None:
+        """Returns training images, and what is said of them and of held-out ones.
+
+        None where there is no data source, or nothing of it is held out.
+        """
+        if self._opened is None:
+            return None
+        keep = self.plan.reference_features
+        train = self._of_data(size, "train", keep, None)
+        held_out = self._of_data(size, "holdout", _HELD_OUT, None)
+        if held_out.count < 2:
+            return None
+        return train, self.gathered(train, keep), self.gathered(held_out, _HELD_OUT)
+
+    def record(self) -> dict[str, Any]:
+        """Returns what was compared with what, for the record."""
+        every = {
+            "x".join(map(str, size)): reference.about
+            for (size, _), reference in self._references.items()
+        }
+        return {
+            "reference": next(iter(every.values()), None),
+            "references": every,
+            "networks": {
+                n.name: {"digest": n.digest, "resize": n.resize} for n in self.networks
+            },
+            "patch": self.plan.patch,
+        }
+
+    def tidy(self) -> None:
+        """Removes features in the folder that this evaluation has not used."""
+        if jax.process_index() == 0 and self._folder.exists():
+            for path in self._folder.glob(f"{_FEATURES}*.npz"):
+                if path.name not in self._used:
+                    path.unlink()
+
+    def _made(self, size: Size, label: int | None) -> Reference:
+        plan, spec = self.plan, self.plan.reference
+        kind, _, name = spec.partition(":")
+        if kind == "npz" and published.holds_statistics(Path(name).expanduser()):
+            return self._published(Path(name).expanduser(), spec)
+        path = None
+        if kind in ("data", "statistics"):
+            split, count = plan.reference_split, plan.reference_count
+            images = self._of_data(size, split, count, label)
+            path = epath.Path(name).expanduser() if kind == "statistics" else None
+        else:
+            key, batch = "evaluate.reference", self.batch_size
+            images = image_files.open_files(spec, key, plan.size, batch)
+        if images.size != size:
+            raise ValueError(
+                f"samples of {size[0]}x{size[1]} pixels cannot be compared with "
+                f"evaluate.reference={spec} of {images.size[0]}x{images.size[1]}; "
+                "evaluate.size=HxW cuts and resizes both"
+            )
+        files.say(f"reference: {images.count} images of {_said(spec, plan)}")
+        try:
+            banks = self.gathered(images, plan.reference_features, path=path)
+        except bank.Mismatch as error:
+            raise ValueError(
+                f"evaluate.reference={spec}: {error}. Name another file to compute "
+                "these statistics, or change the keys back"
+            ) from error
+        about = {
+            "what": _said(spec, plan),
+            "n": banks.n,
+            "hash": bank.digest(banks.identity),
+            "identity": banks.identity,
+        }
+        return Reference(banks, about, images.at)
+
+    def _published(self, path: Path, spec: str) -> Reference:
+        if self.plan.patch is not None or all(
+            network.name != "inception" for network in self.networks
+        ):
+            raise ValueError(
+                f"evaluate.reference={spec} holds statistics of Inception's features "
+                "of whole images: they need evaluate.networks=('inception',) and "
+                "evaluate.patch=None"
+            )
+        known, at = published.read(path), None
+        banks = Banks({}, 0, np.zeros(0, np.int32), {"inception": known})
+        if "arr_0" in image_files.members(path, spec):
+            key, batch = "evaluate.reference", self.batch_size
+            images = image_files.open_files(spec, key, self.plan.size, batch)
+            keep = self.plan.reference_features
+            banks, at = self.gathered(images, keep), images.at
+            own = banks.of["inception"]
+            # Distances by the published statistics, all else by these few images.
+            of = {"total": known.total, "spatial": known.spatial}
+            banks.of["inception"] = dataclasses.replace(own, **of)
+        about = {
+            "what": f"{spec} (published statistics)",
+            "n": None,
+            "hash": image_files.checksum(path),
+            "images": banks.n,
+        }
+        return Reference(banks, about, at)
+
+    def _of_data(
+        self, size: Size, split: Split, count: int | None, label: int | None
+    ) -> ImageSet:
+        opened = self._opened
+        if opened is None:
+            raise ValueError(
+                f"evaluate.reference={self.plan.reference} needs data.source to open"
+            )
+        examples = opened.describe(split, size)["examples"]
+        if count is None:
+            enough = max(self.plan.count, self.plan.reference_features)
+            count = examples if examples < _ENDLESS else enough
+        return image_sets.of_data(
+            opened,
+            self._mesh,
+            count=min(count, examples),
+            batch_size=self.batch_size,
+            size=size,
+            split=split,
+            label=label,
+        )
+
+
+def _said(spec: str, plan: Plan) -> str:
+    """Returns what the reference is, for a person."""
+    if spec.partition(":")[0] in ("folder", "npz"):
+        return spec
+    return f"{spec}, {plan.reference_split}"
+
+
+def _progress(count: int) -> Callable[[int], None]:
+    """Returns what says now and then how far a pass over images is."""
+    start = said = time.perf_counter()
+    first: int | None = None
+
+    def tell(done: int) -> None:
+        nonlocal said, first
+        now = time.perf_counter()
+        if first is None:  # with it came the compilation
+            first = done
+        elif now - said > _SAY_SECONDS and done > first:
+            said = now
+            rate = (done - first) / (now - start)
+            left = report.duration((count - done) / rate)
+            files.say(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
+
+    return tell

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+
+from simple_diffusion.evaluation import bank, statistics
+from simple_diffusion.evaluation.bank import Part
+from simple_diffusion.evaluation.features import Outputs
+
+N, BATCH, KEEP = 22, 4, 7
+BAD = (3, 8, 9, 10, 11, 17)  # of the third batch all
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (N, 2, 2, 3), np.uint8)
+
+
+def good():
+    return np.array([k for k in range(N) if k not in BAD])
+
+
+def parts_of(pixels, opened=None):
+    """The images in batches of four; some of them bad, the last batch padded."""
+
+    def parts(start):
+        if opened is not None:
+            opened.append(start)
+        for first in range(start, N, BATCH):
+            places = np.arange(first, first + BATCH)
+            images = np.resize(pixels[first : first + BATCH], (BATCH, 2, 2, 3))
+            mask = ~np.isin(places, BAD) & (places < N)
+            yield Part(images, places.astype(np.int32), mask)
+
+    return parts
+
+
+def extract(images, position):
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return {
+        "corner": Outputs(flat[:, :3], spatial=flat[:, 3:5], logits=flat[:, 5:9]),
+        "mean": Outputs(flat.mean(1, keepdims=True)),
+    }
+
+
+def check(banks, pixels):
+    flat = pixels[good()].reshape(len(good()), -1).astype(np.float32)
+    assert banks.n == len(good())
+    assert banks.position == N
+    np.testing.assert_array_equal(banks.labels, good())
+    corner, mean = banks.of["corner"], banks.of["mean"]
+    for total, rows in ((corner.total, flat[:, :3]), (corner.spatial, flat[:, 3:5])):
+        expected = statistics.of(rows)
+        assert total.n == expected.n
+        np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
+        np.testing.assert_allclose(total.scatter, expected.scatter, rtol=1e-9)
+    np.testing.assert_array_equal(corner.features, flat[:KEEP, :3])
+    np.testing.assert_array_equal(corner.logits, flat[:KEEP, 5:9])
+    assert mean.spatial is None and mean.logits is None
+    assert mean.features.shape == (KEEP, 1)
+
+
+def test_exactly_the_images_that_count_are_gathered(pixels):
+    told = []
+    parts = parts_of(pixels)
+    banks = bank.gather({}, N, KEEP, parts, extract, progress=told.append)
+    check(banks, pixels)
+    assert told == [4, 8, 12, 16, 20, 22]
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_pass_goes_on_where_it_was(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(bank, "_SAVE_SHARE", 0)
+    path, identity, opened = tmp_path / "a" / "bank.npz", {"of": "these"}, []
+
+    def failing(images, position):
+        if position >= 12:
+            raise Stop
+        return extract(images, position)
+
+    def save(banks):
+        bank.save(banks, path)
+
+    arguments = identity, N, KEEP, parts_of(pixels, opened)
+    with pytest.raises(Stop):
+        bank.gather(*arguments, failing, save=save)
+    stored = bank.load(path, identity)
+    assert stored.position == 12
+    banks = bank.gather(*arguments, extract, stored=stored, save=save)
+    assert opened == [0, 12]
+    check(banks, pixels)
+    again = bank.load(path, identity)
+    check(again, pixels)
+    # Complete: nothing is read any more.
+    check(bank.gather(*arguments, extract, stored=again), pixels)
+    assert opened == [0, 12]
+
+
+def test_what_is_stored_of_other_images_says_what_differs(pixels, tmp_path):
+    path = tmp_path / "bank.npz"
+    made = {"size": [2, 2], "resize": "area"}
+    bank.save(bank.gather(made, N, KEEP, parts_of(pixels), extract), path)
+    other = {"size": [2, 2], "resize": "antialias"}
+    with pytest.raises(bank.Mismatch, match="resize: 'area' there, 'antialias' here"):
+        bank.load(path, other)
+    assert bank.digest(made) != bank.digest(other)
+    assert bank.load(path).identity == made
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        bank.load(tmp_path / "none.npz")
+    path = tmp_path / "other.npz"
+    np.savez(path, mu=np.zeros(3))
+    with pytest.raises(ValueError, match="holds no features of this library"):
+        bank.load(path)
+    path.write_bytes(b"no archive at all")
+    with pytest.raises(ValueError, match="or is damaged"):
+        bank.load(path)
+
+
+def test_features_that_are_not_finite_name_network_and_images(pixels):
+    def broken(images, position):
+        found = extract(images, position)
+        if position == 16:  # places 16 to 19, of which 17 is bad anyway
+            found["mean"].features[2] = np.nan
+        return found
+
+    with pytest.raises(ValueError, match="network mean.*places \\[18\\]"):
+        bank.gather({}, N, KEEP, parts_of(pixels), broken)
+
+
+def test_fewer_images_than_asked_for_is_an_error(pixels):
+    with pytest.raises(ValueError, match="asked for 30 images, got 24"):
+        bank.gather({}, 30, KEEP, parts_of(pixels), extract)

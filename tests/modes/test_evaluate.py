@@ -1,0 +1,334 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from simple_diffusion.build import features
+from simple_diffusion.evaluation import bank
+from simple_diffusion.evaluation.features import FeatureNetwork, Outputs
+from simple_diffusion.modes import evaluate, extractor, pictures, train
+from tests.modes import test_modes
+
+COUNT = 24
+
+
+def recipe():
+    """A tiny model, compared by features of few dimensions."""
+    config = test_modes.tiny()
+    config.ema.power = ()
+    config.ema.snapshot_every_steps = 0
+    config.sample.update(steps=2, batch_size=8)
+    config.evaluate.update(
+        count=COUNT, batch_size=8, metrics=("fd", "kd", "precision_recall", "accuracy")
+    )
+    return config
+
+
+def _corners(params, images):
+    """Three numbers for each image, and a guess of its class."""
+    x = images.astype(jnp.float32) / 255
+    found = jnp.stack([x[:, 0, 0, 0], x[:, -1, -1, 1], x.mean((1, 2, 3))], -1)
+    logits = jnp.outer(x.mean((1, 2, 3)), jnp.arange(12.0))
+    return Outputs(found, spatial=found[:, :2], logits=logits)
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """Features that are quick; the names of the classes are those of the scenes."""
+
+    def networks(config, folder, say, opened):
+        names = opened.class_names if opened is not None else ()
+        name = config.evaluate.networks[0]
+        return [FeatureNetwork(name, "0" * 12, "none", {}, _corners, names)]
+
+    monkeypatch.setattr(features, "networks", networks)
+    monkeypatch.setattr(features, "check", lambda config: None)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = recipe()
+    config.train.update(total_steps=2, sample_every_steps=0)
+    config.optimizer.warmup_steps = 0
+    with pytest.warns(UserWarning, match="biased upwards"):
+        train.run(config, str(folder))
+    return folder
+
+
+def run(config, folder):
+    metrics = evaluate.run(config, str(folder))
+    return metrics, json.loads((folder / "metrics.json").read_text())
+
+
+def write_folder(folder, images, names=None):
+    for k, image in enumerate(images):
+        path = folder / (names[k] if names else "") / f"{k:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return f"folder:{folder}"
+
+
+@pytest.fixture
+def photos():
+    return np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+
+
+def files_config(samples, reference):
+    config = recipe()
+    config.evaluate.update(samples=samples, reference=reference)
+    config.evaluate.metrics = ("fd", "kd")
+    return config
+
+
+def test_a_record_says_all_that_its_metrics_depend_on(workdir):
+    metrics, record = run(recipe(), workdir)
+    assert set(metrics) >= {
+        "held_out_loss",
+        "fd_thumbnail_24",
+        "kd_thumbnail_24",
+        "precision_thumbnail_24",
+        "accuracy_thumbnail_24",
+    }
+    assert record["metrics"] == metrics
+    assert record["counts"]["fd_thumbnail_24"] == [24, 32]
+    assert record["step"] == 2
+    assert record["labels"] == "balanced"
+    assert record["networks"] == {"thumbnail": {"digest": "0" * 12, "resize": "none"}}
+    assert record["reference"]["n"] == 32
+    assert record["reference"]["identity"]["split"] == "train"
+    assert record["config"]["sample"]["steps"] == 2
+    low, high = record["intervals"]["precision_thumbnail_24"]
+    assert low <= metrics["precision_thumbnail_24"] <= high
+    lines = (workdir / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == record
+
+
+def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
+    first, _ = run(recipe(), workdir)
+    monkeypatch.setattr(pictures.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
+    config = recipe()
+    config.evaluate.metrics = ("fd", "kd")  # others of the same features
+    assert run(config, workdir)[0]["fd_thumbnail_24"] == first["fd_thumbnail_24"]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypatch):
+    config = recipe()
+    config.sample.seed = 5
+    monkeypatch.setattr(bank, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(bank, "_SAVE_SHARE", 0)
+    plain, starts = extractor.Extractor.__call__, []
+
+    def failing(self, images, position):
+        if isinstance(images, np.ndarray) and position >= 16:
+            raise Killed
+        return plain(self, images, position)
+
+    monkeypatch.setattr(extractor.Extractor, "__call__", failing)
+    with pytest.raises(Killed):
+        run(config, workdir)
+    monkeypatch.setattr(extractor.Extractor, "__call__", plain)
+    draw = pictures.Drawer.__call__
+
+    def noted(self, params, labels, weak=None, start=0):
+        starts.append(start)
+        yield from draw(self, params, labels, weak, start)
+
+    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    resumed, _ = run(config, workdir)
+    assert starts == [16]
+    for path in (workdir / "evaluation").glob("features_*.npz"):
+        path.unlink()
+    assert run(config, workdir)[0] == resumed
+    assert starts == [16, 0]
+
+
+@pytest.mark.parametrize("labels", ["as_data", "boat"])
+def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, labels):
+    config, seen = recipe(), []
+    config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
+    draw = pictures.Drawer.__call__
+
+    def noted(self, params, labels, weak=None, start=0):
+        seen.append(labels)
+        yield from draw(self, params, labels, weak, start)
+
+    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    _, record = run(config, workdir)
+    identity = record["reference"]["identity"]
+    if labels == "boat":
+        assert set(seen[0]) == {3}
+        assert identity["label"] == 3
+        assert 3 < record["reference"]["n"] < 20  # the boats among 96
+    else:
+        (path,) = [
+            p
+            for p in (workdir / "evaluation").glob("features_*.npz")
+            if "split" in bank.load(p).identity
+        ]
+        np.testing.assert_array_equal(seen[0], bank.load(path).labels[:COUNT])
+
+
+def test_a_class_that_does_not_exist_is_named(workdir):
+    config = recipe()
+    config.evaluate.labels = "bo"
+    with pytest.raises(ValueError, match="evaluate.labels has 'bo'"):
+        run(config, workdir)
+    config.evaluate.labels = "boat,tree"
+    with pytest.raises(ValueError, match="must be balanced, as_data or one class"):
+        run(config, workdir)
+
+
+def test_patches_have_names_of_their_own_and_must_fit(workdir):
+    config = recipe()
+    config.evaluate.patch = 6
+    metrics, record = run(config, workdir)
+    assert "patch6_fd_thumbnail_24" in metrics
+    assert record["patch"] == 6
+    config.evaluate.patch = 17
+    with pytest.raises(ValueError, match="evaluate.patch=17 does not fit into .*16x16"):
+        run(config, workdir)
+
+
+def test_statistics_of_other_data_are_refused(workdir, tmp_path):
+    config = recipe()
+    config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
+    made, _ = run(config, workdir)
+    assert (tmp_path / "scenes.npz").exists()
+    assert run(config, workdir)[0] == made
+    config.data.resize = "antialias"
+    with pytest.raises(ValueError, match="resize: 'area' there, 'antialias' here"):
+        run(config, workdir)
+
+
+def test_a_folder_is_at_no_distance_from_itself(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", photos)
+    metrics = evaluate.run(files_config(spec, spec), str(tmp_path / "out"))
+    assert metrics["fd_thumbnail_12"] == pytest.approx(0, abs=1e-9)
+    other = write_folder(tmp_path / "b", photos // 2)
+    metrics = evaluate.run(files_config(other, spec), str(tmp_path / "out"))
+    assert metrics["fd_thumbnail_12"] > 0.05
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert record["samples"] == other
+    assert record["reference"]["what"] == spec
+
+
+def test_an_npz_counts_as_the_folder_of_its_images(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", photos)
+    np.savez(tmp_path / "in_order.npz", photos // 2)
+    np.savez(tmp_path / "turned.npz", np.asfortranarray(photos // 2))
+    found = [
+        evaluate.run(files_config(f"npz:{tmp_path / name}", spec), str(tmp_path))
+        for name in ("in_order.npz", "turned.npz")
+    ]
+    other = write_folder(tmp_path / "b", photos // 2)
+    assert found[0] == evaluate.run(files_config(other, spec), str(tmp_path))
+    assert found[0] == found[1]
+
+
+def test_a_folder_is_compared_with_the_data_of_a_run(workdir, tmp_path, photos):
+    names = ["boat", "tree"] * 6
+    config = files_config(write_folder(tmp_path / "a", photos, names), "data")
+    config.evaluate.metrics = ("fd", "accuracy")
+    metrics = evaluate.run(config, str(workdir))
+    assert set(metrics) == {"fd_thumbnail_12", "accuracy_thumbnail_12"}
+    # Without subfolders nobody knows what the images should show.
+    config.evaluate.samples = write_folder(tmp_path / "b", photos)
+    assert set(evaluate.run(config, str(workdir))) == {"fd_thumbnail_12"}
+    record = json.loads((workdir / "metrics.json").read_text())
+    assert record["step"] == 2  # that of the model stays
+
+
+def test_published_statistics_are_compared_with(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", photos)
+    rows = np.asarray(_corners({}, jnp.asarray(photos)).features, np.float64)
+    space = rows[:, :2]
+    stats = dict(mu=rows.mean(0), sigma=np.cov(rows.T))
+    stats |= dict(mu_s=space.mean(0), sigma_s=np.cov(space.T))
+    np.savez(tmp_path / "adm.npz", photos[:8], **stats)
+    np.savez(tmp_path / "fid.npz", mu=stats["mu"], sigma=stats["sigma"])
+    for name, kinds in (("adm", {"fid", "sfid", "kid"}), ("fid", {"fid"})):
+        config = files_config(spec, f"npz:{tmp_path / name}.npz")
+        with pytest.raises(ValueError, match="need evaluate.networks"):
+            evaluate.run(config, str(tmp_path))
+        config.evaluate.networks = ("inception",)
+        config.evaluate.metrics = ("fd", "sfd", "kd", "precision_recall")
+        metrics = evaluate.run(config, str(tmp_path))
+        assert metrics["fid_12"] == pytest.approx(0, abs=1e-6)
+        assert kinds <= {name.split("_")[0] for name in metrics}
+        assert ("precision_12" in metrics) == (name == "adm")
+
+
+def test_images_of_several_sizes_name_two_of_them(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", [*photos[:3], photos[3][:8]])
+    config = files_config(spec, spec)
+    with pytest.raises(ValueError, match="000.png has 16x16 .*003.png has 8x16"):
+        evaluate.run(config, str(tmp_path))
+    config.evaluate.size = "8x8"
+    assert evaluate.run(config, str(tmp_path))["fd_thumbnail_4"] < 1e-9
+
+
+def test_samples_and_reference_of_two_sizes_say_so(tmp_path, photos):
+    large = write_folder(tmp_path / "a", photos)
+    small = write_folder(tmp_path / "b", photos[:, :8, :8])
+    with pytest.raises(ValueError, match="8x8 pixels cannot be .*evaluate.size"):
+        evaluate.run(files_config(small, large), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: f"folder:{d / 'none'}", "evaluate.samples=folder:.*does not exist"),
+        (lambda d: f"folder:{d}", "no image in this folder"),
+        (lambda d: f"{d}", "must be folder:PATH or npz:PATH"),
+        (lambda d: f"npz:{_save(d, text='x')}", "is no .npz file"),
+        (lambda d: f"npz:{_save(d, a=np.zeros(3))}", "no images .arr_0."),
+        (lambda d: f"npz:{_save(d, arr_0=np.zeros((2, 8, 8, 3)))}", "must be uint8"),
+        (
+            lambda d: (
+                f"npz:{_save(d, arr_0=np.zeros((2, 8, 8, 3), np.uint8), arr_1=[1])}"
+            ),
+            "one class per image, 2 of them",
+        ),
+    ],
+)
+def test_files_that_cannot_be_evaluated_say_why(tmp_path, photos, make, message):
+    (tmp_path / "x").mkdir()
+    good = write_folder(tmp_path / "good", photos)
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(files_config(make(tmp_path / "x"), good), str(tmp_path))
+
+
+def _save(folder, text=None, **arrays):
+    path = folder / "images.npz"
+    path.write_text(text) if text else np.savez(path, **arrays)
+    return path
+
+
+def test_a_broken_image_is_named(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", photos[:4])
+    (tmp_path / "a" / "002.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="002.png"):
+        evaluate.run(files_config(spec, spec), str(tmp_path))
+
+
+def test_fewer_images_than_a_metric_needs_names_the_key(tmp_path, photos):
+    spec = write_folder(tmp_path / "a", photos[:3])
+    config = files_config(spec, spec)
+    config.evaluate.metrics = ("precision_recall",)
+    with pytest.raises(ValueError, match="got 3 generated features, wanted at least 6"):
+        evaluate.run(config, str(tmp_path))
+
+
+def test_patches_lie_at_places_that_depend_on_the_position_alone():
+    space = np.array([11, 5])
+    every = extractor.corners(0, 0, 200, space)
+    np.testing.assert_array_equal(every[64:], extractor.corners(0, 64, 136, space))
+    assert (every.min(0) == 0).all() and (every.max(0) == space - 1).all()
+    assert (every != extractor.corners(1, 0, 200, space)).any()

@@ -1,0 +1,156 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from simple_diffusion.evaluation import names
+from simple_diffusion.modes import evaluate, pictures, sample, sweep, train
+from simple_diffusion.training import report
+from tests.modes import test_modes
+
+
+def tiny():
+    config = test_modes.tiny()
+    config.ema.power = ()
+    config.ema.snapshot_every_steps = 0
+    config.sample.update(count=8, batch_size=8, steps=2)
+    config.evaluate.update(count=8, batch_size=8, metrics=("fd", "kd"))
+    config.evaluate.count_during_training = 8
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that is evaluated after each second of its six steps."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny()
+    config.train.update(
+        total_steps=6,
+        evaluate_every_steps=2,
+        checkpoint_every_steps=2,
+        sample_every_steps=0,
+    )
+    with pytest.warns(UserWarning, match="biased upwards"):
+        train.run(config, str(folder))
+    return folder
+
+
+def history(folder):
+    return report.read_metrics(folder / "evaluations.jsonl")
+
+
+def test_a_training_is_evaluated_on_its_way(trained):
+    records = history(trained)
+    assert [r["step"] for r in records] == [2, 4, 6, 6]  # and at its end
+    assert all(np.isfinite(r["metrics"]["fd_thumbnail_8"]) for r in records[:3])
+    assert "held_out_loss" in records[-1]["metrics"]
+    last = json.loads((trained / "metrics.json").read_text())
+    assert last == records[-1]
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_drawn_from(trained):
+    values = [r["metrics"]["fd_thumbnail_8"] for r in history(trained)[:3]]
+    best = [2, 4, 6][names.best("fd_thumbnail_8", values)]
+    assert [p.name for p in (trained / "best").iterdir()] == [str(best)]
+    config = tiny()
+    config.sample.best_checkpoint = True
+    with pytest.warns(UserWarning, match="biased upwards"):
+        metrics = evaluate.run(config, str(trained))
+    # The same noise, classes and reference as in training: the same number.
+    assert metrics["fd_thumbnail_8"] == pytest.approx(min(values), rel=1e-6)
+    assert history(trained)[-1]["step"] == best
+
+
+def test_there_is_one_checkpoint_at_a_time(trained, tmp_path):
+    config = tiny()
+    config.sample.update(best_checkpoint=True, checkpoint_step=2)
+    with pytest.raises(ValueError, match="two ways to name a checkpoint"):
+        sample.run(config, str(trained))
+
+
+def test_evaluations_of_lost_steps_are_made_again(trained, tmp_path, monkeypatch):
+    before = history(trained)[:3]
+    config = tiny()
+    config.train.update(
+        total_steps=4,
+        evaluate_every_steps=2,
+        checkpoint_every_steps=2,
+        sample_every_steps=0,
+    )
+    with pytest.warns(UserWarning, match="biased upwards"):
+        train.run(config, str(tmp_path))
+    assert [r["step"] for r in history(tmp_path)] == [2, 4, 4]
+    # As if it had been killed between its evaluation and its last save.
+    checkpoints = tmp_path / "checkpoints" / "4"
+    checkpoints.rename(tmp_path / "lost")
+    config.train.total_steps = 6
+    with pytest.warns(UserWarning, match="biased upwards"):
+        train.run(config, str(tmp_path))
+    again = history(tmp_path)
+    assert [r["step"] for r in again] == [2, 4, 6, 6]
+    if jax.devices()[0].platform == "cpu":
+        kept = [r["metrics"]["fd_thumbnail_8"] for r in again[:3]]
+        assert kept == pytest.approx([r["metrics"]["fd_thumbnail_8"] for r in before])
+
+
+def test_a_metric_that_is_not_measured_cannot_decide(tmp_path):
+    config = tiny()
+    config.evaluate.best_metric = "recall_thumbnail"
+    config.optimizer.warmup_steps = 0
+    config.train.update(total_steps=2, evaluate_every_steps=2, sample_every_steps=0)
+    with pytest.raises(ValueError, match="best_metric=recall_thumbnail.*fd_thumbnail"):
+        with pytest.warns(UserWarning, match="biased upwards"):
+            train.run(config, str(tmp_path))
+
+
+def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
+    config = tiny()
+    config.sweep.update(
+        count=8, guidance=(1.0, 3.0), steps=(1, 2), intervals=((None, None),)
+    )
+    with pytest.warns(UserWarning, match="biased upwards"):
+        points = sweep.run(config, str(trained))
+    assert [(p["guidance"], p["steps"]) for p in points] == [
+        (1.0, 1),
+        (1.0, 2),
+        (3.0, 1),
+        (3.0, 2),
+    ]
+    record = json.loads((trained / "sweep" / "sweep.json").read_text())
+    assert record["points"] == points
+    assert record["count"] == 8
+    assert "fd_thumbnail_8" in (trained / "sweep" / "table.md").read_text()
+    assert (trained / "sweep" / "sweep.svg").read_text().lstrip().startswith("<")
+    values = {p["metrics"]["fd_thumbnail_8"] for p in points}
+    assert len(values) == 4
+    # The settings of a point are those of the mode evaluate: the same noise.
+    plain = tiny()
+    plain.sample.update(guidance=3.0, steps=2)
+    with pytest.warns(UserWarning, match="biased upwards"):
+        metrics = evaluate.run(plain, str(trained))
+    assert metrics["fd_thumbnail_8"] == points[3]["metrics"]["fd_thumbnail_8"]
+    # Again, and with one more: only that one is drawn.
+    draws = []
+    draw = pictures.Drawer.__call__
+
+    def noted(self, *args, **kwargs):
+        draws.append(args)
+        return draw(self, *args, **kwargs)
+
+    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    config.sweep.guidance = (1.0, 2.0, 3.0)
+    config.sweep.steps = (1,)
+    with pytest.warns(UserWarning, match="biased upwards"):
+        again = sweep.run(config, str(trained))
+    assert len(draws) == 1
+    assert [again[0], again[2]] == [points[0], points[2]]
+
+
+def test_an_interval_that_is_no_pair_is_named(trained):
+    config = tiny()
+    config.sweep.intervals = (1.0,)
+    with pytest.raises(
+        ValueError, match="sweep.intervals has 1.0; each must be a pair"
+    ):
+        sweep.run(config, str(trained))
