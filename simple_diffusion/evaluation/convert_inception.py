@@ -20,7 +20,7 @@ TensorFlow has kernels as [height, width, in, out], which is our layout, and PyT
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,12 +63,8 @@ def convert(weights: str, output: str) -> None:
       OSError: if a file cannot be read or written.
     """
     found = weight_files.read(weights)
-    sources, shapes = _sources_of(weights, found)(), inception.shapes()
-    expected = {
-        source.name: tuple(shapes[ours][axis] for axis in source.axes)
-        for ours, source in sources.items()
-    }
-    weight_files.check_arrays(weights, found, expected)
+    sources = _sources_of(weights, found)
+    weight_files.check_arrays(weights, found, _shapes(sources))
     arrays = {
         ours: np.ascontiguousarray(
             found[source.name].transpose(np.argsort(source.axes)), np.float32
@@ -91,12 +87,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sources_of(
-    file: str, arrays: dict[str, np.ndarray]
-) -> Callable[[], dict[str, _Source]]:
-    """Returns whose names the file has, and refuses what is a network of its own."""
+def port_shapes() -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the tensors in a port to PyTorch."""
+    return _shapes(_of_pytorch())
+
+
+def _shapes(sources: dict[str, _Source]) -> dict[str, tuple[int, ...]]:
+    ours = inception.shapes()
+    return {
+        source.name: tuple(ours[name][axis] for axis in source.axes)
+        for name, source in sources.items()
+    }
+
+
+def _sources_of(file: str, arrays: dict[str, np.ndarray]) -> dict[str, _Source]:
+    """Returns where our arrays are in a file, by the names that it has.
+
+    Raises:
+      ValueError: the file is of another network.
+    """
     if "conv/conv2d_params" in arrays:
-        return of_tensorflow
+        return _of_tensorflow()
     if "Conv2d_1a_3x3.conv.weight" not in arrays:
         raise ValueError(
             f"{file} is not the Inception network: it has neither "
@@ -108,10 +119,10 @@ def _sources_of(
             f"{file} is another network, the Inception v3 of torchvision: fc.weight is "
             f"1000x2048, in the network of FID {inception.CLASSES}x2048"
         )
-    return of_pytorch
+    return _of_pytorch()
 
 
-def of_pytorch() -> dict[str, _Source]:
+def _of_pytorch() -> dict[str, _Source]:
     """Returns the sources of our arrays in a port to PyTorch."""
     found = {}
     for name, _, _ in inception.convolutions():
@@ -124,7 +135,7 @@ def of_pytorch() -> dict[str, _Source]:
     return found | {"fc.bias": _Source("fc.bias")}
 
 
-def of_tensorflow() -> dict[str, _Source]:
+def _of_tensorflow() -> dict[str, _Source]:
     """Returns the sources of our arrays in the graph of TensorFlow."""
     found = {}
     for name, scope in _scopes().items():

