@@ -3,7 +3,7 @@
 A feature network takes images of one size, and what it says of them depends on how they
 came to it: by several percent of an FID. The rules differ in where pixels lie, in the
 filter, and in whether it widens where images shrink (antialiasing). All are separable,
-so each is a matrix for the rows and one for the columns.
+so each is one matrix for the rows and one for the columns, most of it zeros.
 
   tf1_bilinear    resize_bilinear of TensorFlow 1: pixel i lies at i, no antialiasing.
                   In the Inception graph itself; the evaluator of ADM, torch-fidelity.
@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 _Matrix = Float[np.ndarray, "new old"]
 
@@ -43,25 +43,47 @@ def resize(
     _, h, w, c = images.shape
     if c not in (1, 3):
         raise ValueError(f"features are those of RGB or grey images, got {c} channels")
-    x = images.astype(jnp.float32)
+    x = images
     # Rows first, as all of them do. Where nothing changes, nothing is rounded.
-    if w != size[1]:
-        columns = jnp.asarray(_matrix(rule, w, size[1]))
-        x = jnp.einsum("bhwc,nw->bhnc", x, columns, precision="highest")
-    if h != size[0]:
-        rows = jnp.asarray(_matrix(rule, h, size[0]))
-        x = jnp.einsum("bhwc,nh->bnwc", x, rows, precision="highest")
+    for axis, old, new in ((2, w, size[1]), (1, h, size[0])):
+        if old != new:
+            x = _along(x, axis, *_taps(rule, old, new))
+    x = x.astype(jnp.float32)
     if rule == "clean_bicubic":
         x = jnp.clip(x, 0, 255)
     return jnp.repeat(x, 3, axis=-1) if c == 1 else x
 
 
+def _along(
+    x: Shaped[Array, "b h w c"],
+    axis: int,
+    pixels: Int[np.ndarray, "new taps"],
+    weights: Float[np.ndarray, "new taps"],
+) -> Float[Array, "b H W c"]:
+    """Returns weighted sums of pixels; for large images far fewer than by a matrix."""
+    shape = [-1 if k == axis else 1 for k in range(4)]
+    parts = [
+        jnp.take(x, at, axis, mode="clip").astype(jnp.float32)
+        * jnp.asarray(weight.reshape(shape))
+        for at, weight in zip(pixels.T, weights.T, strict=True)
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
 @functools.lru_cache(maxsize=64)
-def _matrix(rule: str, old: int, new: int) -> _Matrix:
-    """Returns the weights of old pixels in new ones, along one axis."""
-    matrix = RULES[rule](old, new).astype(np.float32)
-    matrix.flags.writeable = False  # it is kept
-    return matrix
+def _taps(
+    rule: str, old: int, new: int
+) -> tuple[Int[np.ndarray, "new taps"], Float[np.ndarray, "new taps"]]:
+    """Returns which neighbouring pixels each new one is made of, and their weights."""
+    matrix = RULES[rule](old, new)
+    first = (matrix != 0).argmax(1)
+    last = old - 1 - (matrix != 0)[:, ::-1].argmax(1)
+    count = np.max(last - first) + 1
+    pixels = np.minimum(first, old - count)[:, None] + np.arange(count)
+    weights = np.take_along_axis(matrix, pixels, 1).astype(np.float32)
+    for kept in (pixels, weights):
+        kept.flags.writeable = False
+    return pixels, weights
 
 
 def _tf1_bilinear(old: int, new: int) -> _Matrix:
