@@ -89,6 +89,14 @@ def test_a_network_takes_a_batch_of_images(network, forward):
             check(both[k], np.asarray(one[0]))
 
 
+def test_every_product_asks_for_full_precision(network):
+    # Or a GPU would round to TF32 and a TPU to bfloat16, which a CPU does not show.
+    text = jax.jit(network.apply).lower(network.params, images(32, 32)).as_text()
+    kinds = ("stablehlo.convolution(", "stablehlo.dot_general ", "HIGHEST")
+    # Convolutions, classes; said once for either side of each.
+    assert [text.count(kind) for kind in kinds] == [94, 1, 2 * (94 + 1)]
+
+
 def test_a_network_says_what_it_is(converted, network):
     assert network.name == "inception" and network.class_names == ()
     assert len(network.digest) == 12 and network.resize == "tf1_bilinear"
