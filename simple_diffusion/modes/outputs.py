@@ -10,7 +10,7 @@ from PIL import Image
 
 from simple_diffusion.build.degradation import Degradation
 from simple_diffusion.core import images
-from simple_diffusion.evaluation import similarity
+from simple_diffusion.evaluation import intervals, similarity
 from simple_diffusion.evaluation.lpips import Lpips
 from simple_diffusion.modes.inputs import MEASUREMENT
 
@@ -114,6 +114,21 @@ def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
         name: float(np.mean([v for r in records for v in r.get(name, [])]))
         for name in names
     }
+
+
+def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Returns metric -> 95 % interval of its mean, by bootstrap over the inputs.
+
+    Not over restorations, since those of one input are alike. Infinite values, as the
+    PSNR of equal images, and fewer than two inputs have none.
+    """
+    names = {name: None for record in records for name in record}
+    found = {}
+    for name in names:
+        values = [np.mean(r[name]) for r in records if r.get(name)]
+        if len(values) > 1 and np.isfinite(values).all():
+            found[name] = list(intervals.bootstrap(np.array(values)))
+    return found
 
 
 def sheet(lost: Degradation, every: list[Restored]) -> Picture:

@@ -103,9 +103,17 @@ def _restoration(about: dict, task: str, sheet: str) -> str:
         "noise (sigma_y)": restore.get("sigma_y"),
     }
     means = about.get("means", {})
-    listed = ", ".join(f"{k} {plots.number(v)}" for k, v in means.items())
+    intervals = about.get("intervals", {})
+    listed = ", ".join(
+        f"{k} {plots.number(v)}" + _interval(intervals.get(k)) for k, v in means.items()
+    )
     text = page.paragraph(f"Means: {listed}") if listed else ""
     return f"<h3>{page.escape(task)}</h3>\n{page.facts(facts)}{text}{sheet}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    """Returns " [low, high]"; "" where there is none."""
+    return f" [{', '.join(map(plots.number, bounds))}]" if bounds else ""
 
 
 def _columns(about: dict) -> str:

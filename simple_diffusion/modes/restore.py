@@ -98,8 +98,11 @@ def _run(config: Config, workdir: str) -> Result:
             f"none of {len(found)} inputs could be restored; the first: "
             f"{next(iter(failed.values()))}"
         )
+    intervals = outputs.confidence(list(record.inputs.values()))
     for name, value in record.metrics.items():
-        files.say(f"  {name} = {value:.4g}")
+        bounds = intervals.get(name)
+        more = f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""
+        files.say(f"  {name} = {value:.4g}{more}")
     if failed:
         files.say(f"{len(failed)} of {len(found)} inputs were not restored:")
     for name, why in failed.items():
@@ -188,6 +191,7 @@ class _Record:
             "sample": json.loads(c.sample.to_json_best_effort()),
             "lpips": judge and {"trunk": judge.trunk, "sha256": judge.digest},
             "means": _finite(self.metrics),
+            "intervals": outputs.confidence(list(self.inputs.values())),
             "failed": failed,
             "inputs": {
                 name: _finite(found) | {"label": self._labels[name]}

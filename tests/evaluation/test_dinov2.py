@@ -94,9 +94,9 @@ def test_every_product_asks_for_full_precision(network):
     # Or a GPU would round to TF32 and a TPU to bfloat16, which a CPU does not show.
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
     text = jax.jit(network.apply).lower(network.params, images).as_text()
-    # Rows and columns; patches; four maps, queries with keys, and values in a block.
-    assert text.count("stablehlo.dot_general") == 2 + 1 + 6
-    assert text.count("precision = [HIGHEST, HIGHEST]") == 2 + 1 + 6
+    # Patches; four maps, queries with keys, and values in a block.
+    assert text.count("stablehlo.dot_general") == 1 + 6
+    assert text.count("precision = [HIGHEST, HIGHEST]") == 1 + 6
 
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(network):

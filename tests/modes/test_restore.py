@@ -107,6 +107,10 @@ def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path
     assert record["restore"]["task"] == "super_resolution"
     assert record["network_calls"] == 3 and record["step"] == 2
     assert result.metrics["residual"] < 1e-5
+    low, high = record["intervals"]["psnr"]
+    assert low < result.metrics["psnr"] < high
+    each = [record["inputs"][name]["psnr"][0] for name in ("a", "b", "below/c")]
+    assert min(each) <= low and high <= max(each)
     small = images.read_png(out / "inputs" / "a.png")
     assert small.shape == (8, 8, 3)
     want = picture(0).reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
