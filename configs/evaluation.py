@@ -52,11 +52,11 @@ def evaluate() -> ConfigDict:
             resize="tf1_bilinear",
             # Steps of training for the classifier.
             classifier_steps=300,
-            # fd | sfd | kd | score | precision_recall | density_coverage | accuracy |
+            # fd | sfid | kd | score | precision_recall | density_coverage | accuracy |
             # memorisation | fd_infinity, as far as there is a network for it
             metrics=(
                 "fd",
-                "sfd",
+                "sfid",
                 "kd",
                 "score",
                 "precision_recall",
@@ -76,6 +76,8 @@ def evaluate() -> ConfigDict:
             # and held-out images for the loss; of metrics only the cheap ones.
             count_after_training=512,
             count_during_training=5_000,
+            # There, of the reference as many images at most.
+            reference_during_training=50_000,
             metrics_during_training=("fd", "accuracy"),
             # What decides which checkpoint is the best, without the number of samples,
             # such as fid or accuracy_scenes; none means fd of the first network.

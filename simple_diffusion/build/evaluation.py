@@ -1,8 +1,10 @@
 """The section `evaluate`."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from simple_diffusion.training import pinning, step
 
 METRICS = (
     "fd",
-    "sfd",
+    "sfid",
     "kd",
     "score",
     "precision_recall",
@@ -37,7 +39,9 @@ class Plan:
     """What is evaluated, as in the config; sizes are parsed.
 
     count: samples drawn, and held-out images read for the loss.
-    after_training, during_training: the same, for the cheap evaluations of a training.
+    reference_most: images of it at most, whatever `reference_count` says.
+    after_training, during_training: samples, for the cheap evaluations of a training.
+    reference_during_training: `reference_most` there.
     """
 
     seed: int
@@ -48,6 +52,7 @@ class Plan:
     reference_split: sources.Split
     reference_count: int | None
     reference_features: int
+    reference_most: int | None
     size: tuple[int, int] | None
     also_sizes: tuple[str, ...]
     patch: int | None
@@ -59,6 +64,7 @@ class Plan:
     show_per_class: int
     after_training: int
     during_training: int
+    reference_during_training: int
     metrics_during_training: tuple[str, ...]
     best_metric: str | None
 
@@ -73,7 +79,11 @@ def plan(config: Config) -> Plan:
     for key in ("count", "count_after_training", "count_during_training"):
         if c[key] < 2:
             raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
-    for key in ("reference_count", "reference_features"):
+    for key in (
+        "reference_count",
+        "reference_features",
+        "reference_during_training",
+    ):
         if c[key] is not None and c[key] < 2:
             raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
     for key in ("neighbours", "density_neighbours"):
@@ -100,6 +110,7 @@ def plan(config: Config) -> Plan:
         reference_split=pick(splits, c.reference_split, "evaluate.reference_split"),
         reference_count=c.reference_count,
         reference_features=c.reference_features,
+        reference_most=None,
         size=None if size is None else canvas.parse_size(size, 0, "evaluate.size"),
         also_sizes=tuple(c.also_sizes),
         patch=c.patch,
@@ -111,9 +122,41 @@ def plan(config: Config) -> Plan:
         show_per_class=c.show_per_class,
         after_training=c.count_after_training,
         during_training=c.count_during_training,
+        reference_during_training=c.reference_during_training,
         metrics_during_training=tuple(c.metrics_during_training),
         best_metric=c.best_metric,
     )
+
+
+def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
+    """Returns samples at each point of a sweep, and its points.
+
+    Each point has values for some keys of `sample`: all combinations of the lists in
+    `config.sweep`, of which an empty one stands for the value in `sample`.
+
+    Raises:
+      ValueError: for too few samples, or an interval that is no pair.
+    """
+    c, now = config.sweep, config.sample
+    if c.count < 2:
+        raise ValueError(f"sweep.count={c.count} must be at least 2")
+    pairs = c.intervals or ((now.guidance_low, now.guidance_high),)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                f"sweep.intervals has {pair!r}; each must be a pair (low, high) of "
+                "logsnr, None for no bound, as in ((None, None), (-3.0, 3.0))"
+            )
+    guidances, steps = c.guidance or (now.guidance,), c.steps or (now.steps,)
+    return c.count, [
+        {
+            "guidance": float(guidance),
+            "guidance_low": None if low is None else float(low),
+            "guidance_high": None if high is None else float(high),
+            "steps": int(many),
+        }
+        for guidance, (low, high), many in itertools.product(guidances, pairs, steps)
+    ]
 
 
 def evaluator(

@@ -42,11 +42,18 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"evaluate.networks has {name!r}; known are {', '.join(NETWORKS)}"
             )
-        if name in ("inception", "dinov2") and c[f"{name}_weights"] is None:
+    weights = {"inception": c.inception_weights, "dinov2": c.dinov2_weights}
+    for name, file in weights.items():
+        if name in c.networks and file is None:
             raise ValueError(
                 f"evaluate.networks has {name!r}: evaluate.{name}_weights must be the "
                 f"file that python -m simple_diffusion.evaluation.convert_{name} makes "
                 "of its published weights"
+            )
+        if name not in c.networks and file is not None:
+            raise ValueError(
+                f"evaluate.{name}_weights={file} is not used: evaluate.networks="
+                f"{tuple(c.networks)} lacks {name!r}"
             )
     if c.classifier_steps < 1:
         raise ValueError(

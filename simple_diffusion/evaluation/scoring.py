@@ -69,7 +69,7 @@ def metrics(
       generated: what it says of samples, all of whose features are kept.
       real: of the reference; where no features are kept there are distances alone.
       labels: the classes that the samples should have.
-      wanted: some of fd, sfd, fd_infinity, kd, score, precision_recall,
+      wanted: some of fd, sfid, fd_infinity, kd, score, precision_recall,
         density_coverage, accuracy.
       options: see there.
     """
@@ -91,9 +91,9 @@ def metrics(
             error = frechet.standard_error(x, y if _is_whole(real) else real.total)
         kind = "fid" if inception else "fd"
         yield named(kind, value, every, standard_error=error)
-    if "sfd" in wanted and generated.spatial and real.spatial:
+    if "sfid" in wanted and inception and generated.spatial and real.spatial:
         value = frechet.distance(generated.spatial, real.spatial)
-        yield named("sfid" if inception else "sfd", value, every)
+        yield named("sfid", value, every)
     if "fd_infinity" in wanted and len(y):
         found = frechet.infinite(x, y, seed=options.seed)
         kind = "fid_infinity" if inception else "fd_infinity"

@@ -1,5 +1,6 @@
 """What a training looks at on its way: cheap evaluations, and the best checkpoint."""
 
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -95,7 +96,9 @@ class Checks:
 
     def _measured(self, current: state.TrainState, count: int) -> list[Metric]:
         if self._compared is None:  # late: it may have to train a classifier
-            parts = self._config, self._folder, self._mesh, self._opened
+            most = self._plan.reference_during_training
+            plan = dataclasses.replace(self._plan, reference_most=most)
+            parts = self._config, self._folder, self._mesh, self._opened, plan
             self._compared = evaluate.comparison(*parts)
         drawn = evaluate.samples(
             self._config,

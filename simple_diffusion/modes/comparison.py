@@ -208,7 +208,7 @@ class Comparison:
         path = None
         if kind in ("data", "statistics"):
             split, count = plan.reference_split, plan.reference_count
-            images = self._of_data(size, split, count, label)
+            images = self._of_data(size, split, count, label, plan.reference_most)
             path = epath.Path(name).expanduser() if kind == "statistics" else None
         else:
             key, batch = "evaluate.reference", self.batch_size
@@ -264,7 +264,12 @@ class Comparison:
         return Reference(banks, about, at)
 
     def _of_data(
-        self, size: Size, split: Split, count: int | None, label: int | None
+        self,
+        size: Size,
+        split: Split,
+        count: int | None,
+        label: int | None,
+        most: int | None = None,
     ) -> ImageSet:
         opened = self._opened
         if opened is None:
@@ -278,7 +283,7 @@ class Comparison:
         return image_sets.of_data(
             opened,
             self._mesh,
-            count=min(count, examples),
+            count=min(count, examples, examples if most is None else most),
             batch_size=self.batch_size,
             size=size,
             split=split,

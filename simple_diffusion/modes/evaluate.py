@@ -88,10 +88,22 @@ def load(config: Config, workdir: str) -> tuple[epath.Path, Model]:
 
 
 def comparison(
-    config: Config, folder: epath.Path, mesh: Mesh, opened: data.Data | None
+    config: Config,
+    folder: epath.Path,
+    mesh: Mesh,
+    opened: data.Data | None,
+    plan: evaluation.Plan | None = None,
 ) -> Comparison:
-    """Returns what sets of images are compared with, its networks ready."""
-    plan, place = evaluation.plan(config), folder / FOLDER
+    """Returns what sets of images are compared with, its networks ready.
+
+    Args:
+      config: the whole config.
+      folder: the workdir.
+      mesh: the devices.
+      opened: the data source, if there is one.
+      plan: by default that of the config.
+    """
+    plan, place = plan or evaluation.plan(config), folder / FOLDER
     networks = features.networks(config, place, files.say, opened)
     return Comparison(plan, networks, opened, mesh, place)
 

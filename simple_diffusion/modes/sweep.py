@@ -1,6 +1,5 @@
 """Mode `sweep`: a model evaluated at many settings of guidance and steps."""
 
-import itertools
 from typing import Any
 
 import jax
@@ -28,10 +27,7 @@ def run(config: Config, workdir: str) -> list[dict[str, Any]]:
 
 
 def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
-    count = config.sweep.count
-    if count < 2:
-        raise ValueError(f"sweep.count={count} must be at least 2")
-    settings = _settings(config)
+    count, settings = evaluation.sweep(config)
     metrics = tuple(m for m in evaluation.plan(config).metrics if m != "memorisation")
     folder, model = evaluate.load(config, workdir)
     compared = evaluate.comparison(config, folder, model.mesh, model.opened)
@@ -67,34 +63,6 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
             _write(place, about, points)
     files.say(f"table, plots and numbers: {place}")
     return points
-
-
-def _settings(config: Config) -> list[dict[str, Any]]:
-    """Returns all combinations, each as keys of `sample` and their values.
-
-    Raises:
-      ValueError: an interval is no pair.
-    """
-    c, now = config.sweep, config.sample
-    intervals = c.intervals or ((now.guidance_low, now.guidance_high),)
-    for pair in intervals:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(
-                f"sweep.intervals has {pair!r}; each must be a pair (low, high) of "
-                "logsnr, None for no bound, as in ((None, None), (-3.0, 3.0))"
-            )
-    every = itertools.product(
-        c.guidance or (now.guidance,), intervals, c.steps or (now.steps,)
-    )
-    return [
-        {
-            "guidance": float(guidance),
-            "guidance_low": None if low is None else float(low),
-            "guidance_high": None if high is None else float(high),
-            "steps": int(steps),
-        }
-        for guidance, (low, high), steps in every
-    ]
 
 
 def _at(config: Config, point: dict[str, Any]) -> Config:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from simple_diffusion.build import (
     data,
     diffusion,
+    features,
     network,
     restoration,
     sampling,
@@ -90,6 +91,8 @@ def build_everything(config):
     sampling.sampling(config, built)
     sampling.further(config, built)
     build_evaluation.plan(config)
+    build_evaluation.sweep(config)
+    features.check(config)
     config.restore.update(input="photo.png", hole_mask="mask.png")
     restoration.plan(config, built, ())
     restoration.restoration(config, built, built.size[:2])

@@ -258,3 +258,18 @@ batches = pipeline.train_batches(Plain(), **options)
 next(batches)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_an_evaluation_can_begin_in_its_middle():
+    rest = list(evaluate(Numbered(11), start=3))
+    assert kept(rest) == kept(evaluate(Numbered(11)))[3:]
+    assert [len(b.image) for b in rest] == [4, 4]
+
+
+def test_single_examples_of_an_evaluation_are_those_of_the_pass():
+    order = kept(evaluate(Numbered(11)))
+    batch = pipeline.eval_examples(Numbered(11), [10, 0, 4], size=(4, 4))
+    found = batch.image[:, 0, 0, 0].tolist()
+    assert found == [order[10], order[0], order[4]]
+    bad = pipeline.eval_examples(Numbered(11, bad={order[0]}), [0, 1], size=(4, 4))
+    assert bad.mask.tolist() == [False, True]

@@ -258,7 +258,7 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         with pytest.raises(ValueError, match="need evaluate.networks"):
             evaluate.run(config, str(tmp_path))
         config.evaluate.networks = ("inception",)
-        config.evaluate.metrics = ("fd", "sfd", "kd", "precision_recall")
+        config.evaluate.metrics = ("fd", "sfid", "kd", "precision_recall")
         metrics = evaluate.run(config, str(tmp_path))
         assert metrics["fid_12"] == pytest.approx(0, abs=1e-6)
         assert kinds <= {name.split("_")[0] for name in metrics}
