@@ -10,7 +10,6 @@ _LOWER = {
     "fid_infinity": "Fréchet distance, extrapolated to endlessly many samples",
     "fd_infinity": "Fréchet distance, extrapolated to endlessly many samples",
     "sfid": "Fréchet distance of spatial features",
-    "sfd": "Fréchet distance of spatial features",
     "fid": "Fréchet distance",
     "fd": "Fréchet distance",
     "frechet": "Fréchet distance",

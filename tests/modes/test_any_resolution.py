@@ -80,6 +80,24 @@ def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     assert set(seen) == {(24, 24)}  # real images and samples alike
 
 
+def test_further_sizes_have_references_of_their_own(folder):
+    config = tiny()
+    config.evaluate.also_sizes = ("24x24", "16x32")
+    config.evaluate.metrics = ("fd",)
+    with pytest.warns(UserWarning, match="biased upwards"):
+        metrics = evaluate.run(config, str(folder))
+    count = config.evaluate.count
+    names = [f"fd_thumbnail_{count}{size}" for size in ("", "@24x24", "@16x32")]
+    assert set(names) <= set(metrics)
+    assert len({metrics[name] for name in names}) == 3
+    references = json.loads((folder / "metrics.json").read_text())["references"]
+    assert [r["identity"]["size"] for r in references.values()] == [
+        [16, 16],
+        [24, 24],
+        [16, 32],
+    ]
+
+
 def test_a_size_that_does_not_divide_names_the_nearest(folder):
     config = tiny()
     config.sample.size = "30x33"
