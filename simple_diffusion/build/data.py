@@ -13,7 +13,7 @@ from simple_diffusion.training.topology import Share
 CROPS = {"center": "center", "random": "random"}
 WHOLE = Share(0, 1)  # of each batch: that of a process that runs alone
 RESIZES = {"area": "area", "antialias": "antialias"}
-_PROBE = 8  # images whose pixels stand for those of all
+_PROBE = 32  # images whose pixels are part of the checksum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +147,18 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             "crop": "center",
             "resize": options["resize"],
             "size": list(size),
+            "content": _content(some),
             "checksum": hashlib.sha256(pixels.tobytes()).hexdigest()[:12],
         }
 
     return Data(train, held_out, whole, at, describe, len(source), len(names), names)
+
+
+def _content(source: sources.Source) -> str | None:
+    """Returns a text that is another if stored images have come, gone or changed."""
+    if isinstance(source, sources.StoredSource):
+        return source.fingerprint()
+    return None  # made by code, for which the checksum speaks
 
 
 def _law(

@@ -99,6 +99,14 @@ def plan(config: Config) -> Plan:
                 raise ValueError(
                     f"evaluate.{key} has {name!r}; known are {', '.join(METRICS)}"
                 )
+    kind, _, file = c.reference.partition(":")
+    if kind == "statistics" and not file:
+        raise ValueError("evaluate.reference=statistics: must name a file")
+    if kind == "statistics" and c.also_sizes and "{size}" not in file:
+        raise ValueError(
+            f"evaluate.reference={c.reference}: with evaluate.also_sizes there are "
+            "several files; write {size} into their name, where HxW is put"
+        )
     splits: dict[str, sources.Split] = {"train": "train", "holdout": "holdout"}
     size = c.size
     return Plan(

@@ -98,6 +98,14 @@ class FolderSource:
         """Returns the path of an image as text."""
         return printable(self._root / self._paths[index])
 
+    def fingerprint(self) -> str:
+        """Returns a digest of names and sizes; see `sources.StoredSource`."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            size = (self._root / path).stat().st_size
+            digest.update(os.fsencode(path) + f" {size}\n".encode())
+        return digest.hexdigest()[:12]
+
     @contextlib.contextmanager
     def _opened(self, index: int) -> Iterator[tuple[decode.File, Path]]:
         path = self._root / self._paths[index]

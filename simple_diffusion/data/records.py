@@ -5,6 +5,7 @@ the size of every shard and reads the list of names, whatever the size of the im
 """
 
 import functools
+import hashlib
 import io
 import logging
 
@@ -96,6 +97,14 @@ class RecordsSource:
             return name
         except BadImage:
             return self._title(self._names_of_all()[self._numbers[index]])
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the manifest; see `sources.StoredSource`.
+
+        It has the checksum of every shard.
+        """
+        text = self._manifest.to_json()
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _record(self, index: int) -> tuple[io.BytesIO, str, int]:
         """Returns the encoded image, what a complaint calls it, and the class."""

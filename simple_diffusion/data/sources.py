@@ -82,6 +82,18 @@ class CropSource(Source, Protocol):
 
 
 @runtime_checkable
+class StoredSource(Source, Protocol):
+    """A source whose images someone may change."""
+
+    def fingerprint(self) -> str:
+        """Returns a text that is another if images have come, gone or changed.
+
+        The same wherever the images lie; only their names and sizes are looked at.
+        """
+        ...
+
+
+@runtime_checkable
 class BatchSource(Source, Protocol):
     """A source that makes its images: at any size, and faster many at once."""
 

@@ -86,6 +86,13 @@ class TfdsSource:
         """Returns where an image stands in its data set."""
         return f"{self._place}[{index}]"
 
+    def fingerprint(self) -> str:
+        """Returns name, version and part; see `sources.StoredSource`.
+
+        What was prepared of a version is taken for unchanged.
+        """
+        return self._place
+
     def stored(self, index: int) -> tuple[io.BytesIO, int]:
         """Returns the encoded image and the class."""
         try:

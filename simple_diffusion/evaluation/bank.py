@@ -1,7 +1,7 @@
 """What feature networks say of a set of images: gathered, stored, resumed.
 
-A bank holds the statistics of all features, in float64, and the features of the first
-images themselves, for metrics that look at neighbours. It is one .npz file that carries
+A bank holds the statistics of all features, in float64, and the features of some images
+themselves, for metrics that look at neighbours. It is one .npz file that carries
 what it was made of. That is how an evaluation goes on after an interruption, how the
 statistics of a data set are computed once and kept, and how they are known to be those
 of the same images, prepared in the same way.
@@ -50,14 +50,16 @@ class Bank:
 
     total: statistics of all features.
     spatial: statistics of the spatial features; None if the network has none.
-    features: of the first images.
+    features: of all images or a fair sample of them, in their order.
     logits: of the same; None if the network has none.
+    counted: whether the number of images in the statistics is known.
     """
 
     total: Statistics
     spatial: Statistics | None
     features: Float32[np.ndarray, "kept d"]
     logits: Float32[np.ndarray, "kept classes"] | None
+    counted: bool = True
 
 
 @dataclasses.dataclass
@@ -68,12 +70,14 @@ class Banks:
       with the same identity hold the same numbers.
     position: images read, with those that did not count.
     labels: of all images that counted.
+    keep: positions whose features are kept, at most.
     of: network -> bank.
     """
 
     identity: dict[str, Any]
     position: int
     labels: Int[np.ndarray, "n"]
+    keep: int
     of: dict[str, Bank]
 
     @property
@@ -108,7 +112,8 @@ def gather(
     Args:
       identity: see `Banks`.
       count: positions of the stream.
-      keep: images whose features are kept.
+      keep: positions whose features are kept: a fair sample if there are more, always
+        the same, since a set may be sorted by class.
       parts: position to begin at -> the parts from there on.
       extract: images, position of the first -> what the networks say of each, on the
         host.
@@ -119,9 +124,9 @@ def gather(
     Raises:
       ValueError: there are fewer images, or features that are not finite.
     """
-    banks = stored or Banks(identity, 0, np.zeros(0, np.int32), {})
+    banks = stored or Banks(identity, 0, np.zeros(0, np.int32), keep, {})
     begun, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
-    pending = _Pending(keep)
+    pending = _Pending(_chosen(count, banks.keep))
     for images, labels, mask in parts(banks.position) if banks.position < count else ():
         mask = mask[: count - banks.position]
         outcome = extract(images, banks.position)
@@ -147,8 +152,8 @@ def gather(
 class _Pending:
     """What has been extracted, not yet joined to the banks: joining copies."""
 
-    def __init__(self, keep: int):
-        self._keep = keep
+    def __init__(self, kept: Bool[np.ndarray, "n"]):
+        self._kept = kept
         self._labels: list[np.ndarray] = []
         self._rows: dict[str, list[Outputs]] = {}
 
@@ -166,8 +171,7 @@ class _Pending:
         """
         if not mask.any():
             return
-        before = banks.n + sum(map(len, self._labels))
-        left = max(0, self._keep - before)
+        here = self._kept[banks.position :][: len(mask)][mask]
         for name, outputs in outcome.items():
             rows = _each(outputs, lambda v: v[: len(mask)][mask])
             _check_finite(name, rows, banks.position, mask)
@@ -175,7 +179,7 @@ class _Pending:
             space = rows.spatial
             space = None if space is None else statistics.of(np.asarray(space))
             banks.of[name] = _extended(banks.of.get(name), part, space, rows)
-            kept = _each(rows, lambda v: v[:left])
+            kept = _each(rows, lambda v: v[here])
             self._rows.setdefault(name, []).append(kept)
         self._labels.append(labels[mask].astype(np.int32))
 
@@ -192,6 +196,15 @@ class _Pending:
                 logits = [np.asarray(part.logits, np.float32) for part in parts]
                 bank.logits = np.concatenate([bank.logits, *logits])
         self._labels, self._rows = [], {}
+
+
+def _chosen(count: int, keep: int) -> Bool[np.ndarray, "n"]:
+    """Returns which positions are kept."""
+    kept = np.ones(count, bool)
+    if keep < count:
+        lost = np.random.default_rng(0).permutation(count)[keep:]
+        kept[lost] = False
+    return kept
 
 
 def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outputs:
@@ -242,6 +255,7 @@ def save(banks: Banks, path: epath.PathLike) -> None:
         "identity": np.array(json.dumps({"format": _FORMAT} | banks.identity)),
         "position": np.array(banks.position),
         "labels": banks.labels,
+        "keep": np.array(banks.keep),
     }
     for name, bank in banks.of.items():
         for kind, total in (("total", bank.total), ("spatial", bank.spatial)):
@@ -294,7 +308,8 @@ def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Ban
         raise Mismatch(f"{path} is of other images: " + "; ".join(differ))
     names = [name.removesuffix("/features") for name in arrays if "/features" in name]
     banks = {name: _bank(arrays, name) for name in names}
-    return Banks(found, int(arrays["position"]), arrays["labels"], banks)
+    position, keep = (int(arrays[name]) for name in ("position", "keep"))
+    return Banks(found, position, arrays["labels"], keep, banks)
 
 
 def _bank(arrays: Mapping[str, np.ndarray], name: str) -> Bank:

@@ -66,6 +66,8 @@ def distance(
     generated, real = feature_sets.pair(generated, real, 2)
     n, m = len(generated), len(real)
     size = min(n, m, subset_size)
+    if size == n == m:  # then all subsets are one
+        subsets = 1
     rng = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):

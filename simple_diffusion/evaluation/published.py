@@ -26,8 +26,7 @@ def holds_statistics(path: Path) -> bool:
 def read(path: Path) -> Bank:
     """Returns published statistics of Inception's features, without any features.
 
-    How many images they are of is not told; they are taken for enough to give the
-    covariance full rank.
+    How many images they are of is not told.
 
     Raises:
       ValueError: they are of another kind, or not finite.
@@ -39,7 +38,7 @@ def read(path: Path) -> Bank:
     if "mu_s" in arrays and "sigma_s" in arrays:
         spatial = _statistics(path, arrays["mu_s"], arrays["sigma_s"])
     nothing = np.zeros((0, len(total.mean)), np.float32)
-    return Bank(total, spatial, nothing, None)
+    return Bank(total, spatial, nothing, None, counted=False)
 
 
 _NAMES = ("mu", "sigma", "mu_s", "sigma_s")
@@ -54,7 +53,7 @@ def _statistics(path: Path, mean: np.ndarray, covariance: np.ndarray) -> Statist
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path}: mean or covariance is not finite")
-    n = d + 2
+    n = d + 2  # any that gives a covariance full rank: it is not counted, see `Bank`
     return Statistics(
         n, mean.astype(np.float64), covariance.astype(np.float64) * (n - 1)
     )

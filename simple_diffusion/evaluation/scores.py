@@ -57,28 +57,6 @@ def inception_score(
     return _over(np.split(logits, edges))
 
 
-def inception_score_in_order(
-    logits: Shaped[np.ndarray, "n classes"], *, size: int = 5000
-) -> Score:
-    """Returns the inception score over parts of one size, in the order of the rows.
-
-    The convention of the ADM evaluator: nothing is shuffled, the last part may be
-    smaller. Images in the order of their classes then have few classes in each part and
-    too low a score.
-
-    Args:
-      logits: as for `inception_score`.
-      size: of a part.
-
-    Raises:
-      ValueError: for no rows, parts of no rows, or rows that are not finite.
-    """
-    if size < 1:
-        raise ValueError(f"an inception score wants parts of 1 row or more, got {size}")
-    logits = feature_sets.checked(logits, _LOGITS)
-    return _over(np.split(logits, range(size, len(logits), size)))
-
-
 def accuracy(
     logits: Shaped[np.ndarray, "n classes"], labels: Int[np.ndarray, "_"]
 ) -> Accuracy:

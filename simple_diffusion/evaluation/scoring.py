@@ -1,7 +1,10 @@
 """All metrics of one feature network, with their names and what is known of errors."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,9 @@ from simple_diffusion.evaluation.bank import Bank
 from simple_diffusion.evaluation.features import FeatureNetwork
 
 _SPLITS = 10  # of the inception score
+# Sizes of the sets that a distance is extrapolated from, and from how many dimensions
+# on each of them takes seconds.
+_POINTS, _FEW_POINTS, _WIDE = 15, 5, 512
 
 
 class Metric(NamedTuple):
@@ -61,6 +67,7 @@ def metrics(
     labels: Int[np.ndarray, "n"],
     wanted: tuple[str, ...],
     options: Options,
+    note: Callable[[str], None],
 ) -> Iterator[Metric]:
     """Yields the metrics that are wanted and that there is all for.
 
@@ -69,62 +76,157 @@ def metrics(
       generated: what it says of samples, all of whose features are kept.
       real: of the reference; where no features are kept there are distances alone.
       labels: the classes that the samples should have.
-      wanted: some of fd, sfid, fd_infinity, kd, score, precision_recall,
-        density_coverage, accuracy.
+      wanted: some of `METRICS`.
       options: see there.
+      note: is told which of them cannot be measured, or is biased, and why.
     """
-    x, y = generated.features, real.features
+    sides = _Sides(network, generated, real, labels, options)
+    for name in wanted:
+        if name not in METRICS:
+            continue
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                found = list(METRICS[name](sides))
+            except ValueError as error:  # one metric must not cost the others
+                found = []
+                note(f"{name} of {network.name} is not measured: {error}")
+        for warning in told:
+            note(f"{name} of {network.name}: {warning.message}")
+        yield from found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sides:
+    """Both sides of a comparison."""
+
+    network: FeatureNetwork
+    generated: Bank
+    real: Bank
+    labels: Int[np.ndarray, "n"]
+    options: Options
+
+    @property
+    def x(self) -> np.ndarray:
+        return self.generated.features
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.real.features
+
+    @property
+    def every(self) -> tuple[int, int | None]:
+        """Numbers of images on both sides."""
+        real = self.real
+        return self.generated.total.n, real.total.n if real.counted else None
+
+    @property
+    def is_inception(self) -> bool:
+        return self.network.name == names.INCEPTION
+
+    @functools.cached_property
+    def manifold(self) -> manifold.Manifold:
+        """All four kinds at once, since they share the distances."""
+        k = self.options.neighbours, self.options.density_neighbours
+        return manifold.compare(
+            self.x, self.y, neighbours=k[0], density_neighbours=k[1]
+        )
 
     def named(
-        kind: str, value: float, counts: tuple[int | None, int | None], **error: Any
+        self,
+        kind: str,
+        value: float,
+        counts: tuple[int | None, int | None] | None = None,
+        **error: Any,
     ) -> Metric:
-        name = names.metric_name(kind, network.name, generated.total.n)
+        """Returns a metric; by default its counts are those of features kept."""
+        name = names.metric_name(kind, self.network.name, self.generated.total.n)
+        counts = counts or (len(self.x), len(self.y))
         return Metric(name, float(value), counts, **error)
 
-    known = real.total.n if len(y) else None  # of published statistics it is not
-    every, some = (generated.total.n, known), (len(x), len(y))
-    inception = network.name == names.INCEPTION
-    if "fd" in wanted:
-        value = _distance(generated, real)
-        error = None
-        if min(every[0], real.total.n) > x.shape[1]:
-            error = frechet.standard_error(x, y if _is_whole(real) else real.total)
-        kind = "fid" if inception else "fd"
-        yield named(kind, value, every, standard_error=error)
-    if "sfid" in wanted and inception and generated.spatial and real.spatial:
-        value = frechet.distance(generated.spatial, real.spatial)
-        yield named("sfid", value, every)
-    if "fd_infinity" in wanted and len(y):
-        found = frechet.infinite(x, y, seed=options.seed)
-        kind = "fid_infinity" if inception else "fd_infinity"
-        yield named(kind, found.value, some, standard_error=found.standard_error)
-    if "kd" in wanted and len(y):
-        found = kernel_distance.distance(x, y)
-        kind = "kid" if inception else "kd"
-        yield named(kind, found.value, some, standard_error=found.standard_error)
-    if "score" in wanted and generated.logits is not None:
-        found = scores.inception_score(generated.logits, splits=_SPLITS)
-        # Splits are disjoint, so that their spread tells that of their mean.
-        error = found.deviation / math.sqrt(_SPLITS - 1)
-        kind = "inception_score" if inception else "class_score"
-        yield named(kind, found.value, (len(x), None), standard_error=error)
-    if "accuracy" in wanted and generated.logits is not None and network.class_names:
-        found = scores.accuracy(generated.logits, labels[: len(x)])
-        counts = len(x), None
-        yield named("accuracy", found.value, counts, interval=found.interval)
-    asked = {"precision_recall", "density_coverage"}.intersection(wanted)
-    if asked and len(y):
-        k = options.neighbours, options.density_neighbours
-        found = manifold.compare(x, y, neighbours=k[0], density_neighbours=k[1])
-        kinds = [kind for pair in sorted(asked) for kind in pair.split("_")]
-        for kind in kinds:
-            values = getattr(found, kind)
-            mean = float(values.mean())
-            if kind == "density":  # a count, the others are shares
-                interval = intervals.bootstrap(values, seed=options.seed)
-            else:
-                interval = intervals.wilson(int(values.sum()), len(values))
-            yield named(kind, mean, some, interval=interval)
+
+def _fd(sides: _Sides) -> Iterator[Metric]:
+    generated, real, x, y = sides.generated, sides.real, sides.x, sides.y
+    error = None
+    if min(generated.total.n, real.total.n) > x.shape[1]:
+        error = frechet.standard_error(x, y if _is_whole(real) else real.total)
+    kind = "fid" if sides.is_inception else "fd"
+    value = _distance(generated, real)
+    yield sides.named(kind, value, sides.every, standard_error=error)
+
+
+def _sfid(sides: _Sides) -> Iterator[Metric]:
+    ours, theirs = sides.generated.spatial, sides.real.spatial
+    if sides.is_inception and ours is not None and theirs is not None:
+        yield sides.named("sfid", frechet.distance(ours, theirs), sides.every)
+
+
+def _fd_infinity(sides: _Sides) -> Iterator[Metric]:
+    if not len(sides.y):
+        return
+    x, y, d = sides.x, sides.y, sides.x.shape[1]
+    points = _POINTS if d < _WIDE else _FEW_POINTS
+    found = frechet.infinite(x, y, points=points, seed=sides.options.seed)
+    kind = "fid_infinity" if sides.is_inception else "fd_infinity"
+    yield sides.named(kind, found.value, standard_error=found.standard_error)
+
+
+def _kd(sides: _Sides) -> Iterator[Metric]:
+    if len(sides.y):
+        found = kernel_distance.distance(sides.x, sides.y)
+        kind = "kid" if sides.is_inception else "kd"
+        yield sides.named(kind, found.value, standard_error=found.standard_error)
+
+
+def _score(sides: _Sides) -> Iterator[Metric]:
+    if sides.generated.logits is None:
+        return
+    found = scores.inception_score(sides.generated.logits, splits=_SPLITS)
+    # Splits are disjoint, so that their spread tells that of their mean.
+    error = found.deviation / math.sqrt(_SPLITS - 1)
+    kind = "inception_score" if sides.is_inception else "class_score"
+    counts = len(sides.x), None
+    yield sides.named(kind, found.value, counts, standard_error=error)
+
+
+def _accuracy(sides: _Sides) -> Iterator[Metric]:
+    if sides.generated.logits is None or not sides.network.class_names:
+        return
+    found = scores.accuracy(sides.generated.logits, sides.labels)
+    counts = len(sides.x), None
+    yield sides.named("accuracy", found.value, counts, interval=found.interval)
+
+
+def _precision_recall(sides: _Sides) -> Iterator[Metric]:
+    yield from _manifold(sides, ("precision", "recall"))
+
+
+def _density_coverage(sides: _Sides) -> Iterator[Metric]:
+    yield from _manifold(sides, ("density", "coverage"))
+
+
+def _manifold(sides: _Sides, kinds: tuple[str, ...]) -> Iterator[Metric]:
+    if not len(sides.y):
+        return
+    for kind in kinds:
+        values = getattr(sides.manifold, kind)
+        if kind == "density":  # a count, the others are shares
+            interval = intervals.bootstrap(values, seed=sides.options.seed)
+        else:
+            interval = intervals.wilson(int(values.sum()), len(values))
+        yield sides.named(kind, values.mean(), interval=interval)
+
+
+METRICS: dict[str, Callable[[_Sides], Iterator[Metric]]] = {
+    "fd": _fd,
+    "sfid": _sfid,
+    "fd_infinity": _fd_infinity,
+    "kd": _kd,
+    "score": _score,
+    "precision_recall": _precision_recall,
+    "density_coverage": _density_coverage,
+    "accuracy": _accuracy,
+}
 
 
 def _distance(generated: Bank, real: Bank) -> float:
@@ -138,4 +240,4 @@ def _distance(generated: Bank, real: Bank) -> float:
 
 def _is_whole(bank: Bank) -> bool:
     """Returns whether the features of all images are kept."""
-    return len(bank.features) == bank.total.n
+    return bank.counted and len(bank.features) == bank.total.n

@@ -3,17 +3,38 @@
 import dataclasses
 from typing import Any
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from simple_diffusion.build import data, evaluation, features, network, sampling
+from simple_diffusion.build import data, evaluation, features, sampling
+from simple_diffusion.build.network import Model
 from simple_diffusion.build.options import Config
-from simple_diffusion.evaluation import names
+from simple_diffusion.evaluation import bank, names
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.modes import evaluate, pictures, record, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.modes.comparison import Comparison
 from simple_diffusion.training import checkpoint, state
+
+_OWN = {
+    "weights": "ema",
+    "checkpoint_step": None,
+    "best_checkpoint": False,
+    "guidance_workdir": None,
+    "guidance_step": None,
+}
+# Which names come of a metric.
+_KINDS = {
+    "fd": ("fid", "fd"),
+    "sfid": ("sfid",),
+    "kd": ("kid", "kd"),
+    "score": ("inception_score", "class_score"),
+    "fd_infinity": ("fid_infinity", "fd_infinity"),
+    "accuracy": ("accuracy",),
+    "precision_recall": ("precision", "recall"),
+    "density_coverage": ("density", "coverage"),
+}
 
 
 class Checks:
@@ -33,7 +54,7 @@ class Checks:
         config: Config,
         folder: epath.Path,
         opened: data.Data,
-        built: network.Model,
+        built: Model,
         mesh: Mesh,
         sampler: sampling.Sampling,
         drawer: pictures.Drawer,
@@ -45,15 +66,25 @@ class Checks:
                 f"evaluate.samples={self._plan.samples} is for --mode evaluate; a "
                 f"training evaluates its {evaluate.MODEL}"
             )
+        # In a training these are what is drawn from, whatever `sample` says.
+        config = config.copy_and_resolve_references()
+        for key, value in _OWN.items():
+            config.sample[key] = value
         self._config, self._folder = config, folder
         self._opened, self._built, self._mesh = opened, built, mesh
         self._sampler, self._drawer = sampler, drawer
+        self._check_best()
         self._compared: Comparison | None = None
         self._best: checkpoint.Best | None = None
 
     def begin(self, step: int) -> None:
         """Forgets evaluations of steps that were lost and will be made again."""
         record.forget_after(self._folder, step)
+        if (self._folder / weights.BEST).exists():
+            checkpoint.Best.forget_after(self._folder / weights.BEST, step)
+        last = files.read_metrics(self._folder).get("step")
+        if jax.process_index() == 0 and last is not None and last > step:
+            (self._folder / files.METRICS).unlink()
 
     def during(self, step: int, current: state.TrainState) -> None:
         """Evaluates a step, and keeps its checkpoint if it is the best so far."""
@@ -62,13 +93,18 @@ class Checks:
         found = self._measured(current, count)
         record.append(self._folder, self._described(current, found))
         metric = self._chosen(found)
+        if metric is None:
+            wanted = self._plan.best_metric or "fd"
+            files.say(f"  note: without {wanted} no checkpoint is known to be the best")
+            return
         if self._best is None:
-            kind, network_name, _ = names.split_name(metric.name)
             lower = names.better_lower(metric.name)
-            if lower is None:
-                raise ValueError(f"evaluate.best_metric: which {kind} is better?")
-            name = f"{kind} {network_name or ''}".strip()
+            assert lower is not None and self._compared is not None
             folder = self._folder / weights.BEST
+            # Values of other samples, or compared otherwise, say nothing of these.
+            drawn = record.drawn(self._config, self._sampler, None)
+            settings = drawn | self._compared.settings(self._sampler.size)
+            name = f"{metric.name} {bank.digest(settings)}"
             self._best = checkpoint.Best(folder, name, lower)
         if self._best.offer(step, current, metric.value):
             files.say(f"  the best so far, kept in {self._folder / weights.BEST}")
@@ -121,16 +157,31 @@ class Checks:
             self._config, self._compared, self._sampler, step, found
         )
 
-    def _chosen(self, found: list[Metric]) -> Metric:
-        """Returns the metric that decides which checkpoint is the best."""
+    def _chosen(self, found: list[Metric]) -> Metric | None:
+        """Returns the metric that decides which checkpoint is the best, if it is there.
+
+        By default it is the Fréchet distance of the first network.
+        """
+        wanted = self._plan.best_metric
+        for metric in found:
+            kind, network, _ = names.split_name(metric.name)
+            alone = kind if network == names.INCEPTION else f"{kind}_{network}"
+            if wanted is None and names.plain_kind(kind) in _KINDS["fd"]:
+                return metric
+            if wanted in (alone, metric.name):
+                return metric
+        return None
+
+    def _check_best(self) -> None:
         wanted = self._plan.best_metric
         if wanted is None:
-            return found[0]
-        for metric in found:
-            if metric.name == wanted or metric.name.rsplit("_", 1)[0] == wanted:
-                return metric
-        known = ", ".join(m.name.rsplit("_", 1)[0] for m in found)
-        raise ValueError(
-            f"evaluate.best_metric={wanted} is not among the metrics of a training: "
-            f"{known} (evaluate.metrics_during_training, evaluate.networks)"
-        )
+            return
+        kinds = [
+            k for m in self._plan.metrics_during_training for k in _KINDS.get(m, ())
+        ]
+        if names.plain_kind(names.split_name(wanted)[0]) not in kinds:
+            raise ValueError(
+                f"evaluate.best_metric={wanted} is not measured in a training, but "
+                f"{', '.join(kinds)} are (evaluate.metrics_during_training); names of "
+                "networks other than Inception go with them, as in accuracy_scenes"
+            )

@@ -27,8 +27,10 @@ from simple_diffusion.training import cluster, report
 
 FOLDER = "evaluation"
 _FEATURES = "features_"
+SIZE = "{size}"  # in the name of a file of statistics
 _HELD_OUT = 2_000  # images that say how near to the training strangers are
 _SAY_SECONDS = 20.0
+_UNUSED = 8  # files of features that are kept though this evaluation has no use of them
 _ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
 
 
@@ -77,6 +79,10 @@ class Comparison:
         )
         self._references: dict[tuple[Size, int | None], Reference] = {}
         self._used: set[str] = set()
+        self._options = scoring.Options(
+            plan.seed, plan.neighbours, plan.density_neighbours
+        )
+        self._notes: list[str] = []
 
     def reference(self, size: Size, label: int | None = None) -> Reference:
         """Returns what images of a size are compared with.
@@ -111,17 +117,16 @@ class Comparison:
             are not finite.
           Mismatch: the file is of other images.
         """
-        patch = self.plan.patch
-        if patch is not None and patch > min(images.size):
-            raise ValueError(
-                f"evaluate.patch={patch} does not fit into images of "
-                f"{images.size[0]}x{images.size[1]} pixels"
-            )
-        identity = images.identity | self._extract.identity | {"kept": keep}
-        if path is None:
-            path = self._folder / f"{_FEATURES}{bank.digest(identity)}.npz"
-            self._used.add(path.name)
-        stored = bank.load(path, identity) if store and path.exists() else None
+        self.check(images.size)
+        identity = images.identity | self._extract.identity
+        own = self._folder / f"{_FEATURES}{bank.digest(identity)}.npz"
+        stored = None
+        if store and path is not None and path.exists():
+            stored = _enough(bank.load(path, identity), path, keep)
+        elif store and path is None and own.exists():
+            stored = _usable(own, identity, keep)
+        path = path or own
+        self._used.add(path.name)
         if not cluster.all_agree(stored is not None):  # they go on together
             stored = None
 
@@ -140,6 +145,15 @@ class Comparison:
             progress=_progress(images.count),
         )
 
+    def check(self, size: Size) -> None:
+        """Raises ValueError if images of a size cannot be compared."""
+        patch = self.plan.patch
+        if patch is not None and patch > min(size):
+            raise ValueError(
+                f"evaluate.patch={patch} does not fit into images of "
+                f"{size[0]}x{size[1]} pixels"
+            )
+
     def metrics(
         self,
         generated: Banks,
@@ -153,16 +167,33 @@ class Comparison:
         """
         theirs = self.reference(size, label).banks
         plan = self.plan
-        options = scoring.Options(plan.seed, plan.neighbours, plan.density_neighbours)
         prefix = "" if plan.patch is None else f"patch{plan.patch}_"
         for network in self.networks:
             if network.name not in theirs.of:
+                self.note(f"{plan.reference} says nothing of {network.name}")
                 continue
             mine, real = (banks.of[network.name] for banks in (generated, theirs))
             labels = generated.labels
-            found = scoring.metrics(network, mine, real, labels, wanted, options)
+            found = scoring.metrics(
+                network, mine, real, labels, wanted, self._options, self.note
+            )
             for metric in found:
                 yield metric._replace(name=prefix + metric.name)
+
+    def note(self, line: str) -> None:
+        """Says what a reader of the metrics should know, and puts it on record."""
+        if line not in self._notes:
+            self._notes.append(line)
+            files.say(f"  note: {line}")
+
+    def settings(self, size: Size, label: int | None = None) -> dict[str, Any]:
+        """Returns all that metrics depend on besides the samples, as plain JSON."""
+        return {
+            "reference": self.reference(size, label).about["hash"],
+            "label": label,
+            "options": self._options._asdict(),
+            **self._extract.identity,
+        }
 
     def training(self, size: Size) -> tuple[ImageSet, Banks, Banks] | None:
         """Returns training images, and what is said of them and of held-out ones.
@@ -191,34 +222,45 @@ class Comparison:
                 n.name: {"digest": n.digest, "resize": n.resize} for n in self.networks
             },
             "patch": self.plan.patch,
+            "notes": self._notes,
         }
 
     def tidy(self) -> None:
-        """Removes features in the folder that this evaluation has not used."""
-        if jax.process_index() == 0 and self._folder.exists():
-            for path in self._folder.glob(f"{_FEATURES}*.npz"):
-                if path.name not in self._used:
-                    path.unlink()
+        """Removes features in the folder, but for those used and a few younger ones."""
+        if jax.process_index() or not self._folder.exists():
+            return
+        every = list(self._folder.glob(f"{_FEATURES}*.npz"))
+        unused = [path for path in every if path.name not in self._used]
+        unused.sort(key=lambda path: path.stat().mtime, reverse=True)
+        for path in unused[_UNUSED:]:
+            path.unlink()
 
     def _made(self, size: Size, label: int | None) -> Reference:
         plan, spec = self.plan, self.plan.reference
         kind, _, name = spec.partition(":")
+        if kind not in ("data", "statistics"):
+            for key, value, none in (
+                ("reference_count", plan.reference_count, None),
+                ("labels", plan.labels, "balanced"),
+            ):
+                if value != none:
+                    raise ValueError(
+                        f"evaluate.{key}={value} needs evaluate.reference=data, not "
+                        f"{spec}: files are compared with whole, whatever is in them"
+                    )
         if kind == "npz" and published.holds_statistics(Path(name).expanduser()):
-            return self._published(Path(name).expanduser(), spec)
+            return self._published(Path(name).expanduser(), spec, size)
         path = None
         if kind in ("data", "statistics"):
             split, count = plan.reference_split, plan.reference_count
             images = self._of_data(size, split, count, label, plan.reference_most)
-            path = epath.Path(name).expanduser() if kind == "statistics" else None
+            if kind == "statistics":
+                sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
+                path = epath.Path(sized).expanduser()
         else:
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, plan.size, batch)
-        if images.size != size:
-            raise ValueError(
-                f"samples of {size[0]}x{size[1]} pixels cannot be compared with "
-                f"evaluate.reference={spec} of {images.size[0]}x{images.size[1]}; "
-                "evaluate.size=HxW cuts and resizes both"
-            )
+        _check_size(images, size, spec)
         files.say(f"reference: {images.count} images of {_said(spec, plan)}")
         try:
             banks = self.gathered(images, plan.reference_features, path=path)
@@ -235,7 +277,7 @@ class Comparison:
         }
         return Reference(banks, about, images.at)
 
-    def _published(self, path: Path, spec: str) -> Reference:
+    def _published(self, path: Path, spec: str, size: Size) -> Reference:
         if self.plan.patch is not None or all(
             network.name != "inception" for network in self.networks
         ):
@@ -245,16 +287,17 @@ class Comparison:
                 "evaluate.patch=None"
             )
         known, at = published.read(path), None
-        banks = Banks({}, 0, np.zeros(0, np.int32), {"inception": known})
+        banks = Banks({}, 0, np.zeros(0, np.int32), 0, {"inception": known})
         if "arr_0" in image_files.members(path, spec):
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, self.plan.size, batch)
+            _check_size(images, size, spec)
             keep = self.plan.reference_features
             banks, at = self.gathered(images, keep), images.at
-            own = banks.of["inception"]
             # Distances by the published statistics, all else by these few images.
-            of = {"total": known.total, "spatial": known.spatial}
-            banks.of["inception"] = dataclasses.replace(own, **of)
+            few = banks.of["inception"]
+            known = dataclasses.replace(known, features=few.features)
+            banks.of["inception"] = known
         about = {
             "what": f"{spec} (published statistics)",
             "n": None,
@@ -289,6 +332,34 @@ class Comparison:
             split=split,
             label=label,
         )
+
+
+def _check_size(images: ImageSet, size: Size, spec: str) -> None:
+    if images.size != size:
+        raise ValueError(
+            f"samples of {size[0]}x{size[1]} pixels cannot be compared with evaluate."
+            f"reference={spec} of {images.size[0]}x{images.size[1]}; evaluate.size=HxW "
+            "cuts and resizes both"
+        )
+
+
+def _enough(stored: Banks, path: epath.Path, keep: int) -> Banks:
+    """Returns banks, if they keep as many features as are wanted."""
+    if stored.keep < min(keep, stored.n):
+        raise ValueError(
+            f"{path} keeps the features of {stored.keep} images, fewer than evaluate."
+            f"reference_features={keep}; lower that, or name another file"
+        )
+    return stored
+
+
+def _usable(path: epath.Path, identity: dict[str, Any], keep: int) -> Banks | None:
+    """Returns banks that were kept, or None where they must be gathered anew."""
+    try:
+        return _enough(bank.load(path, identity), path, keep)
+    except ValueError as error:
+        files.say(f"note: {error}; gathered anew")
+        return None
 
 
 def _said(spec: str, plan: Plan) -> str:

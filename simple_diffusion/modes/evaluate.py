@@ -1,5 +1,6 @@
 """Mode `evaluate`: what a model, or a set of images, is worth, in numbers."""
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -114,17 +115,19 @@ def _run_model(config: Config, workdir: str) -> Metrics:
     plan = evaluation.plan(config)
     compared = comparison(config, folder, model.mesh, model.opened)
     sampler = sampler_of(config, model)
+    others = [sampler_of(config, model, size) for size in plan.also_sizes]
+    for each in (sampler, *others):
+        compared.check(each.size)
     files.say(f"evaluating step {model.step} with {plan.count} samples")
     drawn = samples(config, model, compared, sampler, plan.count)
     found = list(record.tell(held_out(config, model, plan.count)))
     found += record.tell(measure(compared, drawn, plan.metrics))
-    for size in plan.also_sizes:
-        other = samples(
-            config, model, compared, sampler_of(config, model, size), plan.count
-        )
-        h, w = other.images.size
+    for each in others:
+        other = samples(config, model, compared, each, plan.count)
+        h, w = each.size
         for metric in measure(compared, other, plan.metrics):
             found += record.tell([metric._replace(name=f"{metric.name}@{h}x{w}")])
+    memorised.forget(folder / FOLDER)
     if "memorisation" in plan.metrics:
         place = folder / FOLDER
         found += record.tell(memorised.measure(compared, drawn.images, place))
@@ -157,14 +160,14 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     files.say(f"evaluating {images.count} images of {plan.samples}")
     found = list(record.tell(measure(compared, Drawn(images, None), plan.metrics)))
     if "memorisation" in plan.metrics and opened is not None:
-        found += record.tell(memorised.measure(compared, images, folder / FOLDER))
+        place = folder / FOLDER / "comparison"  # beside the picture of the model's
+        found += record.tell(memorised.measure(compared, images, place))
     written = record.measured(found) | compared.record() | record.circumstances(config)
-    written |= {"samples": plan.samples, "size": list(images.size)}
+    written |= {"samples": plan.samples, "identity": images.identity}
     path = folder / record.COMPARISON
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         files.write(path, written)
-    compared.tidy()
     files.say(f"metrics: {path}")
     return written["metrics"]
 
@@ -210,7 +213,13 @@ def samples(
     names, only = model.opened.class_names, None
     every = list(range(max(1, built.num_classes)))
     if law == "as_data":
-        labels = np.resize(compared.reference(size).banks.labels, count)
+        found = compared.reference(size).banks.labels
+        if not built.num_classes or not len(found):
+            raise ValueError(
+                "evaluate.labels=as_data needs a model with classes, and a reference "
+                "with images of them"
+            )
+        labels = np.resize(found, count)
     elif law == "balanced":
         labels = generate.balanced_labels(every, count)
     else:
@@ -223,8 +232,14 @@ def samples(
     if drawer is None:
         drawer = pictures.drawer(sampler, model.mesh, config.sample.batch_size)
     identity = record.drawn(config, sampler, model.step)
-    identity["params"] = store.digest(model.params)
+    # Much of what a model is leaves no trace in its parameters, such as its schedule;
+    # nor does the code.
+    whole = json.loads(config.to_json_best_effort())
+    identity |= {name: whole[name] for name in ("data", "model", "diffusion")}
+    identity |= {"params": store.digest(model.params), "commit": record.commit()}
     if model.weak_params is not None:
+        weak = files.config(files.folder(config.sample.guidance_workdir))
+        identity["weak"] = json.loads(weak.to_json_best_effort())
         identity["weak_params"] = store.digest(model.weak_params)
     images = image_sets.drawn(
         drawer, model.params, labels, size, names, identity, model.weak_params

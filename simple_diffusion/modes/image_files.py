@@ -103,7 +103,7 @@ def _open_folder(
         return np.stack([one(path) for path in paths[start:stop]])
 
     # Not by their bytes, which would have to be read twice.
-    content = "\n".join(f"{p} {_changed(root / p)}" for p in paths)
+    content = "\n".join([str(root.resolve()), *(_changed(root, p) for p in paths)])
     return _image_set("folder", content.encode(), labels, wanted, classes, read, batch)
 
 
@@ -136,20 +136,23 @@ def _open_npz(
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([_fitted(image, wanted) for image in rows.read(start, stop)])
 
-    content = f"{_changed(path)} {list(shape)}".encode()
+    with zipfile.ZipFile(path) as archive:  # knows the checksum of what is in it
+        known = archive.getinfo(f"{_IMAGES}.npy").CRC
+    content = f"{known} {list(shape)} {labels.tobytes().hex()}".encode()
     return _image_set("npz", content, labels, wanted, classes, read, batch)
 
 
-def _changed(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+def _changed(root: Path, path: str) -> str:
+    """Returns a text that is another if a file is."""
+    status = (root / path).stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _fitted(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
+    image = np.broadcast_to(image, (*image.shape[:2], 3))  # grey is RGB everywhere
     if image.shape[:2] == size:
         return image
     rng = np.random.default_rng(0)  # what it draws is not used
-    image = np.broadcast_to(image, (*image.shape[:2], 3))
     return transforms.fitted(image, rng, size=size, resize="antialias")
 
 

@@ -16,6 +16,12 @@ PICTURE = "neighbours.png"
 _SHOWN = 5  # training images beside each sample
 
 
+def forget(folder: epath.Path) -> None:
+    """Removes the picture of an earlier evaluation."""
+    if jax.process_index() == 0:
+        (folder / PICTURE).unlink(missing_ok=True)
+
+
 def measure(
     compared: Comparison, images: ImageSet, folder: epath.Path
 ) -> Iterator[Metric]:
@@ -36,6 +42,12 @@ def measure(
     if found is None or compared.plan.patch is not None:
         return
     training, known, strangers = found
+    every = training.identity["examples"]
+    if known.n < every:
+        compared.note(
+            f"nearest training images are looked for among {known.n} of {every}; "
+            "evaluate.reference_features makes them more"
+        )
     network = compared.networks[0].name
     mine = compared.gathered(images, images.count).of[network].features
     theirs = known.of[network].features

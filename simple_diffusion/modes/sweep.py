@@ -13,14 +13,16 @@ from simple_diffusion.modes import workdir as files
 
 FOLDER = "sweep"
 RECORD = "sweep.json"
+KINDS = ("points", "others")
 
 
 def run(config: Config, workdir: str) -> list[dict[str, Any]]:
     """Evaluates a model at every combination of `config.sweep`; returns the points.
 
     Every point uses the same noise and classes. They are written to `sweep/sweep.json`
-    one by one, a table and plots beside it; called again, points that are there are not
-    made again.
+    one by one, a table and plots of them beside it. Called again, also for other
+    points, those that are there are not made again: `others` holds what is not asked
+    for now.
     """
     with training.watch(config):
         return _run(config, workdir)
@@ -35,16 +37,16 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     samplers = [evaluate.sampler_of(_at(config, point), model) for point in settings]
     place = folder / FOLDER
     points: list[dict[str, Any]] = []
-    before = (files.read(place / RECORD) or {}).get("points", [])
+    stored = files.read(place / RECORD) or {}
+    before = {p["mark"]: p for kind in KINDS for p in stored.get(kind, [])}
     for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
         here = _at(config, point)
         drawn = evaluate.samples(here, model, compared, sampler, count)
-        # As it is drawn, as it is compared, and what is asked of it.
-        reference = compared.reference(drawn.images.size, drawn.label)
-        identity = [drawn.images.identity, reference.about["hash"], list(metrics)]
-        mark = bank.digest({"identity": identity, "labels": compared.plan.labels})
+        # How it is drawn, how it is compared, and what is asked of it.
+        compares = compared.settings(drawn.images.size, drawn.label)
+        mark = bank.digest(drawn.images.identity | compares | {"metrics": metrics})
         said = ", ".join(f"{key}={value}" for key, value in point.items())
-        known = next((p for p in before if p.get("mark") == mark), None)
+        known = before.pop(mark, None)
         if known is None:
             files.say(f"point {k}/{len(settings)}: {said}")
             found = evaluate.measure(compared, drawn, metrics, store=False)
@@ -60,7 +62,7 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
         if jax.process_index() == 0:
             about = {"count": count, **record.drawn(here, sampler, model.step)}
             about |= compared.record() | record.circumstances(config)
-            _write(place, about, points)
+            _write(place, about, points, list(before.values()))
     files.say(f"table, plots and numbers: {place}")
     return points
 
@@ -73,9 +75,12 @@ def _at(config: Config, point: dict[str, Any]) -> Config:
     return here
 
 
-def _write(folder: epath.Path, about: dict[str, Any], points: list) -> None:
+def _write(
+    folder: epath.Path, about: dict[str, Any], points: list, others: list
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / RECORD, about | {"points": points})
+    record = about | dict(zip(KINDS, (points, others), strict=True))
+    files.write(folder / RECORD, record)
     (folder / "table.md").write_text(plots.sweep_table(points))
     for name, draw in (("sweep", plots.sweep), ("trade_off", plots.trade_off)):
         svg = draw(points)

@@ -85,7 +85,7 @@ class Best:
     """The one checkpoint that a metric was best for so far.
 
     folder: where it is; made if it does not exist.
-    metric: its name.
+    metric: its name, and all that its values must have in common to compare.
     lower: whether less is better.
     """
 
@@ -97,6 +97,13 @@ class Best:
             note = self._store.note(step)
             if note.get("metric") == metric:  # of another one it says nothing
                 self._best = note["value"]
+
+    @staticmethod
+    def forget_after(folder: Folder, step: int) -> None:
+        """Removes a best checkpoint of a step that was lost and will be made again."""
+        with contextlib.closing(store.Store(folder, keep=1)) as saved:
+            for later in [s for s in saved.steps() if s > step]:
+                saved.delete(later)
 
     def offer(self, step: int, state: TrainState, value: float) -> bool:
         """Saves the state if the metric is better than ever; returns whether it is.

@@ -199,6 +199,10 @@ class Store:
             )
         return None
 
+    def delete(self, step: int) -> None:
+        """Removes a step; all processes do it together."""
+        self._manager.delete(step)
+
     def wait(self) -> None:
         """Returns when everything is written; raises CheckpointError."""
         with self._explained("finish a save"):

@@ -184,3 +184,22 @@ def test_mixed_sizes_and_formats_are_all_read(tmp_path):
     for k in range(len(source)):
         image, _ = source.read(k, 8)
         assert image.dtype == np.uint8 and image.shape[2] == 3
+
+
+def test_a_fingerprint_is_that_of_names_and_sizes_wherever_they_lie(tmp_path):
+    for place in ("a", "b"):
+        for k in range(20):
+            write(tmp_path / place / f"{k}.png", k)
+
+    def fingerprint(place):
+        return folder.FolderSource(tmp_path / place, "train").fingerprint()
+
+    first = fingerprint("a")
+    assert first == fingerprint("b")
+    for path in (tmp_path / "b").iterdir():
+        with path.open("ab") as file:
+            file.write(b"more")
+    assert first != fingerprint("b")
+    for path in (tmp_path / "a").iterdir():
+        path.rename(path.with_name(f"new_{path.name}"))
+    assert first != fingerprint("a")

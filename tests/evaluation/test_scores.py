@@ -22,9 +22,6 @@ def test_inception_score_agrees_with_torch_fidelity():
 
 def test_inception_score_of_certain_uniform_classes_is_their_number():
     labels = np.arange(700) % 7
-    in_order = scores.inception_score_in_order(one_hot(labels, 7), size=70)
-    assert in_order.value == pytest.approx(7, rel=1e-12)
-    assert in_order.deviation == pytest.approx(0, abs=1e-12)
     # Shuffled, a split has the classes only about equally often.
     whole = scores.inception_score(one_hot(labels, 7), splits=1)
     assert whole.value == pytest.approx(7, rel=1e-12)
@@ -33,8 +30,7 @@ def test_inception_score_of_certain_uniform_classes_is_their_number():
 
 def test_inception_score_of_equal_predictions_is_one():
     logits = np.broadcast_to(np.random.default_rng(0).normal(size=5), (100, 5))
-    for score in (scores.inception_score, scores.inception_score_in_order):
-        assert score(logits).value == pytest.approx(1, rel=1e-12)
+    assert scores.inception_score(logits).value == pytest.approx(1, rel=1e-12)
 
 
 def test_inception_score_ignores_what_a_softmax_ignores():
@@ -44,22 +40,9 @@ def test_inception_score_ignores_what_a_softmax_ignores():
     assert found == pytest.approx(scores.inception_score(logits).value, rel=1e-9)
 
 
-def test_scores_in_order_are_those_of_consecutive_parts_and_a_smaller_last():
-    logits = peers.logits(250)
-    parts = [
-        scores.inception_score(part, splits=1).value
-        for part in (logits[:100], logits[100:200], logits[200:])
-    ]
-    found = scores.inception_score_in_order(logits, size=100)
-    assert found.value == pytest.approx(np.mean(parts), rel=1e-12)
-    assert found.deviation == pytest.approx(np.std(parts), rel=1e-10)
-
-
-def test_classes_in_order_have_too_low_a_score_unless_shuffled():
+def test_classes_in_order_are_shuffled_before_they_are_split():
     logits = one_hot(np.repeat(np.arange(10), 50), 10)
-    in_order = scores.inception_score_in_order(logits, size=50)
-    assert in_order.value == pytest.approx(1, rel=1e-12)
-    assert scores.inception_score(logits).value > 8
+    assert scores.inception_score(logits).value > 8  # in order it would be 1
 
 
 def test_accuracy_is_the_share_of_right_classes():
@@ -86,8 +69,6 @@ def test_bad_logits_and_labels_are_named():
         scores.accuracy(logits[:0], np.zeros(0, int))
     with pytest.raises(ValueError, match="at least 1 split, got 0"):
         scores.inception_score(logits, splits=0)
-    with pytest.raises(ValueError, match="1 row or more, got 0"):
-        scores.inception_score_in_order(logits, size=0)
     logits[1] = np.nan
     with pytest.raises(ValueError, match=r"1 of 4 rows of logits.*rows \[1\]"):
         scores.inception_score(logits, splits=2)

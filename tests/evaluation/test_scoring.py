@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -37,12 +39,9 @@ def measured(name="scenes", wanted=ALL, real=None, **options):
     generated = bank(N)
     labels = generated.logits.argmax(1).astype(np.int32)
     real = bank(M, shift=1.0) if real is None else real
-    return {
-        metric.name: metric
-        for metric in scoring.metrics(
-            network(name), generated, real, labels, wanted, scoring.Options(**options)
-        )
-    }
+    sides = network(name), generated, real, labels, wanted
+    found = scoring.metrics(*sides, scoring.Options(**options), note=pytest.fail)
+    return {metric.name: metric for metric in found}
 
 
 def test_fid_and_its_like_are_names_of_inceptions_features_alone():
@@ -76,9 +75,10 @@ def test_only_what_is_wanted_is_measured():
 
 
 def test_of_statistics_alone_there_are_distances_and_what_needs_no_reference():
-    kinds = {name.split("_")[0] for name in measured(real=bank(M, kept=0))}
+    real = dataclasses.replace(bank(M, kept=0), counted=False)
+    kinds = {name.split("_")[0] for name in measured(real=real)}
     assert kinds == {"fd", "class", "accuracy"}
-    assert measured(real=bank(M, kept=0))["fd_scenes_300"].counts == (N, None)
+    assert measured(real=real)["fd_scenes_300"].counts == (N, None)
 
 
 def test_single_images_are_compared_with_those_that_are_kept():
@@ -91,10 +91,19 @@ def test_single_images_are_compared_with_those_that_are_kept():
     )
 
 
-def test_fewer_samples_than_dimensions_warn_and_have_no_error():
-    generated = bank(3)
-    labels = np.zeros(3, np.int32)
-    arguments = generated, bank(M), labels, ("fd",), scoring.Options()
-    with pytest.warns(UserWarning, match="3 features for 4 dimensions"):
-        (metric,) = scoring.metrics(network("scenes"), *arguments)
+def test_fewer_samples_than_dimensions_are_noted_and_have_no_error():
+    notes, labels = [], np.zeros(3, np.int32)
+    arguments = bank(3), bank(M), labels, ("fd",), scoring.Options(), notes.append
+    (metric,) = scoring.metrics(network("scenes"), *arguments)
     assert metric.standard_error is None
+    assert "fd of scenes: 3 features for 4 dimensions" in notes[0]
+
+
+def test_a_metric_that_lacks_samples_is_noted_and_the_others_measured():
+    notes, labels = [], np.zeros(5, np.int32)
+    wanted = ("precision_recall", "score", "accuracy")
+    arguments = bank(5), bank(M), labels, wanted, scoring.Options(), notes.append
+    found = list(scoring.metrics(network("scenes"), *arguments))
+    assert [metric.name for metric in found] == ["accuracy_scenes_5"]
+    assert "precision_recall of scenes is not measured: got 5" in notes[0]
+    assert "score of scenes is not measured: got 5" in notes[1]

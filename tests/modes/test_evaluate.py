@@ -53,8 +53,7 @@ def workdir(tmp_path_factory):
     config = recipe()
     config.train.update(total_steps=2, sample_every_steps=0)
     config.optimizer.warmup_steps = 0
-    with pytest.warns(UserWarning, match="biased upwards"):
-        train.run(config, str(folder))
+    train.run(config, str(folder))
     return folder
 
 
@@ -114,6 +113,37 @@ def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
     assert run(config, workdir)[0]["fd_thumbnail_24"] == first["fd_thumbnail_24"]
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("diffusion.schedule", "noise_d", 32),
+        ("sample", "guidance", 3.0),
+        ("sample", "seed", 9),
+        ("sample", "steps", 3),
+        ("sample", "weights", "params"),
+    ],
+)
+def test_whatever_changes_samples_draws_them_anew(workdir, section, key, value):
+    first, _ = run(recipe(), workdir)
+    config = recipe()
+    part = config
+    for name in section.split("."):
+        part = part[name]
+    part[key] = value
+    other, _ = run(config, workdir)
+    assert other["fd_thumbnail_24"] != first["fd_thumbnail_24"]
+
+
+def test_one_metric_that_cannot_be_measured_does_not_cost_the_others(workdir, capsys):
+    config = recipe()
+    config.evaluate.update(count=3)
+    metrics, record = run(config, workdir)
+    assert "fd_thumbnail_3" in metrics and "precision_thumbnail_3" not in metrics
+    (why,) = [note for note in record["notes"] if "precision_recall" in note]
+    assert "got 3 generated features, wanted at least 6" in why
+    assert why in capsys.readouterr().out
+
+
 class Killed(Exception):
     pass
 
@@ -167,11 +197,8 @@ def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, la
         assert identity["label"] == 3
         assert 3 < record["reference"]["n"] < 20  # the boats among 96
     else:
-        (path,) = [
-            p
-            for p in (workdir / "evaluation").glob("features_*.npz")
-            if "split" in bank.load(p).identity
-        ]
+        name = f"features_{record['reference']['hash']}.npz"
+        path = workdir / "evaluation" / name
         np.testing.assert_array_equal(seen[0], bank.load(path).labels[:COUNT])
 
 
@@ -205,6 +232,55 @@ def test_statistics_of_other_data_are_refused(workdir, tmp_path):
     config.data.resize = "antialias"
     with pytest.raises(ValueError, match="resize: 'area' there, 'antialias' here"):
         run(config, workdir)
+
+
+def test_each_size_has_a_file_of_statistics(workdir, tmp_path):
+    config = recipe()
+    config.evaluate.update(also_sizes=("8x8",), metrics=("fd",))
+    config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
+    with pytest.raises(ValueError, match="write {size} into their name"):
+        run(config, workdir)
+    config.evaluate.reference = f"statistics:{tmp_path}/scenes_{{size}}.npz"
+    metrics, _ = run(config, workdir)
+    assert "fd_thumbnail_24@8x8" in metrics
+    names = sorted(p.name for p in tmp_path.glob("*.npz"))
+    assert names == ["scenes_16x16.npz", "scenes_8x8.npz"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(labels="boat"), dict(labels="as_data"), dict(reference_count=4)],
+)
+def test_what_files_cannot_be_asked_for_is_refused(workdir, tmp_path, photos, change):
+    config = recipe()
+    config.evaluate.reference = write_folder(tmp_path / "a", photos)
+    config.evaluate.update(change)
+    (key,) = change
+    with pytest.raises(ValueError, match=f"evaluate.{key}=.* needs evaluate.reference"):
+        run(config, workdir)
+
+
+def test_a_file_that_is_sorted_is_compared_with_fairly(tmp_path):
+    shades = np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 4)
+    images = np.broadcast_to(shades[:, None, None, None], (240, 8, 8, 3))
+    np.savez(tmp_path / "sorted.npz", images)
+    spec = f"npz:{tmp_path / 'sorted.npz'}"
+    config = files_config(spec, spec)
+    config.evaluate.update(reference_features=60, metrics=("fd", "precision_recall"))
+    metrics = evaluate.run(config, str(tmp_path))
+    assert metrics["fd_thumbnail_240"] == pytest.approx(0, abs=1e-9)
+    # Of the first 60, a quarter of the shades, it would be a quarter.
+    assert metrics["precision_thumbnail_240"] > 0.7
+
+
+def test_files_are_compared_without_harm_to_what_a_model_left(
+    workdir, tmp_path, photos
+):
+    run(recipe(), workdir)
+    before = {p.name for p in (workdir / "evaluation").glob("features_*")}
+    spec = write_folder(tmp_path / "a", photos)
+    evaluate.run(files_config(spec, spec), str(workdir))
+    assert before <= {p.name for p in (workdir / "evaluation").glob("features_*")}
 
 
 def test_a_folder_is_at_no_distance_from_itself(tmp_path, photos):
@@ -261,6 +337,8 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         config.evaluate.metrics = ("fd", "sfid", "kd", "precision_recall")
         metrics = evaluate.run(config, str(tmp_path))
         assert metrics["fid_12"] == pytest.approx(0, abs=1e-6)
+        record = json.loads((tmp_path / "comparison.json").read_text())
+        assert record["counts"]["fid_12"] == [12, None]  # nobody says how many
         assert kinds <= {name.split("_")[0] for name in metrics}
         assert ("precision_12" in metrics) == (name == "adm")
 
@@ -316,14 +394,6 @@ def test_a_broken_image_is_named(tmp_path, photos):
     (tmp_path / "a" / "002.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="002.png"):
         evaluate.run(files_config(spec, spec), str(tmp_path))
-
-
-def test_fewer_images_than_a_metric_needs_names_the_key(tmp_path, photos):
-    spec = write_folder(tmp_path / "a", photos[:3])
-    config = files_config(spec, spec)
-    config.evaluate.metrics = ("precision_recall",)
-    with pytest.raises(ValueError, match="got 3 generated features, wanted at least 6"):
-        evaluate.run(config, str(tmp_path))
 
 
 def test_patches_lie_at_places_that_depend_on_the_position_alone():

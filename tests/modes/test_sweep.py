@@ -1,12 +1,13 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from simple_diffusion.evaluation import names
 from simple_diffusion.modes import evaluate, pictures, sample, sweep, train
-from simple_diffusion.training import report
+from simple_diffusion.training import checkpoint, report, state
 from tests.modes import test_modes
 
 
@@ -31,8 +32,7 @@ def trained(tmp_path_factory):
         checkpoint_every_steps=2,
         sample_every_steps=0,
     )
-    with pytest.warns(UserWarning, match="biased upwards"):
-        train.run(config, str(folder))
+    train.run(config, str(folder))
     return folder
 
 
@@ -55,8 +55,7 @@ def test_the_best_checkpoint_is_kept_and_can_be_drawn_from(trained):
     assert [p.name for p in (trained / "best").iterdir()] == [str(best)]
     config = tiny()
     config.sample.best_checkpoint = True
-    with pytest.warns(UserWarning, match="biased upwards"):
-        metrics = evaluate.run(config, str(trained))
+    metrics = evaluate.run(config, str(trained))
     # The same noise, classes and reference as in training: the same number.
     assert metrics["fd_thumbnail_8"] == pytest.approx(min(values), rel=1e-6)
     assert history(trained)[-1]["step"] == best
@@ -78,15 +77,13 @@ def test_evaluations_of_lost_steps_are_made_again(trained, tmp_path, monkeypatch
         checkpoint_every_steps=2,
         sample_every_steps=0,
     )
-    with pytest.warns(UserWarning, match="biased upwards"):
-        train.run(config, str(tmp_path))
+    train.run(config, str(tmp_path))
     assert [r["step"] for r in history(tmp_path)] == [2, 4, 4]
     # As if it had been killed between its evaluation and its last save.
     checkpoints = tmp_path / "checkpoints" / "4"
     checkpoints.rename(tmp_path / "lost")
     config.train.total_steps = 6
-    with pytest.warns(UserWarning, match="biased upwards"):
-        train.run(config, str(tmp_path))
+    train.run(config, str(tmp_path))
     again = history(tmp_path)
     assert [r["step"] for r in again] == [2, 4, 6, 6]
     if jax.devices()[0].platform == "cpu":
@@ -97,11 +94,56 @@ def test_evaluations_of_lost_steps_are_made_again(trained, tmp_path, monkeypatch
 def test_a_metric_that_is_not_measured_cannot_decide(tmp_path):
     config = tiny()
     config.evaluate.best_metric = "recall_thumbnail"
-    config.optimizer.warmup_steps = 0
-    config.train.update(total_steps=2, evaluate_every_steps=2, sample_every_steps=0)
-    with pytest.raises(ValueError, match="best_metric=recall_thumbnail.*fd_thumbnail"):
-        with pytest.warns(UserWarning, match="biased upwards"):
-            train.run(config, str(tmp_path))
+    with pytest.raises(
+        ValueError, match="best_metric=recall_thumbnail.*fid, fd, accur"
+    ):
+        train.run(config, str(tmp_path))
+
+
+def offered(folder, metric, values):
+    """Returns which of the values, at steps 1, 2 and so on, were kept."""
+    best = checkpoint.Best(folder, metric, lower=True)
+    kept = [best.offer(k, state_of(k), v) for k, v in enumerate(values, 1)]
+    best.close()
+    return kept
+
+
+def state_of(step):
+    leaf = jnp.full(3, float(step))
+    zero = jnp.zeros((), jnp.int32)
+    return state.TrainState(
+        step=zero + step,
+        params={"w": leaf},
+        ema={},
+        opt_state={},
+        skipped=zero,
+        skipped_in_row=zero,
+    )
+
+
+def test_the_best_is_the_lowest_so_far_and_never_one_that_is_no_number(tmp_path):
+    values = [float("nan"), 3.0, 4.0, 2.0, 2.0]
+    assert offered(tmp_path / "best", "fd", values) == [False, True, False, True, False]
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["4"]
+
+
+def test_a_value_of_another_metric_does_not_decide(tmp_path):
+    assert offered(tmp_path / "best", "fd of 10", [1.0]) == [True]
+    best = checkpoint.Best(tmp_path / "best", "fd of 20", lower=True)
+    assert best.offer(2, state_of(2), 5.0)
+    best.close()
+    best = checkpoint.Best(tmp_path / "best", "fd of 20", lower=True)
+    assert not best.offer(3, state_of(3), 6.0)
+    best.close()
+
+
+def test_a_best_checkpoint_of_lost_steps_is_forgotten(tmp_path):
+    assert offered(tmp_path / "best", "fd", [3.0, 2.0]) == [True, True]
+    checkpoint.Best.forget_after(tmp_path / "best", 2)
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
+    checkpoint.Best.forget_after(tmp_path / "best", 1)
+    assert list((tmp_path / "best").iterdir()) == []
+    assert offered(tmp_path / "best", "fd", [9.0]) == [True]
 
 
 def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
@@ -109,8 +151,7 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     config.sweep.update(
         count=8, guidance=(1.0, 3.0), steps=(1, 2), intervals=((None, None),)
     )
-    with pytest.warns(UserWarning, match="biased upwards"):
-        points = sweep.run(config, str(trained))
+    points = sweep.run(config, str(trained))
     assert [(p["guidance"], p["steps"]) for p in points] == [
         (1.0, 1),
         (1.0, 2),
@@ -127,8 +168,7 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     # The settings of a point are those of the mode evaluate: the same noise.
     plain = tiny()
     plain.sample.update(guidance=3.0, steps=2)
-    with pytest.warns(UserWarning, match="biased upwards"):
-        metrics = evaluate.run(plain, str(trained))
+    metrics = evaluate.run(plain, str(trained))
     assert metrics["fd_thumbnail_8"] == points[3]["metrics"]["fd_thumbnail_8"]
     # Again, and with one more: only that one is drawn.
     draws = []
@@ -141,10 +181,18 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     monkeypatch.setattr(pictures.Drawer, "__call__", noted)
     config.sweep.guidance = (1.0, 2.0, 3.0)
     config.sweep.steps = (1,)
-    with pytest.warns(UserWarning, match="biased upwards"):
-        again = sweep.run(config, str(trained))
+    again = sweep.run(config, str(trained))
     assert len(draws) == 1
     assert [again[0], again[2]] == [points[0], points[2]]
+    # What was not asked for now is not lost.
+    config.sweep.guidance, config.sweep.steps = (1.0, 3.0), (1, 2)
+    assert sweep.run(config, str(trained)) == points
+    assert len(draws) == 1
+    # Compared otherwise, it is another point.
+    config.evaluate.seed = 1
+    config.sweep.guidance, config.sweep.steps = (1.0,), (1,)
+    sweep.run(config, str(trained))
+    assert len(draws) == 2
 
 
 def test_an_interval_that_is_no_pair_is_named(trained):
