@@ -72,6 +72,8 @@ def evaluate() -> ConfigDict:
             # one; and samples of each class in the pictures of classes.
             show_neighbours=8,
             show_per_class=8,
+            # Write report.html in the end, as --mode report does.
+            report=False,
             # At the end of training, and every train.evaluate_every_*: samples drawn,
             # and held-out images for the loss; of metrics only the cheap ones.
             count_after_training=512,

@@ -1,6 +1,7 @@
 """The section `data`: the source of images, and batches of it, whole or in patches."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -134,6 +135,7 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             opened(split), places, size=size, resize=options["resize"]
         )
 
+    @functools.cache  # a folder of a million files takes a while
     def describe(split: sources.Split, size: tuple[int, int]) -> dict[str, Any]:
         some, length = opened(split), len(opened(split))
         pixels = at(range(min(length, _PROBE)), size, split).image

@@ -62,6 +62,7 @@ class Plan:
     density_neighbours: int
     show_neighbours: int
     show_per_class: int
+    report: bool
     after_training: int
     during_training: int
     reference_during_training: int
@@ -128,6 +129,7 @@ def plan(config: Config) -> Plan:
         density_neighbours=c.density_neighbours,
         show_neighbours=c.show_neighbours,
         show_per_class=c.show_per_class,
+        report=c.report,
         after_training=c.count_after_training,
         during_training=c.count_during_training,
         reference_during_training=c.reference_during_training,

@@ -29,6 +29,7 @@ from simple_diffusion.modes import (
     memorised,
     pictures,
     record,
+    report,
     weights,
 )
 from simple_diffusion.modes import workdir as files
@@ -47,10 +48,13 @@ def run(config: Config, workdir: str) -> Metrics:
     Of a model they are written to `metrics.json` of the workdir and added to
     `evaluations.jsonl`, of files to `comparison.json`.
     """
+    plan = evaluation.plan(config)
     with training.watch(config):
-        if evaluation.plan(config).samples == MODEL:
-            return _run_model(config, workdir)
-        return _run_files(config, workdir)
+        of_model = plan.samples == MODEL
+        metrics = (_run_model if of_model else _run_files)(config, workdir)
+    if plan.report:
+        report.run(config, workdir)
+    return metrics
 
 
 class Model(NamedTuple):

@@ -109,8 +109,9 @@ def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
     monkeypatch.setattr(pictures.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
     config = recipe()
-    config.evaluate.metrics = ("fd", "kd")  # others of the same features
+    config.evaluate.update(metrics=("fd", "kd"), report=True)  # of the same features
     assert run(config, workdir)[0]["fd_thumbnail_24"] == first["fd_thumbnail_24"]
+    assert "fd_thumbnail_24" in (workdir / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
