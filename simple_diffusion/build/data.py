@@ -136,6 +136,10 @@ def data(config: Config, share: Share = WHOLE) -> Data:
         )
 
     @functools.cache  # a folder of a million files takes a while
+    def content(split: sources.Split) -> str | None:
+        return _content(opened(split))
+
+    @functools.cache
     def describe(split: sources.Split, size: tuple[int, int]) -> dict[str, Any]:
         some, length = opened(split), len(opened(split))
         pixels = at(range(min(length, _PROBE)), size, split).image
@@ -149,7 +153,7 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             "crop": "center",
             "resize": options["resize"],
             "size": list(size),
-            "content": _content(some),
+            "content": content(split),
             "checksum": hashlib.sha256(pixels.tobytes()).hexdigest()[:12],
         }
 

@@ -96,6 +96,10 @@ def plan(config: Config) -> Plan:
         raise ValueError(f"evaluate.patch={c.patch} must be at least 1")
     for key in ("metrics", "metrics_during_training"):
         for name in c[key]:
+            if name == "memorisation" and key == "metrics_during_training":
+                raise ValueError(
+                    f"evaluate.{key} has {name!r}, which is for --mode evaluate alone"
+                )
             if name not in METRICS:
                 raise ValueError(
                     f"evaluate.{key} has {name!r}; known are {', '.join(METRICS)}"
@@ -103,6 +107,11 @@ def plan(config: Config) -> Plan:
     kind, _, file = c.reference.partition(":")
     if kind == "statistics" and not file:
         raise ValueError("evaluate.reference=statistics: must name a file")
+    if c.also_sizes and kind not in ("data", "statistics"):
+        raise ValueError(
+            f"evaluate.also_sizes={tuple(c.also_sizes)} needs evaluate.reference=data: "
+            f"what is in {c.reference} has one size"
+        )
     if kind == "statistics" and c.also_sizes and "{size}" not in file:
         raise ValueError(
             f"evaluate.reference={c.reference}: with evaluate.also_sizes there are "

@@ -92,6 +92,7 @@ def sampling(
     weak: Model | None = None,
     *,
     size: str | None = None,
+    size_key: str = "sample.also_sizes",
     mesh: Mesh | None = None,
 ) -> Sampling:
     """Returns the sampler of `config.sample`.
@@ -103,6 +104,7 @@ def sampling(
       built: the model.
       weak: the model to guide by, if not by the null class.
       size: HxW, in place of `sample.size`.
+      size_key: where that comes from, for messages.
       mesh: the devices that share windows, if there are any.
 
     Raises:
@@ -110,7 +112,7 @@ def sampling(
         in which z has another scale.
     """
     c = config.sample
-    key = "sample.size" if size is None else "sample.also_sizes"
+    key = "sample.size" if size is None else size_key
     if c.steps < 1:
         raise ValueError(f"sample.steps={c.steps} must be at least 1")
     fine = canvas(config, built, size or c.size, c.steps, mesh=mesh, key=key)

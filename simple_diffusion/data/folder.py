@@ -102,7 +102,10 @@ class FolderSource:
         """Returns a digest of names and sizes; see `sources.StoredSource`."""
         digest = hashlib.sha256()
         for path in self._paths:
-            size = (self._root / path).stat().st_size
+            try:
+                size = (self._root / path).stat().st_size
+            except OSError:  # it is skipped when it is read
+                size = -1
             digest.update(os.fsencode(path) + f" {size}\n".encode())
         return digest.hexdigest()[:12]
 

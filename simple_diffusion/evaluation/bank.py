@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from simple_diffusion.evaluation import statistics
 from simple_diffusion.evaluation.features import Outputs
 from simple_diffusion.evaluation.statistics import Statistics
 
-_FORMAT = 1
+_FORMAT = 2
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 20  # times as long as a save takes is waited for the next one
 
@@ -70,7 +70,9 @@ class Banks:
       with the same identity hold the same numbers.
     position: images read, with those that did not count.
     labels: of all images that counted.
-    keep: positions whose features are kept, at most.
+    keep: images whose features are kept, at most.
+    priority: of each of these images; those with the smallest of all are kept, so that
+      the few of a smaller `keep` are among the many of a larger one.
     of: network -> bank.
     """
 
@@ -78,12 +80,21 @@ class Banks:
     position: int
     labels: Int[np.ndarray, "n"]
     keep: int
+    priority: Float[np.ndarray, "kept"]
     of: dict[str, Bank]
 
     @property
     def n(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    def reduced(self, keep: int) -> "Banks":
+        """Returns the same with the features of fewer images."""
+        if keep >= len(self.priority):
+            return self
+        kept = np.sort(np.argsort(self.priority)[:keep])
+        of = {name: _only(bank, kept) for name, bank in self.of.items()}
+        return dataclasses.replace(self, keep=keep, priority=self.priority[kept], of=of)
 
 
 class Mismatch(ValueError):
@@ -112,8 +123,8 @@ def gather(
     Args:
       identity: see `Banks`.
       count: positions of the stream.
-      keep: positions whose features are kept: a fair sample if there are more, always
-        the same, since a set may be sorted by class.
+      keep: images whose features are kept: a fair sample if there are more, always the
+        same, since a set may be sorted by class.
       parts: position to begin at -> the parts from there on.
       extract: images, position of the first -> what the networks say of each, on the
         host.
@@ -124,9 +135,9 @@ def gather(
     Raises:
       ValueError: there are fewer images, or features that are not finite.
     """
-    banks = stored or Banks(identity, 0, np.zeros(0, np.int32), keep, {})
+    banks = stored or Banks(identity, 0, np.zeros(0, np.int32), keep, np.zeros(0), {})
     begun, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
-    pending = _Pending(_chosen(count, banks.keep))
+    pending = _Pending(np.random.default_rng(0).random(count))
     for images, labels, mask in parts(banks.position) if banks.position < count else ():
         mask = mask[: count - banks.position]
         outcome = extract(images, banks.position)
@@ -146,15 +157,16 @@ def gather(
     pending.settle(banks)
     if save is not None and banks.position > begun:
         save(banks)
-    return banks
+    return banks.reduced(keep)
 
 
 class _Pending:
     """What has been extracted, not yet joined to the banks: joining copies."""
 
-    def __init__(self, kept: Bool[np.ndarray, "n"]):
-        self._kept = kept
+    def __init__(self, priority: Float[np.ndarray, "n"]):
+        self._every = priority
         self._labels: list[np.ndarray] = []
+        self._priority: list[np.ndarray] = []
         self._rows: dict[str, list[Outputs]] = {}
 
     def add(
@@ -171,7 +183,6 @@ class _Pending:
         """
         if not mask.any():
             return
-        here = self._kept[banks.position :][: len(mask)][mask]
         for name, outputs in outcome.items():
             rows = _each(outputs, lambda v: v[: len(mask)][mask])
             _check_finite(name, rows, banks.position, mask)
@@ -179,8 +190,9 @@ class _Pending:
             space = rows.spatial
             space = None if space is None else statistics.of(np.asarray(space))
             banks.of[name] = _extended(banks.of.get(name), part, space, rows)
-            kept = _each(rows, lambda v: v[here])
-            self._rows.setdefault(name, []).append(kept)
+            self._rows.setdefault(name, []).append(rows)
+        here = self._every[banks.position :][: len(mask)]
+        self._priority.append(here[mask])
         self._labels.append(labels[mask].astype(np.int32))
 
     def settle(self, banks: Banks) -> None:
@@ -188,6 +200,7 @@ class _Pending:
         if not self._labels:
             return
         banks.labels = np.concatenate([banks.labels, *self._labels])
+        banks.priority = np.concatenate([banks.priority, *self._priority])
         for name, parts in self._rows.items():
             bank = banks.of[name]
             features = [np.asarray(part.features, np.float32) for part in parts]
@@ -195,16 +208,15 @@ class _Pending:
             if bank.logits is not None:
                 logits = [np.asarray(part.logits, np.float32) for part in parts]
                 bank.logits = np.concatenate([bank.logits, *logits])
-        self._labels, self._rows = [], {}
+        self._labels, self._priority, self._rows = [], [], {}
+        fewer = banks.reduced(banks.keep)
+        banks.priority, banks.of = fewer.priority, fewer.of
 
 
-def _chosen(count: int, keep: int) -> Bool[np.ndarray, "n"]:
-    """Returns which positions are kept."""
-    kept = np.ones(count, bool)
-    if keep < count:
-        lost = np.random.default_rng(0).permutation(count)[keep:]
-        kept[lost] = False
-    return kept
+def _only(bank: Bank, rows: Int[np.ndarray, "m"]) -> Bank:
+    """Returns a bank with some of its features; the statistics stay those of all."""
+    logits = None if bank.logits is None else bank.logits[rows]
+    return dataclasses.replace(bank, features=bank.features[rows], logits=logits)
 
 
 def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outputs:
@@ -256,6 +268,7 @@ def save(banks: Banks, path: epath.PathLike) -> None:
         "position": np.array(banks.position),
         "labels": banks.labels,
         "keep": np.array(banks.keep),
+        "priority": banks.priority,
     }
     for name, bank in banks.of.items():
         for kind, total in (("total", bank.total), ("spatial", bank.spatial)):
@@ -309,7 +322,8 @@ def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Ban
     names = [name.removesuffix("/features") for name in arrays if "/features" in name]
     banks = {name: _bank(arrays, name) for name in names}
     position, keep = (int(arrays[name]) for name in ("position", "keep"))
-    return Banks(found, position, arrays["labels"], keep, banks)
+    labels, priority = arrays["labels"], arrays["priority"]
+    return Banks(found, position, labels, keep, priority, banks)
 
 
 def _bank(arrays: Mapping[str, np.ndarray], name: str) -> Bank:

@@ -84,6 +84,9 @@ def metrics(
     for name in wanted:
         if name not in METRICS:
             continue
+        if name in _OF_IMAGES and not len(real.features):
+            note(f"{name} of {network.name} needs images, not their statistics alone")
+            continue
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             try:
@@ -162,8 +165,6 @@ def _sfid(sides: _Sides) -> Iterator[Metric]:
 
 
 def _fd_infinity(sides: _Sides) -> Iterator[Metric]:
-    if not len(sides.y):
-        return
     x, y, d = sides.x, sides.y, sides.x.shape[1]
     points = _POINTS if d < _WIDE else _FEW_POINTS
     found = frechet.infinite(x, y, points=points, seed=sides.options.seed)
@@ -172,10 +173,9 @@ def _fd_infinity(sides: _Sides) -> Iterator[Metric]:
 
 
 def _kd(sides: _Sides) -> Iterator[Metric]:
-    if len(sides.y):
-        found = kernel_distance.distance(sides.x, sides.y)
-        kind = "kid" if sides.is_inception else "kd"
-        yield sides.named(kind, found.value, standard_error=found.standard_error)
+    found = kernel_distance.distance(sides.x, sides.y)
+    kind = "kid" if sides.is_inception else "kd"
+    yield sides.named(kind, found.value, standard_error=found.standard_error)
 
 
 def _score(sides: _Sides) -> Iterator[Metric]:
@@ -206,8 +206,6 @@ def _density_coverage(sides: _Sides) -> Iterator[Metric]:
 
 
 def _manifold(sides: _Sides, kinds: tuple[str, ...]) -> Iterator[Metric]:
-    if not len(sides.y):
-        return
     for kind in kinds:
         values = getattr(sides.manifold, kind)
         if kind == "density":  # a count, the others are shares
@@ -216,6 +214,9 @@ def _manifold(sides: _Sides, kinds: tuple[str, ...]) -> Iterator[Metric]:
             interval = intervals.wilson(int(values.sum()), len(values))
         yield sides.named(kind, values.mean(), interval=interval)
 
+
+# Those that want features of single real images.
+_OF_IMAGES = ("fd_infinity", "kd", "precision_recall", "density_coverage")
 
 METRICS: dict[str, Callable[[_Sides], Iterator[Metric]]] = {
     "fd": _fd,

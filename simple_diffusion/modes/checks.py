@@ -15,7 +15,7 @@ from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.modes import evaluate, pictures, record, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.modes.comparison import Comparison
-from simple_diffusion.training import checkpoint, state
+from simple_diffusion.training import checkpoint, cluster, state
 
 _OWN = {
     "weights": "ema",
@@ -80,7 +80,7 @@ class Checks:
     def begin(self, step: int) -> None:
         """Forgets evaluations of steps that were lost and will be made again."""
         record.forget_after(self._folder, step)
-        if (self._folder / weights.BEST).exists():
+        if cluster.first_says([(self._folder / weights.BEST).exists()])[0]:
             checkpoint.Best.forget_after(self._folder / weights.BEST, step)
         last = files.read_metrics(self._folder).get("step")
         if jax.process_index() == 0 and last is not None and last > step:
@@ -90,7 +90,7 @@ class Checks:
         """Evaluates a step, and keeps its checkpoint if it is the best so far."""
         count = self._plan.during_training
         files.say(f"evaluating step {step} with {count} samples")
-        found = self._measured(current, count)
+        found, label = self._measured(current, count)
         record.append(self._folder, self._described(current, found))
         metric = self._chosen(found)
         if metric is None:
@@ -103,7 +103,7 @@ class Checks:
             folder = self._folder / weights.BEST
             # Values of other samples, or compared otherwise, say nothing of these.
             drawn = record.drawn(self._config, self._sampler, None)
-            settings = drawn | self._compared.settings(self._sampler.size)
+            settings = drawn | self._compared.settings(self._sampler.size, label)
             name = f"{metric.name} {bank.digest(settings)}"
             self._best = checkpoint.Best(folder, name, lower)
         if self._best.offer(step, current, metric.value):
@@ -115,7 +115,8 @@ class Checks:
         files.say(f"evaluating with {count} samples and held-out images")
         model = self._model(last)
         found = list(record.tell(evaluate.held_out(self._config, model, count)))
-        described = self._described(last, found + self._measured(last, count))
+        found += self._measured(last, count)[0]
+        described = self._described(last, found)
         record.append(self._folder, described)
         files.write_metrics(self._folder, described)
         return described
@@ -130,7 +131,10 @@ class Checks:
         step = int(current.step)
         return evaluate.Model(self._built, step, params, self._opened, self._mesh)
 
-    def _measured(self, current: state.TrainState, count: int) -> list[Metric]:
+    def _measured(
+        self, current: state.TrainState, count: int
+    ) -> tuple[list[Metric], int | None]:
+        """Returns metrics of samples, and their class if they all have one."""
         if self._compared is None:  # late: it may have to train a classifier
             most = self._plan.reference_during_training
             plan = dataclasses.replace(self._plan, reference_most=most)
@@ -146,7 +150,7 @@ class Checks:
         )
         wanted = self._plan.metrics_during_training
         found = evaluate.measure(self._compared, drawn, wanted, store=False)
-        return list(record.tell(found))
+        return list(record.tell(found)), drawn.label
 
     def _described(
         self, current: state.TrainState, found: list[Metric]
@@ -173,15 +177,23 @@ class Checks:
         return None
 
     def _check_best(self) -> None:
-        wanted = self._plan.best_metric
+        """Raises ValueError if what decides on the best checkpoint is not measured."""
+        wanted, networks = self._plan.best_metric, self._config.evaluate.networks
         if wanted is None:
             return
         kinds = [
             k for m in self._plan.metrics_during_training for k in _KINDS.get(m, ())
         ]
-        if names.plain_kind(names.split_name(wanted)[0]) not in kinds:
+        kind, network, _ = names.split_name(wanted)
+        source = self._config.data.source.partition(":")[0]
+        own = {"source": {source, "thumbnail"}, "dinov2": {"dinov2_b", "dinov2_l"}}
+        known = set().union(*(own.get(name, {name}) for name in networks))
+        if names.plain_kind(kind) not in kinds or (
+            (network or names.INCEPTION) not in known
+        ):
             raise ValueError(
-                f"evaluate.best_metric={wanted} is not measured in a training, but "
-                f"{', '.join(kinds)} are (evaluate.metrics_during_training); names of "
-                "networks other than Inception go with them, as in accuracy_scenes"
+                f"evaluate.best_metric={wanted} is not measured in a training: it must "
+                f"be one of {', '.join(kinds) or 'none'} (of evaluate."
+                f"metrics_during_training) by one of {', '.join(sorted(known))}, such "
+                "as fid or accuracy_scenes"
             )

@@ -23,6 +23,9 @@ def write(
       labels: their classes.
       each: how many of a class are shown; classes from the hundredth on are left out.
     """
+    if jax.process_index() == 0:
+        for old in (folder / FOLDER).glob("*.png"):
+            old.unlink()
     names = images.classes[:_MOST_CLASSES]
     places = [np.flatnonzero(labels == k)[:each].tolist() for k in range(len(names))]
     every = [place for row in places for place in row]
@@ -31,8 +34,6 @@ def write(
     drawn = images.at(every)  # at once, and in every process
     if jax.process_index():
         return
-    for old in (folder / FOLDER).glob("*.png"):
-        old.unlink()
     rows = np.split(drawn, np.cumsum([len(row) for row in places])[:-1])
     for k, (name, row) in enumerate(zip(names, rows, strict=True)):
         if len(row):

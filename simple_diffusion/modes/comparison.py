@@ -31,7 +31,7 @@ SIZE = "{size}"  # in the name of a file of statistics
 _HELD_OUT = 2_000  # images that say how near to the training strangers are
 _SAY_SECONDS = 20.0
 _UNUSED = 8  # files of features that are kept though this evaluation has no use of them
-_ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
+ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
 
 
 class Reference(NamedTuple):
@@ -119,22 +119,25 @@ class Comparison:
         """
         self.check(images.size)
         identity = images.identity | self._extract.identity
+        keep = min(keep, images.count)
         own = self._folder / f"{_FEATURES}{bank.digest(identity)}.npz"
         stored = None
         if store and path is not None and path.exists():
-            stored = _enough(bank.load(path, identity), path, keep)
+            stored = _enough(bank.load(path, identity), path, keep, images.count)
         elif store and path is None and own.exists():
-            stored = _usable(own, identity, keep)
+            stored = _usable(own, identity, keep, images.count)
         path = path or own
         self._used.add(path.name)
-        if not cluster.all_agree(stored is not None):  # they go on together
+        # They go on together, from one place, whatever each has seen of the disk.
+        place = 0 if stored is None else stored.position
+        if not cluster.all_agree(cluster.first_says([place]) == [place]):
             stored = None
 
         def save(banks: Banks) -> None:
             if jax.process_index() == 0:
                 bank.save(banks, path)
 
-        return bank.gather(
+        found = bank.gather(
             identity,
             images.count,
             keep,
@@ -144,6 +147,8 @@ class Comparison:
             save=save if store else None,
             progress=_progress(images.count),
         )
+        cluster.all_agree(True)  # that it is written, before anyone reads it
+        return found
 
     def check(self, size: Size) -> None:
         """Raises ValueError if images of a size cannot be compared."""
@@ -192,6 +197,8 @@ class Comparison:
             "reference": self.reference(size, label).about["hash"],
             "label": label,
             "options": self._options._asdict(),
+            "labels": self.plan.labels,
+            "kept": self.plan.reference_features,
             **self._extract.identity,
         }
 
@@ -212,8 +219,8 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """Returns what was compared with what, for the record."""
         every = {
-            "x".join(map(str, size)): reference.about
-            for (size, _), reference in self._references.items()
+            "x".join(map(str, size)) + ("" if only is None else f" {only}"): found.about
+            for (size, only), found in self._references.items()
         }
         return {
             "reference": next(iter(every.values()), None),
@@ -253,7 +260,9 @@ class Comparison:
         path = None
         if kind in ("data", "statistics"):
             split, count = plan.reference_split, plan.reference_count
-            images = self._of_data(size, split, count, label, plan.reference_most)
+            # A file of statistics is of what it is of, in training too.
+            most = plan.reference_most if kind == "data" else None
+            images = self._of_data(size, split, count, label, most)
             if kind == "statistics":
                 sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
                 path = epath.Path(sized).expanduser()
@@ -287,7 +296,8 @@ class Comparison:
                 "evaluate.patch=None"
             )
         known, at = published.read(path), None
-        banks = Banks({}, 0, np.zeros(0, np.int32), 0, {"inception": known})
+        nothing = np.zeros(0, np.int32), 0, np.zeros(0)
+        banks = Banks({}, 0, *nothing, {"inception": known})
         if "arr_0" in image_files.members(path, spec):
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, self.plan.size, batch)
@@ -322,7 +332,7 @@ class Comparison:
         examples = opened.describe(split, size)["examples"]
         if count is None:
             enough = max(self.plan.count, self.plan.reference_features)
-            count = examples if examples < _ENDLESS else enough
+            count = examples if examples < ENDLESS else enough
         return image_sets.of_data(
             opened,
             self._mesh,
@@ -343,9 +353,10 @@ def _check_size(images: ImageSet, size: Size, spec: str) -> None:
         )
 
 
-def _enough(stored: Banks, path: epath.Path, keep: int) -> Banks:
+def _enough(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
     """Returns banks, if they keep as many features as are wanted."""
-    if stored.keep < min(keep, stored.n):
+    complete = stored.position >= count
+    if stored.keep < (min(keep, stored.n) if complete else keep):
         raise ValueError(
             f"{path} keeps the features of {stored.keep} images, fewer than evaluate."
             f"reference_features={keep}; lower that, or name another file"
@@ -353,10 +364,14 @@ def _enough(stored: Banks, path: epath.Path, keep: int) -> Banks:
     return stored
 
 
-def _usable(path: epath.Path, identity: dict[str, Any], keep: int) -> Banks | None:
+def _usable(
+    path: epath.Path, identity: dict[str, Any], keep: int, count: int
+) -> Banks | None:
     """Returns banks that were kept, or None where they must be gathered anew."""
     try:
-        return _enough(bank.load(path, identity), path, keep)
+        if "://" not in str(path):
+            Path(path).touch()  # the longest unused goes first, see `tidy`
+        return _enough(bank.load(path, identity), path, keep, count)
     except ValueError as error:
         files.say(f"note: {error}; gathered anew")
         return None

@@ -135,9 +135,8 @@ def _run_model(config: Config, workdir: str) -> Metrics:
     if "memorisation" in plan.metrics:
         place = folder / FOLDER
         found += record.tell(memorised.measure(compared, drawn.images, place))
-    if plan.show_per_class:
-        labels = compared.gathered(drawn.images, plan.count).labels
-        class_sheets.write(folder / FOLDER, drawn.images, labels, plan.show_per_class)
+    labels = compared.gathered(drawn.images, plan.count).labels
+    class_sheets.write(folder / FOLDER, drawn.images, labels, plan.show_per_class)
     written = describe(config, compared, sampler, model.step, found)
     record.append(folder, written)
     path = files.write_metrics(folder, written)
@@ -165,6 +164,7 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     found = list(record.tell(measure(compared, Drawn(images, None), plan.metrics)))
     if "memorisation" in plan.metrics and opened is not None:
         place = folder / FOLDER / "comparison"  # beside the picture of the model's
+        memorised.forget(place)
         found += record.tell(memorised.measure(compared, images, place))
     written = record.measured(found) | compared.record() | record.circumstances(config)
     written |= {"samples": plan.samples, "identity": images.identity}
@@ -172,6 +172,7 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         files.write(path, written)
+    compared.tidy()
     files.say(f"metrics: {path}")
     return written["metrics"]
 
@@ -187,9 +188,10 @@ def sampler_of(
     config: Config, model: Model, size: str | None = None
 ) -> sampling.Sampling:
     """Returns how a model is drawn from, at `sample.size` or another one."""
-    return sampling.sampling(
-        config, model.built, model.weak, size=size, mesh=model.mesh
+    how: dict[str, Any] = dict(
+        size=size, size_key="evaluate.also_sizes", mesh=model.mesh
     )
+    return sampling.sampling(config, model.built, model.weak, **how)
 
 
 def samples(
@@ -240,7 +242,7 @@ def samples(
     # nor does the code.
     whole = json.loads(config.to_json_best_effort())
     identity |= {name: whole[name] for name in ("data", "model", "diffusion")}
-    identity |= {"params": store.digest(model.params), "commit": record.commit()}
+    identity |= {"params": store.digest(model.params), "code": record.code()}
     if model.weak_params is not None:
         weak = files.config(files.folder(config.sample.guidance_workdir))
         identity["weak"] = json.loads(weak.to_json_best_effort())
@@ -266,11 +268,12 @@ def measure(
     # First: what is wrong with it shall not be found out after an hour of drawing.
     reference = compared.reference(images.size, drawn.label)
     if reference.banks.n < 2 and reference.about["n"] is not None:
-        files.say(f"note: {reference.banks.n} images are too few to compare with")
+        compared.note(f"{reference.banks.n} images are too few to compare with")
         return
     generated = compared.gathered(images, images.count, store)
-    if not images.classes:
+    if not images.classes and "accuracy" in wanted:
         wanted = tuple(name for name in wanted if name != "accuracy")
+        compared.note("without classes of the samples there is no accuracy")
     yield from compared.metrics(generated, images.size, wanted, drawn.label)
 
 

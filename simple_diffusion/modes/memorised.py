@@ -8,7 +8,7 @@ from etils import epath
 
 from simple_diffusion.evaluation import names, neighbours
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.modes import pictures
+from simple_diffusion.modes import comparison, pictures
 from simple_diffusion.modes.comparison import Comparison
 from simple_diffusion.modes.image_sets import ImageSet
 
@@ -38,12 +38,15 @@ def measure(
       images: samples, whose features it has gathered before.
       folder: of the picture.
     """
+    if compared.plan.patch is not None:
+        return compared.note("memorisation is measured of whole images alone")
     found = compared.training(images.size)
-    if found is None or compared.plan.patch is not None:
+    if found is None:
+        compared.note("memorisation needs a data source with held-out images")
         return
     training, known, strangers = found
     every = training.identity["examples"]
-    if known.n < every:
+    if training.count < every < comparison.ENDLESS:
         compared.note(
             f"nearest training images are looked for among {known.n} of {every}; "
             "evaluate.reference_features makes them more"

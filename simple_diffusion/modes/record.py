@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -86,6 +87,16 @@ def commit() -> str | None:
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+@functools.cache
+def code() -> str:
+    """Returns a digest of this library's code: what it makes may change with it."""
+    total = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def append(folder: epath.Path, record: Record) -> None:

@@ -10,6 +10,7 @@ from simple_diffusion.build.options import Config
 from simple_diffusion.evaluation import bank, plots
 from simple_diffusion.modes import evaluate, record
 from simple_diffusion.modes import workdir as files
+from simple_diffusion.training import cluster
 
 FOLDER = "sweep"
 RECORD = "sweep.json"
@@ -38,7 +39,7 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     place = folder / FOLDER
     points: list[dict[str, Any]] = []
     stored = files.read(place / RECORD) or {}
-    before = {p["mark"]: p for kind in KINDS for p in stored.get(kind, [])}
+    known = {p.get("mark"): p for kind in KINDS for p in stored.get(kind, [])}
     for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
         here = _at(config, point)
         drawn = evaluate.samples(here, model, compared, sampler, count)
@@ -46,23 +47,24 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
         compares = compared.settings(drawn.images.size, drawn.label)
         mark = bank.digest(drawn.images.identity | compares | {"metrics": metrics})
         said = ", ".join(f"{key}={value}" for key, value in point.items())
-        known = before.pop(mark, None)
-        if known is None:
+        if cluster.all_agree(mark in known):  # or one would draw alone
+            files.say(f"point {k}/{len(settings)}: {said}: known")
+        else:
             files.say(f"point {k}/{len(settings)}: {said}")
             found = evaluate.measure(compared, drawn, metrics, store=False)
-            known = {
-                **point,
+            known[mark] = {
                 "network_calls": sampler.network_calls,
                 "mark": mark,
                 **record.measured(record.tell(found)),
             }
-        else:
-            files.say(f"point {k}/{len(settings)}: {said}: known")
-        points.append(known)
+        # Settings that make no difference, such as guidance without classes, share one.
+        points.append({**known[mark], **point})
         if jax.process_index() == 0:
             about = {"count": count, **record.drawn(here, sampler, model.step)}
             about |= compared.record() | record.circumstances(config)
-            _write(place, about, points, list(before.values()))
+            shown = {p["mark"] for p in points}
+            others = [p for mark, p in known.items() if mark not in shown]
+            _write(place, about, points, others)
     files.say(f"table, plots and numbers: {place}")
     return points
 

@@ -27,7 +27,7 @@ def load(
       CheckpointError: as `load_named`.
     """
     folder = workdir / (BEST if plan.best_checkpoint else CHECKPOINTS)
-    if plan.best_checkpoint and not folder.exists():
+    if plan.best_checkpoint and not (folder.exists() and any(folder.iterdir())):
         raise ValueError(
             f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
             "best; train with train.evaluate_every_steps to keep one"

@@ -94,9 +94,10 @@ class Best:
         self._metric, self._lower = metric, lower
         self._best: float | None = None
         for step in self._store.steps():
-            note = self._store.note(step)
-            if note.get("metric") == metric:  # of another one it says nothing
-                self._best = note["value"]
+            with contextlib.suppress(store.Damaged):  # the next best takes its place
+                note = self._store.note(step)
+                if note.get("metric") == metric:  # of another one it says nothing
+                    self._best = note["value"]
 
     @staticmethod
     def forget_after(folder: Folder, step: int) -> None:

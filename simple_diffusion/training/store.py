@@ -200,8 +200,9 @@ class Store:
         return None
 
     def delete(self, step: int) -> None:
-        """Removes a step; all processes do it together."""
-        self._manager.delete(step)
+        """Removes a step, together with the other processes; raises CheckpointError."""
+        with self._explained(f"remove step {step}"):
+            self._manager.delete(step)
 
     def wait(self) -> None:
         """Returns when everything is written; raises CheckpointError."""

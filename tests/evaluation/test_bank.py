@@ -52,9 +52,8 @@ def check(banks, pixels):
         assert total.n == expected.n
         np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
         np.testing.assert_allclose(total.scatter, expected.scatter, rtol=1e-9)
-    # Of the kept features' images some are bad, and none comes in their place.
     kept = [(row[:3] == corner.features).all(1).any() for row in flat]
-    assert 0 < sum(kept) == len(corner.features) <= KEEP
+    assert sum(kept) == len(corner.features) == KEEP
     np.testing.assert_array_equal(corner.features, flat[kept, :3])
     np.testing.assert_array_equal(corner.logits, flat[kept, 5:9])
     assert mean.spatial is None and mean.logits is None
@@ -85,6 +84,19 @@ def test_what_is_kept_is_a_fair_sample_of_a_sorted_set():
     assert (np.abs(np.bincount(kept.astype(int), minlength=10) - 20) < 20).all()
     whole = bank.gather({}, 1000, 1000, parts, extract).of["class"].features
     assert len(whole) == 1000
+
+
+def test_the_few_of_a_smaller_keep_are_among_the_many_of_a_larger_one(pixels):
+    def keep(number):
+        return bank.gather({}, N, number, parts_of(pixels), extract)
+
+    few, many = keep(5), keep(9)
+    assert len(few.priority) == 5 and len(many.priority) == 9
+    again = many.reduced(5)
+    np.testing.assert_array_equal(again.priority, few.priority)
+    for name, found in few.of.items():
+        np.testing.assert_array_equal(again.of[name].features, found.features)
+        assert again.of[name].total.n == found.total.n == len(good())
 
 
 class Stop(Exception):

@@ -35,12 +35,12 @@ def network(name, class_names=("a", "b", "c")):
     return FeatureNetwork(name, "", "", {}, lambda p, x: None, class_names)
 
 
-def measured(name="scenes", wanted=ALL, real=None, **options):
+def measured(name="scenes", wanted=ALL, real=None, note=pytest.fail, **options):
     generated = bank(N)
     labels = generated.logits.argmax(1).astype(np.int32)
     real = bank(M, shift=1.0) if real is None else real
     sides = network(name), generated, real, labels, wanted
-    found = scoring.metrics(*sides, scoring.Options(**options), note=pytest.fail)
+    found = scoring.metrics(*sides, scoring.Options(**options), note)
     return {metric.name: metric for metric in found}
 
 
@@ -76,9 +76,17 @@ def test_only_what_is_wanted_is_measured():
 
 def test_of_statistics_alone_there_are_distances_and_what_needs_no_reference():
     real = dataclasses.replace(bank(M, kept=0), counted=False)
-    kinds = {name.split("_")[0] for name in measured(real=real)}
+    notes = []
+    found = measured(real=real, note=notes.append)
+    kinds = {name.split("_")[0] for name in found}
+    assert [note.split()[0] for note in notes] == [
+        "kd",
+        "precision_recall",
+        "density_coverage",
+        "fd_infinity",
+    ]
     assert kinds == {"fd", "class", "accuracy"}
-    assert measured(real=real)["fd_scenes_300"].counts == (N, None)
+    assert found["fd_scenes_300"].counts == (N, None)
 
 
 def test_single_images_are_compared_with_those_that_are_kept():

@@ -118,7 +118,6 @@ def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
     ("section", "key", "value"),
     [
         ("diffusion.schedule", "noise_d", 32),
-        ("sample", "guidance", 3.0),
         ("sample", "seed", 9),
         ("sample", "steps", 3),
         ("sample", "weights", "params"),
@@ -250,7 +249,12 @@ def test_each_size_has_a_file_of_statistics(workdir, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [dict(labels="boat"), dict(labels="as_data"), dict(reference_count=4)],
+    [
+        dict(labels="boat"),
+        dict(labels="as_data"),
+        dict(reference_count=4),
+        dict(also_sizes=("8x8",)),
+    ],
 )
 def test_what_files_cannot_be_asked_for_is_refused(workdir, tmp_path, photos, change):
     config = recipe()
@@ -277,11 +281,21 @@ def test_a_file_that_is_sorted_is_compared_with_fairly(tmp_path):
 def test_files_are_compared_without_harm_to_what_a_model_left(
     workdir, tmp_path, photos
 ):
-    run(recipe(), workdir)
-    before = {p.name for p in (workdir / "evaluation").glob("features_*")}
+    _, record = run(recipe(), workdir)
+    kept = workdir / "evaluation" / f"features_{record['reference']['hash']}.npz"
     spec = write_folder(tmp_path / "a", photos)
     evaluate.run(files_config(spec, spec), str(workdir))
-    assert before <= {p.name for p in (workdir / "evaluation").glob("features_*")}
+    assert kept.exists()
+    assert json.loads((workdir / "metrics.json").read_text()) == record
+
+
+def test_features_of_long_ago_are_removed(workdir):
+    place = workdir / "evaluation"
+    for k in range(12):
+        (place / f"features_{k:012d}.npz").write_text("old")
+    _, record = run(recipe(), workdir)
+    assert (place / f"features_{record['reference']['hash']}.npz").exists()
+    assert len(list(place.glob("features_*.npz"))) <= 8 + 2
 
 
 def test_a_folder_is_at_no_distance_from_itself(tmp_path, photos):
