@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
@@ -40,12 +39,10 @@ class Reference(NamedTuple):
     Fields:
       banks: what the networks say of it.
       about: what it is, for the record.
-      at: places -> its images; None where they are not at hand.
     """
 
     banks: Banks
     about: dict[str, Any]
-    at: Callable[[list[int]], UInt8[np.ndarray, "n h w c"]] | None
 
 
 class Comparison:
@@ -284,7 +281,7 @@ class Comparison:
             "hash": bank.digest(banks.identity),
             "identity": banks.identity,
         }
-        return Reference(banks, about, images.at)
+        return Reference(banks, about)
 
     def _published(self, path: Path, spec: str, size: Size) -> Reference:
         if self.plan.patch is not None or all(
@@ -295,7 +292,7 @@ class Comparison:
                 "of whole images: they need evaluate.networks=('inception',) and "
                 "evaluate.patch=None"
             )
-        known, at = published.read(path), None
+        known = published.read(path)
         nothing = np.zeros(0, np.int32), 0, np.zeros(0)
         banks = Banks({}, 0, *nothing, {"inception": known})
         if "arr_0" in image_files.members(path, spec):
@@ -303,7 +300,7 @@ class Comparison:
             images = image_files.open_files(spec, key, self.plan.size, batch)
             _check_size(images, size, spec)
             keep = self.plan.reference_features
-            banks, at = self.gathered(images, keep), images.at
+            banks = self.gathered(images, keep)
             # Distances by the published statistics, all else by these few images.
             few = banks.of["inception"]
             known = dataclasses.replace(known, features=few.features)
@@ -314,7 +311,7 @@ class Comparison:
             "hash": image_files.checksum(path),
             "images": banks.n,
         }
-        return Reference(banks, about, at)
+        return Reference(banks, about)
 
     def _of_data(
         self,
