@@ -25,7 +25,13 @@ def tiny():
         batch_size=8, total_steps=2, checkpoint_every_steps=2, sample_every_steps=0
     )
     config.sample.update(count=12, batch_size=12, steps=2, also_sizes=("16x24",))
-    config.evaluate.update(count=12, batch_size=12, count_after_training=12)
+    config.evaluate.update(
+        count=12,
+        batch_size=12,
+        count_after_training=12,
+        reference_features=16,
+        networks=("thumbnail",),
+    )
     return config
 
 
