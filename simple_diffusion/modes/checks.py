@@ -149,7 +149,8 @@ class Checks:
             self._drawer,
         )
         wanted = self._plan.metrics_during_training
-        found = evaluate.measure(self._compared, drawn, wanted, store=False)
+        generated = evaluate.gathered(self._compared, drawn, store=False)
+        found = evaluate.measure(self._compared, drawn, generated, wanted)
         return list(record.tell(found)), drawn.label
 
     def _described(

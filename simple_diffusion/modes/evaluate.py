@@ -21,6 +21,7 @@ from simple_diffusion.build import (
 from simple_diffusion.build.options import Config
 from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data import feed
+from simple_diffusion.evaluation.bank import Banks
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.modes import (
     class_sheets,
@@ -125,18 +126,21 @@ def _run_model(config: Config, workdir: str) -> Metrics:
     files.say(f"evaluating step {model.step} with {plan.count} samples")
     drawn = samples(config, model, compared, sampler, plan.count)
     found = list(record.tell(held_out(config, model, plan.count)))
-    found += record.tell(measure(compared, drawn, plan.metrics))
+    generated = gathered(compared, drawn)
+    found += record.tell(measure(compared, drawn, generated, plan.metrics))
     for each in others:
         other = samples(config, model, compared, each, plan.count)
         h, w = each.size
-        for metric in measure(compared, other, plan.metrics):
+        banks = gathered(compared, other)
+        for metric in measure(compared, other, banks, plan.metrics):
             found += record.tell([metric._replace(name=f"{metric.name}@{h}x{w}")])
     memorised.forget(folder / FOLDER)
     if "memorisation" in plan.metrics:
         place = folder / FOLDER
-        found += record.tell(memorised.measure(compared, drawn.images, place))
-    labels = compared.gathered(drawn.images, plan.count).labels
-    class_sheets.write(folder / FOLDER, drawn.images, labels, plan.show_per_class)
+        near = memorised.measure(compared, drawn.images, generated, place)
+        found += record.tell(near)
+    each = plan.show_per_class
+    class_sheets.write(folder / FOLDER, drawn.images, generated.labels, each)
     written = describe(config, compared, sampler, model.step, found)
     record.append(folder, written)
     path = files.write_metrics(folder, written)
@@ -161,11 +165,14 @@ def _run_files(config: Config, workdir: str) -> Metrics:
         opened.class_names if opened else (),
     )
     files.say(f"evaluating {images.count} images of {plan.samples}")
-    found = list(record.tell(measure(compared, Drawn(images, None), plan.metrics)))
+    drawn = Drawn(images, None)
+    generated = gathered(compared, drawn)
+    found = list(record.tell(measure(compared, drawn, generated, plan.metrics)))
     if "memorisation" in plan.metrics and opened is not None:
         place = folder / FOLDER / "comparison"  # beside the picture of the model's
         memorised.forget(place)
-        found += record.tell(memorised.measure(compared, images, place))
+        near = memorised.measure(compared, images, generated, place)
+        found += record.tell(near)
     written = record.measured(found) | compared.record() | record.circumstances(config)
     written |= {"samples": plan.samples, "identity": images.identity}
     path = folder / record.COMPARISON
@@ -253,24 +260,36 @@ def samples(
     return Drawn(images, only)
 
 
+def gathered(compared: Comparison, drawn: Drawn, store: bool = True) -> Banks:
+    """Returns what the networks say of images.
+
+    Args:
+      compared: with what they will be.
+      drawn: the images.
+      store: keep the features in a file, see `Comparison.gathered`.
+    """
+    images = drawn.images
+    # First: what is wrong with it shall not be found out after an hour of drawing.
+    compared.reference(images.size, drawn.label)
+    return compared.gathered(images, images.count, store)
+
+
 def measure(
-    compared: Comparison, drawn: Drawn, wanted: tuple[str, ...], store: bool = True
+    compared: Comparison, drawn: Drawn, generated: Banks, wanted: tuple[str, ...]
 ) -> Iterator[Metric]:
     """Yields metrics of images.
 
     Args:
       compared: with what.
       drawn: the images.
+      generated: what the networks say of them, by `gathered`.
       wanted: metrics, as in `evaluate.metrics`.
-      store: keep the features in a file, see `Comparison.gathered`.
     """
     images = drawn.images
-    # First: what is wrong with it shall not be found out after an hour of drawing.
     reference = compared.reference(images.size, drawn.label)
     if reference.banks.n < 2 and reference.about["n"] is not None:
         compared.note(f"{reference.banks.n} images are too few to compare with")
         return
-    generated = compared.gathered(images, images.count, store)
     if not images.classes and "accuracy" in wanted:
         wanted = tuple(name for name in wanted if name != "accuracy")
         compared.note("without classes of the samples there is no accuracy")

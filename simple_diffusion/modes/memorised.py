@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from simple_diffusion.evaluation import names, neighbours
+from simple_diffusion.evaluation.bank import Banks
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.modes import comparison, pictures
 from simple_diffusion.modes.comparison import Comparison
@@ -23,7 +24,7 @@ def forget(folder: epath.Path) -> None:
 
 
 def measure(
-    compared: Comparison, images: ImageSet, folder: epath.Path
+    compared: Comparison, images: ImageSet, generated: Banks, folder: epath.Path
 ) -> Iterator[Metric]:
     """Yields how near samples are to training images, and writes a picture of it.
 
@@ -35,7 +36,8 @@ def measure(
 
     Args:
       compared: knows training images, and held-out ones.
-      images: samples, whose features it has gathered before.
+      images: samples.
+      generated: what the networks say of them.
       folder: of the picture.
     """
     if compared.plan.patch is not None:
@@ -52,7 +54,7 @@ def measure(
             "evaluate.reference_features makes them more"
         )
     network = compared.networks[0].name
-    mine = compared.gathered(images, images.count).of[network].features
+    mine = generated.of[network].features
     theirs = known.of[network].features
     result = neighbours.memorisation(mine, theirs, strangers.of[network].features)
     counts = len(mine), len(theirs)

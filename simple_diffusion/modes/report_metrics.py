@@ -26,7 +26,7 @@ _SETTINGS = {
     "reference": "against {}",
     "networks": "networks {}",
 }
-_SAID_APART = ("metrics", "intervals", "standard_errors", "counts", "config")
+_SAID_APART = ("metrics", "intervals", "standard_errors", "counts", "config", "notes")
 
 
 def metrics(record: Record, training: Record) -> Section:
@@ -36,7 +36,7 @@ def metrics(record: Record, training: Record) -> Section:
       record: of `metrics.json`.
       training: config of the training; keys that the evaluation had otherwise are said.
     """
-    text = page.facts(about(record)) + metrics_table(record)
+    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
     text += _held_out_by_logsnr(record["metrics"])
     asked = record.get("config") or {}
     changed = [
@@ -56,9 +56,14 @@ def metrics(record: Record, training: Record) -> Section:
 
 def comparison(record: Record) -> Section:
     """Returns the newest evaluation of folders: `comparison.json`."""
-    text = page.facts(about(record)) + metrics_table(record)
+    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
     text += page.fold("Everything about this comparison", page.config(_rest(record)))
     return Section("comparison", "Comparison of folders", text)
+
+
+def _notes(record: Record) -> str:
+    """Returns what the evaluation said of its metrics: which are biased, which miss."""
+    return "".join(page.paragraph(str(note)) for note in record.get("notes") or ())
 
 
 def metrics_table(record: Record) -> str:

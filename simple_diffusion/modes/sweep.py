@@ -51,7 +51,8 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
             files.say(f"point {k}/{len(settings)}: {said}: known")
         else:
             files.say(f"point {k}/{len(settings)}: {said}")
-            found = evaluate.measure(compared, drawn, metrics, store=False)
+            generated = evaluate.gathered(compared, drawn, store=False)
+            found = evaluate.measure(compared, drawn, generated, metrics)
             known[mark] = {
                 "network_calls": sampler.network_calls,
                 "mark": mark,
