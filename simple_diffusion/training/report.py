@@ -19,7 +19,8 @@ AVERAGED = ("loss", "grad_norm", "update_norm")
 class Report:
     """Gathers the metrics of steps and reports them every so often.
 
-    Only the first process reports; the others gather and say nothing.
+    Only the first process reports; the others gather and say nothing. What cannot be
+    written, because the disk is full for a while, is said, and ends no training.
 
     workdir: gets `metrics.jsonl`, one line of JSON per report, and `tensorboard/`.
     total_steps: of the run, for the time that is left.
@@ -40,8 +41,9 @@ class Report:
         self._total_steps = total_steps
         self._every = every
         self._first = jax.process_index() == 0
-        self._lines: list[str] = []
+        self._lines: list[str] = []  # of the whole file in a bucket, else unwritten
         self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._bucket = "://" in str(self._path)  # has no appending
         self._say = say if self._first else lambda line: None
         self._events = _event_writer(workdir) if tensorboard and self._first else None
         self._forget()
@@ -59,6 +61,7 @@ class Report:
             kept = [m for m in read_metrics(self._path) if m["step"] <= step]
             self._lines = [json.dumps(m) + "\n" for m in kept]
             self._rewrite()
+            self._lines = self._lines if self._bucket else []
         start = f"resuming at step {step}" if step else "starting"
         self._say(f"{start}, {self._total_steps} steps in all; compiling ...")
 
@@ -102,7 +105,8 @@ class Report:
     def close(self) -> None:
         """Writes what is not yet written."""
         if self._events is not None:
-            self._events.close()
+            with self._going_on("TensorBoard's events"):
+                self._events.close()
 
     def _forget(self) -> None:
         self._since = time.perf_counter()
@@ -134,16 +138,31 @@ class Report:
         if self._first:
             self._append({"step": step, "time": time.time()} | values)
         if self._events is not None:
-            self._events.write_scalars(step, values)
+            with self._going_on("TensorBoard's events"):
+                self._events.write_scalars(step, values)
         self._say(self._line(step, values))
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record) + "\n"
-        if "://" in str(self._path):  # buckets have no appending
-            self._lines.append(line)
-            return self._rewrite()
-        with self._path.open("a") as file:
-            file.write(line)
+        self._lines.append(json.dumps(record) + "\n")
+        with self._going_on(f"{self._path}, which is tried again"):
+            if self._bucket:
+                return self._rewrite()
+            with self._path.open("a") as file:
+                # What was begun when the disk was full is a line that no one reads.
+                file.write("\n" * (len(self._lines) > 1) + "".join(self._lines))
+            self._lines = []
+
+    @contextlib.contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """Says what cannot be written, in place of raising: training is worth more."""
+        try:
+            yield
+        except Exception as error:
+            why: BaseException = error
+            while why.__cause__ is not None:  # what clu met in its thread
+                why = why.__cause__
+            said = next(iter(str(why).splitlines()), "")
+            self._say(f"could not write {what}: {said[:200]}")
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")

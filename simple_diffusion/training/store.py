@@ -210,9 +210,12 @@ class Store:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then ends the threads that write."""
-        self._manager.close()
-        self._reader.close()
+        """Waits, then ends the threads that write; raises CheckpointError."""
+        try:
+            with self._explained("finish a save"):
+                self._manager.close()
+        finally:
+            self._reader.close()
 
     def _set_aside(self, step: int) -> None:
         # Moved, not deleted: it may be the only copy of something. But out of the way,

@@ -118,6 +118,40 @@ def test_a_resumed_run_drops_the_lines_of_lost_steps(tmp_path, clock):
     assert [(line["step"], line["loss"]) for line in lines] == [(4, 1), (8, 2), (12, 2)]
 
 
+def test_what_could_not_be_written_is_said_and_written_later(tmp_path, clock):
+    folder, said = tmp_path / "run", []
+    log = report.Report(
+        folder, total_steps=3, every=1, say=said.append, tensorboard=False
+    )
+    log.begin(0)
+    log.record(1, metrics(), 0.0)
+    folder.rename(tmp_path / "away")
+    log.record(2, metrics(), 0.0)
+    assert any("could not write" in line and "metrics.jsonl" in line for line in said)
+    (tmp_path / "away").rename(folder)
+    log.record(3, metrics(), 0.0)
+    lines = report.read_metrics(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert sum("could not" in line for line in said) == 1
+
+
+def test_events_that_fail_end_no_training_and_hide_no_error(tmp_path, monkeypatch):
+    class Full:
+        def write_scalars(self, *_):
+            raise RuntimeError("asynchronously") from OSError("No space left on device")
+
+        close = write_scalars
+
+    monkeypatch.setattr(report, "_event_writer", lambda workdir: Full())
+    said = []
+    log = report.Report(tmp_path, total_steps=1, every=1, say=said.append)
+    log.begin(0)
+    log.record(1, metrics(), 0.0)
+    log.close()
+    full = "could not write TensorBoard's events: No space left on device"
+    assert said.count(full) == 2
+
+
 def test_each_line_is_json_by_itself(tmp_path, clock):
     run(tmp_path, clock, [1] * 8)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
