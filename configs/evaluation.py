@@ -8,8 +8,9 @@ def evaluate() -> ConfigDict:
     """What is compared with what, by which features; how, is stated in `sample`."""
     return ConfigDict(
         dict(
-            # Of the loss and of everything that is drawn at random here; samples have
-            # sample.seed.
+            # Of the loss, of intervals and of the places of patches; samples have
+            # sample.seed, and KID and the Inception score the seeds that they have in
+            # other implementations.
             seed=0,
             # model (that of the workdir) | folder:PATH | npz:PATH
             samples="model",
@@ -26,8 +27,9 @@ def evaluate() -> ConfigDict:
             reference="data",
             # data: train | holdout
             reference_split="train",
-            # Images of it; none means all, of a source without end as many as samples,
-            # or as reference_features if those are more.
+            # Images of it, of a single class its share of them; none means all, of a
+            # source without end as many as samples, or as reference_features if those
+            # are more.
             reference_count=placeholder(int),
             # As many features of them are kept for metrics on single images.
             reference_features=10_000,

@@ -32,6 +32,7 @@ METRICS = (
     "fd_infinity",
 )
 LABELS = ("balanced", "as_data")
+MODEL = "model"  # in place of files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,13 @@ def plan(config: Config) -> Plan:
             f"evaluate.reference={c.reference}: with evaluate.also_sizes there are "
             "several files; write {size} into their name, where HxW is put"
         )
+    if c.samples != MODEL:
+        for key, none in (("labels", "balanced"), ("also_sizes", ())):
+            if c[key] != none:
+                raise ValueError(
+                    f"evaluate.{key}={c[key]} is for the samples of a model: "
+                    f"evaluate.samples={c.samples} are compared as they are"
+                )
     splits: dict[str, sources.Split] = {"train": "train", "holdout": "holdout"}
     size = c.size
     return Plan(
@@ -145,6 +153,25 @@ def plan(config: Config) -> Plan:
         metrics_during_training=tuple(c.metrics_during_training),
         best_metric=c.best_metric,
     )
+
+
+def plan_of_model(config: Config, doing: str) -> Plan:
+    """Returns the plan of what evaluates a model alone, as `plan` does.
+
+    Args:
+      config: the whole config.
+      doing: what evaluates it, for messages.
+
+    Raises:
+      ValueError: as `plan`; if files shall be evaluated.
+    """
+    found = plan(config)
+    if found.samples != MODEL:
+        raise ValueError(
+            f"evaluate.samples={found.samples} is for --mode evaluate; {doing} "
+            f"evaluates its {MODEL}"
+        )
+    return found
 
 
 def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:

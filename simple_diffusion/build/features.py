@@ -18,7 +18,6 @@ from simple_diffusion.evaluation import (
     dinov2,
     features,
     inception,
-    resizing,
 )
 from simple_diffusion.evaluation.features import FeatureNetwork
 
@@ -30,10 +29,7 @@ Say = Callable[[str], None]
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for networks that are not known or lack their weights.
-
-    Costs nothing: what is wrong shall not be found out after a training.
-    """
+    """Raises ValueError for networks that are not known or lack their weights."""
     c = config.evaluate
     if not c.networks:
         raise ValueError(f"evaluate.networks is empty; known are {', '.join(NETWORKS)}")
@@ -59,9 +55,19 @@ def check(config: Config) -> None:
         raise ValueError(
             f"evaluate.classifier_steps={c.classifier_steps} must be at least 1"
         )
-    rules = sorted(resizing.RULES)
+    rules = inception.RESIZES
     if c.resize not in rules:
         raise ValueError(f"evaluate.resize={c.resize!r} must be {', '.join(rules)}")
+
+
+def check_weights(config: Config) -> None:
+    """Reads the files of weights and forgets them, before a training that needs them.
+
+    Raises as `networks`.
+    """
+    check(config)
+    for name in config.evaluate.networks:
+        _of_file(config, name)
 
 
 def networks(
@@ -83,10 +89,8 @@ def networks(
     c = config.evaluate
     made = []
     for name in c.networks:
-        if name == "inception":
-            made.append(inception.load(c.inception_weights, c.resize))
-        elif name == "dinov2":
-            made.append(dinov2.load(c.dinov2_weights))
+        if (loaded := _of_file(config, name)) is not None:
+            made.append(loaded)
         elif name == "source" and opened is not None and len(opened.class_names) > 1:
             made.append(_classifier(config, folder, say))
         else:
@@ -98,6 +102,14 @@ def networks(
             made.append(features.thumbnail())
     # Twice the same would be one metric twice.
     return list({network.name: network for network in made}.values())
+
+
+def _of_file(config: Config, name: str) -> FeatureNetwork | None:
+    """Returns a network whose weights are in a file; None for others."""
+    c = config.evaluate
+    if name == "inception":
+        return inception.load(c.inception_weights, c.resize)
+    return dinov2.load(c.dinov2_weights) if name == "dinov2" else None
 
 
 def _classifier(config: Config, folder: epath.Path, say: Say) -> FeatureNetwork:

@@ -124,13 +124,12 @@ class Small:
         """Number of different images."""
         return len(self._indices)
 
-    def note(self, index: int, name: str, setting: str) -> None:
+    def note(self, index: int, said: str) -> None:
         """Counts an image, and reports the first one, the tenth, the hundredth, ...
 
         Args:
           index: of the image in the source.
-          name: what the report calls it.
-          setting: config key and value.
+          said: what the report says of it.
         """
         with self._lock:
             if index in self._indices:
@@ -138,10 +137,4 @@ class Small:
             self._indices.add(index)
             count = len(self._indices)
         if str(count).strip("0") == "1":
-            log.warning(
-                "%s: more than %s can give, whose range is cut; patches are never "
-                "enlarged (images so far: %d)",
-                setting,
-                name,
-                count,
-            )
+            log.warning("%s (images so far: %d)", said, count)

@@ -91,6 +91,13 @@ class Wholes:
     def read(self, index: int, position: int) -> tuple[int, Picture]:
         """Returns class and picture; see `View`."""
         image, label = self._source.read(index, max(self.size))
+        (h, w, _), (rows, columns) = image.shape, self.size
+        if (h < rows or w < columns) and isinstance(self._source, CropSource):
+            self.small.note(
+                index,
+                f"{self._source.name(index)} has {h}x{w} pixels and is enlarged to "
+                f"{rows}x{columns}: such images are blurred",
+            )
         return label, Picture(self._fitted(image, position), _WHOLE)
 
     def read_batch(
@@ -158,7 +165,11 @@ class Patches:
                 raise BadImage(name, str(error)) from None
             image = transforms.cut(Image.fromarray(whole), crop)
         if crop.short_of:
-            self.small.note(index, name, crop.short_of)
+            self.small.note(
+                index,
+                f"{crop.short_of}: more than {name} can give, whose range is cut; "
+                "patches are never enlarged",
+            )
         return label, Picture(image, np.array(crop.box, np.float32))
 
     def read_batch(

@@ -10,10 +10,12 @@ of the same images, prepared in the same way.
 import dataclasses
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -25,6 +27,9 @@ from simple_diffusion.evaluation.statistics import Statistics
 _FORMAT = 2
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 20  # times as long as a save takes is waited for the next one
+_ROWS = 4096  # images at a time whose features are joined to the others
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
 
 Outcome = Mapping[str, Outputs]  # by the name of the network
 
@@ -140,10 +145,13 @@ def gather(
     pending = _Pending(np.random.default_rng(0).random(count))
     for images, labels, mask in parts(banks.position) if banks.position < count else ():
         mask = mask[: count - banks.position]
-        outcome = extract(images, banks.position)
-        pending.add(banks, outcome, labels[: len(mask)], mask)
+        if mask.any():  # of one class among many there are few
+            outcome = extract(images, banks.position)
+            pending.add(banks.position, outcome, labels[: len(mask)], mask)
         banks.position += len(mask)
         progress(banks.position)
+        if pending.count >= _ROWS:
+            pending.settle(banks)
         if save is not None and time.perf_counter() - saved > pause:
             pending.settle(banks)
             start = time.perf_counter()
@@ -161,9 +169,14 @@ def gather(
 
 
 class _Pending:
-    """What has been extracted, not yet joined to the banks: joining copies."""
+    """What has been extracted, not yet joined to the banks: joining takes as long for
+    one image as for many.
+
+    count: of images.
+    """
 
     def __init__(self, priority: Float[np.ndarray, "n"]):
+        self.count = 0
         self._every = priority
         self._labels: list[np.ndarray] = []
         self._priority: list[np.ndarray] = []
@@ -171,7 +184,7 @@ class _Pending:
 
     def add(
         self,
-        banks: Banks,
+        position: int,
         outcome: Outcome,
         labels: Int[np.ndarray, "b"],
         mask: Bool[np.ndarray, "b"],
@@ -181,19 +194,13 @@ class _Pending:
         Raises:
           ValueError: features are not finite, naming network and images.
         """
-        if not mask.any():
-            return
         for name, outputs in outcome.items():
             rows = _each(outputs, lambda v: v[: len(mask)][mask])
-            _check_finite(name, rows, banks.position, mask)
-            part = statistics.of(np.asarray(rows.features))
-            space = rows.spatial
-            space = None if space is None else statistics.of(np.asarray(space))
-            banks.of[name] = _extended(banks.of.get(name), part, space, rows)
+            _check_finite(name, rows, position, mask)
             self._rows.setdefault(name, []).append(rows)
-        here = self._every[banks.position :][: len(mask)]
-        self._priority.append(here[mask])
+        self._priority.append(self._every[position:][: len(mask)][mask])
         self._labels.append(labels[mask].astype(np.int32))
+        self.count += int(mask.sum())
 
     def settle(self, banks: Banks) -> None:
         """Joins what is pending."""
@@ -202,13 +209,9 @@ class _Pending:
         banks.labels = np.concatenate([banks.labels, *self._labels])
         banks.priority = np.concatenate([banks.priority, *self._priority])
         for name, parts in self._rows.items():
-            bank = banks.of[name]
-            features = [np.asarray(part.features, np.float32) for part in parts]
-            bank.features = np.concatenate([bank.features, *features])
-            if bank.logits is not None:
-                logits = [np.asarray(part.logits, np.float32) for part in parts]
-                bank.logits = np.concatenate([bank.logits, *logits])
-        self._labels, self._priority, self._rows = [], [], {}
+            rows = jax.tree.map(lambda *some: np.concatenate(some), *parts)
+            banks.of[name] = _extended(banks.of.get(name), rows)
+        self._labels, self._priority, self._rows, self.count = [], [], {}, 0
         fewer = banks.reduced(banks.keep)
         banks.priority, banks.of = fewer.priority, fewer.of
 
@@ -228,21 +231,21 @@ def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outpu
     )
 
 
-def _extended(
-    bank: Bank | None, part: Statistics, space: Statistics | None, rows: Outputs
-) -> Bank:
-    """Returns a bank whose statistics have taken in a part."""
+def _extended(bank: Bank | None, rows: Outputs) -> Bank:
+    """Returns a bank that has taken in more images."""
+    features, spatial, logits = rows
+    features = np.asarray(features, np.float32)
+    total = statistics.of(features)
+    space = None if spatial is None else statistics.of(np.asarray(spatial))
+    logits = None if logits is None else np.asarray(logits, np.float32)
     if bank is None:
-        nothing = np.zeros((0, rows.features.shape[1]), np.float32)
-        classes = rows.logits
-        if classes is not None:
-            classes = np.zeros((0, classes.shape[1]), np.float32)
-        return Bank(part, space, nothing, classes)
+        return Bank(total, space, features, logits)
     if space is not None and bank.spatial is not None:
         space = statistics.merge(bank.spatial, space)
-    return dataclasses.replace(
-        bank, total=statistics.merge(bank.total, part), spatial=space
-    )
+    if logits is not None and bank.logits is not None:
+        logits = np.concatenate([bank.logits, logits])
+    total = statistics.merge(bank.total, total)
+    return Bank(total, space, np.concatenate([bank.features, features]), logits)
 
 
 def _check_finite(
@@ -280,7 +283,8 @@ def save(banks: Banks, path: epath.PathLike) -> None:
             arrays[f"{name}/logits"] = bank.logits
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Of this process alone: several may write the same at once.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with partial.open("wb") as file:
         np.savez(file, **arrays)
     partial.replace(path)

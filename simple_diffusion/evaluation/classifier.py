@@ -285,7 +285,9 @@ def network(
     """
     digest = _digest(_flat(params))
     apply = functools.partial(_apply, recipe)
-    return FeatureNetwork(name, digest, "area", params, apply, tuple(class_names))
+    return FeatureNetwork(
+        name, digest, "area", params, apply, tuple(class_names), _VERSION
+    )
 
 
 def _flat(params: Params) -> dict[str, np.ndarray]:

@@ -42,6 +42,8 @@ class FeatureNetwork:
     params: its weights.
     apply: (params, uint8 images of any one size) -> outputs; pure.
     class_names: of the logits, where these are the classes of a data source.
+    version: of what `apply` computes. Features that were kept are used with those of
+      the same version only: raise it with every change to the numbers.
     """
 
     name: str
@@ -50,6 +52,7 @@ class FeatureNetwork:
     params: Params
     apply: Callable[[Params, UInt8[Array, "b h w c"]], Outputs]
     class_names: tuple[str, ...] = ()
+    version: int = 1
 
 
 def thumbnail() -> FeatureNetwork:

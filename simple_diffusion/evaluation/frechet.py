@@ -60,7 +60,7 @@ def distance(a: Statistics, b: Statistics) -> float:
     """
     feature_sets.same_dimension(len(a.mean), len(b.mean))
     _finite(a, b)
-    _warn(min(a.n, b.n), len(a.mean))
+    _warn(a.n, b.n, len(a.mean))
     return _to(b)(a)
 
 
@@ -84,7 +84,7 @@ def distance_of(x: Shaped[np.ndarray, "n d"], y: Shaped[np.ndarray, "m _"]) -> f
     x, y = feature_sets.pair(x, y, 2)
     if min(len(x), len(y)) > x.shape[1]:
         return distance(statistics.of(x), statistics.of(y))
-    _warn(min(len(x), len(y)), x.shape[1])
+    _warn(len(x), len(y), x.shape[1])
     means = x.mean(axis=0), y.mean(axis=0)
     scaled = [
         (f - mean) / np.sqrt(len(f) - 1) for f, mean in zip((x, y), means, strict=True)
@@ -202,11 +202,13 @@ def _beside(
     return feature_sets.checked(generated, feature_sets.GENERATED, needed)
 
 
-def _warn(n: int, dimension: int) -> None:
+def _warn(generated: int, real: int, dimension: int) -> None:
+    n = min(generated, real)
     if n <= dimension:
+        few = "samples (evaluate.count)" if n == generated else "evaluate.reference"
         warnings.warn(
             f"{n} features for {dimension} dimensions: the Fréchet distance is biased "
-            "upwards; raise evaluate.count",
+            f"upwards; more images are needed, of {few}",
             stacklevel=3,
         )
 

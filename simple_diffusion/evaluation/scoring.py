@@ -50,7 +50,9 @@ class Options(NamedTuple):
     """What metrics depend on besides features.
 
     Fields:
-      seed: of subsets and intervals.
+      seed: of resampling: intervals, and the extrapolated distance. Subsets of the
+        kernel distance and splits of the Inception score are drawn as other
+        implementations draw them.
       neighbours: k of precision and recall.
       density_neighbours: k of density and coverage.
     """
@@ -160,8 +162,11 @@ def _fd(sides: _Sides) -> Iterator[Metric]:
 
 def _sfid(sides: _Sides) -> Iterator[Metric]:
     ours, theirs = sides.generated.spatial, sides.real.spatial
-    if sides.is_inception and ours is not None and theirs is not None:
-        yield sides.named("sfid", frechet.distance(ours, theirs), sides.every)
+    if not sides.is_inception or ours is None:
+        return
+    if theirs is None:
+        raise ValueError("the reference has no statistics of spatial features")
+    yield sides.named("sfid", frechet.distance(ours, theirs), sides.every)
 
 
 def _fd_infinity(sides: _Sides) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ and suffixes of downloads are anyone's. What a network is loaded from is a file 
 own, an .npz that a command made of one of those.
 """
 
+import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,8 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
       OSError: if it cannot be written.
     """
     path = Path(path).expanduser()
-    partial = path.with_name(f".{path.name}.partial")
+    # Of this process alone: several may write the same at once.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with partial.open("wb") as file:  # not by name, to which NumPy would add .npz
         np.savez(file, **dict(arrays))  # pyright: ignore[reportArgumentType]
     partial.replace(path)

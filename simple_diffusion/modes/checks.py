@@ -12,7 +12,7 @@ from simple_diffusion.build.network import Model
 from simple_diffusion.build.options import Config
 from simple_diffusion.evaluation import bank, names
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.modes import evaluate, pictures, record, weights
+from simple_diffusion.modes import evaluate, pictures, record, references, weights
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.modes.comparison import Comparison
 from simple_diffusion.training import checkpoint, cluster, state
@@ -59,13 +59,10 @@ class Checks:
         sampler: sampling.Sampling,
         drawer: pictures.Drawer,
     ):
-        self._plan = evaluation.plan(config)
-        features.check(config)
-        if self._plan.samples != evaluate.MODEL:
-            raise ValueError(
-                f"evaluate.samples={self._plan.samples} is for --mode evaluate; a "
-                f"training evaluates its {evaluate.MODEL}"
-            )
+        plan = self._plan = evaluation.plan_of_model(config, "a training")
+        features.check_weights(config)
+        references.check(plan, config.evaluate.networks, sampler.size)
+        evaluate.label_of(plan.labels, built, opened.class_names)
         # In a training these are what is drawn from, whatever `sample` says.
         config = config.copy_and_resolve_references()
         for key, value in _OWN.items():
@@ -140,6 +137,7 @@ class Checks:
             plan = dataclasses.replace(self._plan, reference_most=most)
             parts = self._config, self._folder, self._mesh, self._opened, plan
             self._compared = evaluate.comparison(*parts)
+        self._compared.forget_notes()
         drawn = evaluate.samples(
             self._config,
             self._model(current),

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,10 +18,11 @@ from simple_diffusion.evaluation import bank, published, scoring
 from simple_diffusion.evaluation.bank import Banks
 from simple_diffusion.evaluation.features import FeatureNetwork
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.modes import image_files, image_sets
+from simple_diffusion.modes import image_files, image_sets, references
 from simple_diffusion.modes import workdir as files
 from simple_diffusion.modes.extractor import Extractor
 from simple_diffusion.modes.image_sets import ImageSet, Size
+from simple_diffusion.modes.references import Reference
 from simple_diffusion.training import cluster, report
 
 FOLDER = "evaluation"
@@ -30,19 +31,8 @@ SIZE = "{size}"  # in the name of a file of statistics
 _HELD_OUT = 2_000  # images that say how near to the training strangers are
 _SAY_SECONDS = 20.0
 _UNUSED = 8  # files of features that are kept though this evaluation has no use of them
+_ABANDONED_SECONDS = 3600.0
 ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
-
-
-class Reference(NamedTuple):
-    """What is compared with.
-
-    Fields:
-      banks: what the networks say of it.
-      about: what it is, for the record.
-    """
-
-    banks: Banks
-    about: dict[str, Any]
 
 
 class Comparison:
@@ -80,6 +70,7 @@ class Comparison:
             plan.seed, plan.neighbours, plan.density_neighbours
         )
         self._notes: list[str] = []
+        self._told: set[str] = set()
 
     def reference(self, size: Size, label: int | None = None) -> Reference:
         """Returns what images of a size are compared with.
@@ -114,7 +105,7 @@ class Comparison:
             are not finite.
           Mismatch: the file is of other images.
         """
-        self.check(images.size)
+        references.check_size(self.plan, images.size)
         identity = images.identity | self._extract.identity
         keep = min(keep, images.count)
         own = self._folder / f"{_FEATURES}{bank.digest(identity)}.npz"
@@ -147,15 +138,6 @@ class Comparison:
         cluster.all_agree(True)  # that it is written, before anyone reads it
         return found
 
-    def check(self, size: Size) -> None:
-        """Raises ValueError if images of a size cannot be compared."""
-        patch = self.plan.patch
-        if patch is not None and patch > min(size):
-            raise ValueError(
-                f"evaluate.patch={patch} does not fit into images of "
-                f"{size[0]}x{size[1]} pixels"
-            )
-
     def metrics(
         self,
         generated: Banks,
@@ -167,13 +149,19 @@ class Comparison:
 
         Those of patches are called after the side of these, such as patch32_fd.
         """
-        theirs = self.reference(size, label).banks
-        plan = self.plan
+        reference, plan = self.reference(size, label), self.plan
+        theirs = reference.banks
         prefix = "" if plan.patch is None else f"patch{plan.patch}_"
         for network in self.networks:
             if network.name not in theirs.of:
                 self.note(f"{plan.reference} says nothing of {network.name}")
                 continue
+            if reference.resize not in (None, network.resize):
+                self.note(
+                    f"{plan.reference} does not say how its images were resized, most "
+                    f"likely by {reference.resize}; with evaluate.resize="
+                    f"{network.resize} the {network.name} distances do not compare"
+                )
             mine, real = (banks.of[network.name] for banks in (generated, theirs))
             labels = generated.labels
             found = scoring.metrics(
@@ -186,7 +174,13 @@ class Comparison:
         """Says what a reader of the metrics should know, and puts it on record."""
         if line not in self._notes:
             self._notes.append(line)
+        if line not in self._told:
+            self._told.add(line)
             files.say(f"  note: {line}")
+
+    def forget_notes(self) -> None:
+        """Begins another evaluation, of which earlier notes say nothing."""
+        self._notes = []
 
     def settings(self, size: Size, label: int | None = None) -> dict[str, Any]:
         """Returns all that metrics depend on besides the samples, as plain JSON."""
@@ -226,7 +220,7 @@ class Comparison:
                 n.name: {"digest": n.digest, "resize": n.resize} for n in self.networks
             },
             "patch": self.plan.patch,
-            "notes": self._notes,
+            "notes": list(self._notes),
         }
 
     def tidy(self) -> None:
@@ -236,22 +230,17 @@ class Comparison:
         every = list(self._folder.glob(f"{_FEATURES}*.npz"))
         unused = [path for path in every if path.name not in self._used]
         unused.sort(key=lambda path: path.stat().mtime, reverse=True)
-        for path in unused[_UNUSED:]:
+        pieces = self._folder.glob(
+            f".{_FEATURES}*{bank.PARTIAL}"
+        )  # of killed processes
+        long_ago = time.time() - _ABANDONED_SECONDS
+        abandoned = [path for path in pieces if path.stat().mtime < long_ago]
+        for path in (*unused[_UNUSED:], *abandoned):
             path.unlink()
 
     def _made(self, size: Size, label: int | None) -> Reference:
         plan, spec = self.plan, self.plan.reference
         kind, _, name = spec.partition(":")
-        if kind not in ("data", "statistics"):
-            for key, value, none in (
-                ("reference_count", plan.reference_count, None),
-                ("labels", plan.labels, "balanced"),
-            ):
-                if value != none:
-                    raise ValueError(
-                        f"evaluate.{key}={value} needs evaluate.reference=data, not "
-                        f"{spec}: files are compared with whole, whatever is in them"
-                    )
         if kind == "npz" and published.holds_statistics(Path(name).expanduser()):
             return self._published(Path(name).expanduser(), spec, size)
         path = None
@@ -260,14 +249,19 @@ class Comparison:
             # A file of statistics is of what it is of, in training too.
             most = plan.reference_most if kind == "data" else None
             images = self._of_data(size, split, count, label, most)
+            if count is not None and count > (there := images.identity["examples"]):
+                raise ValueError(
+                    f"evaluate.reference_count={count} is more than the {there} images "
+                    f"of data.source that evaluate.reference_split={split} has"
+                )
             if kind == "statistics":
                 sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
                 path = epath.Path(sized).expanduser()
         else:
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, plan.size, batch)
-        _check_size(images, size, spec)
-        files.say(f"reference: {images.count} images of {_said(spec, plan)}")
+        references.check_same_size(images, size, spec)
+        files.say(f"reference: {images.count} images of {references.said(spec, plan)}")
         try:
             banks = self.gathered(images, plan.reference_features, path=path)
         except bank.Mismatch as error:
@@ -276,7 +270,7 @@ class Comparison:
                 "these statistics, or change the keys back"
             ) from error
         about = {
-            "what": _said(spec, plan),
+            "what": references.said(spec, plan),
             "n": banks.n,
             "hash": bank.digest(banks.identity),
             "identity": banks.identity,
@@ -284,21 +278,15 @@ class Comparison:
         return Reference(banks, about)
 
     def _published(self, path: Path, spec: str, size: Size) -> Reference:
-        if self.plan.patch is not None or all(
-            network.name != "inception" for network in self.networks
-        ):
-            raise ValueError(
-                f"evaluate.reference={spec} holds statistics of Inception's features "
-                "of whole images: they need evaluate.networks=('inception',) and "
-                "evaluate.patch=None"
-            )
         known = published.read(path)
+        # ADM's have spatial features, pytorch-fid's have not.
+        resize = "torch_bilinear" if known.spatial is None else "tf1_bilinear"
         nothing = np.zeros(0, np.int32), 0, np.zeros(0)
         banks = Banks({}, 0, *nothing, {"inception": known})
         if "arr_0" in image_files.members(path, spec):
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, self.plan.size, batch)
-            _check_size(images, size, spec)
+            references.check_same_size(images, size, spec)
             keep = self.plan.reference_features
             banks = self.gathered(images, keep)
             # Distances by the published statistics, all else by these few images.
@@ -311,7 +299,7 @@ class Comparison:
             "hash": image_files.checksum(path),
             "images": banks.n,
         }
-        return Reference(banks, about)
+        return Reference(banks, about, resize)
 
     def _of_data(
         self,
@@ -341,15 +329,6 @@ class Comparison:
         )
 
 
-def _check_size(images: ImageSet, size: Size, spec: str) -> None:
-    if images.size != size:
-        raise ValueError(
-            f"samples of {size[0]}x{size[1]} pixels cannot be compared with evaluate."
-            f"reference={spec} of {images.size[0]}x{images.size[1]}; evaluate.size=HxW "
-            "cuts and resizes both"
-        )
-
-
 def _enough(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
     """Returns banks, if they keep as many features as are wanted."""
     complete = stored.position >= count
@@ -372,13 +351,6 @@ def _usable(
     except ValueError as error:
         files.say(f"note: {error}; gathered anew")
         return None
-
-
-def _said(spec: str, plan: Plan) -> str:
-    """Returns what the reference is, for a person."""
-    if spec.partition(":")[0] in ("folder", "npz"):
-        return spec
-    return f"{spec}, {plan.reference_split}"
 
 
 def _progress(count: int) -> Callable[[int], None]:

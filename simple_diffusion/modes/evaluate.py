@@ -30,6 +30,7 @@ from simple_diffusion.modes import (
     memorised,
     pictures,
     record,
+    references,
     report,
     weights,
 )
@@ -40,7 +41,6 @@ from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding, store
 
 Metrics = dict[str, float]
-MODEL = "model"
 
 
 def run(config: Config, workdir: str) -> Metrics:
@@ -51,7 +51,7 @@ def run(config: Config, workdir: str) -> Metrics:
     """
     plan = evaluation.plan(config)
     with training.watch(config):
-        of_model = plan.samples == MODEL
+        of_model = plan.samples == evaluation.MODEL
         metrics = (_run_model if of_model else _run_files)(config, workdir)
     if plan.report:
         report.run(config, workdir)
@@ -108,8 +108,12 @@ def comparison(
       mesh: the devices.
       opened: the data source, if there is one.
       plan: by default that of the config.
+
+    Raises:
+      ValueError: for networks or a reference that cannot be used.
     """
     plan, place = plan or evaluation.plan(config), folder / FOLDER
+    references.check(plan, config.evaluate.networks)
     networks = features.networks(config, place, files.say, opened)
     return Comparison(plan, networks, opened, mesh, place)
 
@@ -122,7 +126,7 @@ def _run_model(config: Config, workdir: str) -> Metrics:
     sampler = sampler_of(config, model)
     others = [sampler_of(config, model, size) for size in plan.also_sizes]
     for each in (sampler, *others):
-        compared.check(each.size)
+        references.check_size(plan, each.size)
     files.say(f"evaluating step {model.step} with {plan.count} samples")
     drawn = samples(config, model, compared, sampler, plan.count)
     found = list(record.tell(held_out(config, model, plan.count)))
@@ -168,7 +172,7 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     drawn = Drawn(images, None)
     generated = gathered(compared, drawn)
     found = list(record.tell(measure(compared, drawn, generated, plan.metrics)))
-    if "memorisation" in plan.metrics and opened is not None:
+    if "memorisation" in plan.metrics:
         place = folder / FOLDER / "comparison"  # beside the picture of the model's
         memorised.forget(place)
         near = memorised.measure(compared, images, generated, place)
@@ -223,25 +227,18 @@ def samples(
       ValueError: for a class that does not exist.
     """
     law, built, size = compared.plan.labels, model.built, sampler.size
-    names, only = model.opened.class_names, None
-    every = list(range(max(1, built.num_classes)))
-    if law == "as_data":
-        found = compared.reference(size).banks.labels
-        if not built.num_classes or not len(found):
-            raise ValueError(
-                "evaluate.labels=as_data needs a model with classes, and a reference "
-                "with images of them"
-            )
-        labels = np.resize(found, count)
-    elif law == "balanced":
-        labels = generate.balanced_labels(every, count)
-    else:
-        key = "evaluate.labels"
-        chosen = sampling.parse_classes(law, names, built.num_classes, key)
-        if len(chosen) != 1:
-            raise ValueError(f"{key}={law} must be balanced, as_data or one class")
-        (only,) = chosen
+    names = model.opened.class_names
+    only = label_of(law, built, names)
+    if only is not None:
         labels = np.full(count, only, np.int32)
+    elif law == "as_data":
+        found = compared.reference(size).banks.labels
+        if not len(found):
+            raise ValueError("evaluate.labels=as_data: the reference has no images")
+        labels = np.resize(found, count)
+    else:
+        every = list(range(max(1, built.num_classes)))
+        labels = generate.balanced_labels(every, count)
     if drawer is None:
         drawer = pictures.drawer(sampler, model.mesh, config.sample.batch_size)
     identity = record.drawn(config, sampler, model.step)
@@ -258,6 +255,28 @@ def samples(
         drawer, model.params, labels, size, names, identity, model.weak_params
     )
     return Drawn(images, only)
+
+
+def label_of(law: str, built: network.Model, names: tuple[str, ...]) -> int | None:
+    """Returns the class that all samples shall have; None if they have several.
+
+    Args:
+      law: `evaluate.labels`.
+      built: the model.
+      names: of its classes.
+
+    Raises:
+      ValueError: for a class that does not exist.
+    """
+    key = "evaluate.labels"
+    if law == "as_data" and not built.num_classes:
+        raise ValueError(f"{key}=as_data needs a model with classes")
+    if law in evaluation.LABELS:
+        return None
+    chosen = sampling.parse_classes(law, names, built.num_classes, key)
+    if len(chosen) != 1:
+        raise ValueError(f"{key}={law} must be balanced, as_data or one class")
+    return chosen[0]
 
 
 def gathered(compared: Comparison, drawn: Drawn, store: bool = True) -> Banks:

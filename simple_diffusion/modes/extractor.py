@@ -37,7 +37,7 @@ class Extractor:
         seed: int = 0,
     ):
         self.identity: dict[str, Any] = {
-            "networks": {n.name: [n.digest, n.resize] for n in networks},
+            "networks": {n.name: [n.digest, n.resize, n.version] for n in networks},
             "patch": None if patch is None else [patch, seed],
         }
         self._patch, self._seed = patch, seed

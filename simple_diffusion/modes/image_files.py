@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from simple_diffusion.data import folder, transforms
+from simple_diffusion.data import folder, skip, transforms
 from simple_diffusion.evaluation.bank import Part
 from simple_diffusion.modes import photos
 from simple_diffusion.modes.image_sets import ImageSet, Size
@@ -89,7 +89,10 @@ def _open_folder(
         labels, classes = np.zeros(len(paths), np.int32), ()
     wanted = size or photos.read(root / paths[0]).stored
 
-    def one(path: str) -> np.ndarray:
+    small = skip.Small()
+
+    def one(index: int) -> np.ndarray:
+        path = paths[index]
         photo = photos.read(root / path)
         if size is None and photo.stored != wanted:
             (h, w), (y, x) = wanted, photo.stored
@@ -97,10 +100,11 @@ def _open_folder(
                 f"{where} holds images of different sizes: {paths[0]} has {h}x{w} "
                 f"pixels, {path} has {y}x{x}; evaluate.size=HxW cuts and resizes all"
             )
+        _note_enlarged(small, index, f"{where}: {path}", photo.pixels.shape, wanted)
         return _fitted(photo.pixels, wanted)
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([one(path) for path in paths[start:stop]])
+        return np.stack([one(k) for k in range(start, min(stop, len(paths)))])
 
     # Not by their bytes, which would have to be read twice.
     content = "\n".join([str(root.resolve()), *(_changed(root, p) for p in paths)])
@@ -132,6 +136,7 @@ def _open_npz(
             f"{list(labels.shape)}"
         )
     wanted = size or (shape[1], shape[2])
+    _note_enlarged(skip.Small(), 0, where, shape[1:], wanted)
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([_fitted(image, wanted) for image in rows.read(start, stop)])
@@ -146,6 +151,17 @@ def _changed(root: Path, path: str) -> str:
     """Returns a text that is another if a file is."""
     status = (root / path).stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _note_enlarged(
+    small: skip.Small, index: int, name: str, shape: tuple[int, ...], size: Size
+) -> None:
+    """Reports an image that is enlarged, which adds no detail to what is compared."""
+    (h, w, *_), (rows, columns) = shape, size
+    if h < rows or w < columns:
+        small.note(
+            index, f"{name} of {h}x{w} pixels is enlarged to {rows}x{columns}, blurred"
+        )
 
 
 def _fitted(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:

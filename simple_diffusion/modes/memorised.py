@@ -67,8 +67,10 @@ def measure(
         yield Metric(name, float(value), counts)
     shown = min(compared.plan.show_neighbours, len(mine))
     # A bad image has a place in the set and no row among the features.
-    if not shown or known.n < known.position:
+    if not shown:
         return
+    if known.n < known.position:
+        return compared.note(f"{PICTURE} needs images that can all be read")
     rows = np.argsort(result.distances, kind="stable")[:shown]
     k = min(_SHOWN, len(theirs))
     near = neighbours.nearest(mine[rows], theirs, k).indices

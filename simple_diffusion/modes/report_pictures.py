@@ -75,7 +75,11 @@ def classes(files: Files, class_names: list[str]) -> Section | None:
 def neighbours(files: Files) -> Section | None:
     """Returns what of the training data is nearest to samples."""
     text = "Each row: a sample, then the training images nearest to it"
-    shown = [_one(files, "evaluation/neighbours.png", text)]
+    compared = "The same of the images that were compared instead of the model's"
+    shown = [
+        _one(files, "evaluation/neighbours.png", text),
+        _one(files, "evaluation/comparison/neighbours.png", compared),
+    ]
     return _section("neighbours", "Nearest training images", shown)
 
 

@@ -31,7 +31,8 @@ def run(config: Config, workdir: str) -> list[dict[str, Any]]:
 
 def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     count, settings = evaluation.sweep(config)
-    metrics = tuple(m for m in evaluation.plan(config).metrics if m != "memorisation")
+    plan = evaluation.plan_of_model(config, "a sweep")
+    metrics = tuple(m for m in plan.metrics if m != "memorisation")
     folder, model = evaluate.load(config, workdir)
     compared = evaluate.comparison(config, folder, model.mesh, model.opened)
     # Found out before an hour of drawing: whatever cannot be drawn.

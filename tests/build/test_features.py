@@ -63,7 +63,7 @@ def test_the_same_features_are_not_taken_twice(tmp_path):
         ),
         (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz is not used.*'source'"),
         (dict(classifier_steps=0), "classifier_steps=0 must be at least 1"),
-        (dict(resize="bicubic"), "evaluate.resize='bicubic' must be clean_bicubic"),
+        (dict(resize="bicubic"), "evaluate.resize='bicubic' must be tf1_bilinear"),
     ],
 )
 def test_networks_that_cannot_be_are_named(change, message):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simple_diffusion.data import order, patches, pipeline, scenes, sources
+from simple_diffusion.data import (
+    order,
+    patches,
+    pipeline,
+    scenes,
+    sources,
+    views,
+)
 from simple_diffusion.data.errors import DataError
 from tests.data.test_skip import Numbered
 from tests.data.test_tfds_source import prepare
@@ -309,3 +316,21 @@ def test_a_source_without_stored_images_has_no_native_size(name):
     law = patches.Law(16, 16, None)
     with pytest.raises(DataError, match="data.patches.largest=None .* say how large"):
         drawn(sources.open_source(name), law)
+
+
+def test_whole_images_that_are_enlarged_are_named_once_each(opened, caplog):
+    source, images = opened["folder"]
+    view = views.Wholes(source, (48, 48), SEED)
+    for position in range(2 * len(source)):
+        view.read(position % len(source), position)
+    small = [image for image in images if min(image.size) < 48]
+    assert view.small.count == len(small) > 1
+    (first,) = [r.message for r in caplog.records if "enlarged" in r.message]
+    assert "is enlarged to 48x48" in first and small[0].filename in first
+    assert "(images so far: 1)" in first
+
+
+def test_images_that_are_made_at_any_size_are_never_enlarged(caplog):
+    view = views.Wholes(sources.open_source("digits"), (16, 16), SEED)
+    assert view.read(0, 0)[1].image.shape == (16, 16, 3)
+    assert view.small.count == 0 and not caplog.records

@@ -68,6 +68,31 @@ def test_exactly_the_images_that_count_are_gathered(pixels):
     assert told == [4, 8, 12, 16, 20, 22]
 
 
+def test_rows_are_joined_now_and_then_to_the_same_end(pixels, monkeypatch):
+    monkeypatch.setattr(bank, "_ROWS", 5)
+    settle, joined = bank._Pending.settle, []
+
+    def noted(self, banks):
+        joined.append(self.count)
+        settle(self, banks)
+
+    monkeypatch.setattr(bank._Pending, "settle", noted)
+    check(bank.gather({}, N, KEEP, parts_of(pixels), extract), pixels)
+    assert len(joined) > 2 and max(joined) < 5 + BATCH
+    assert sum(joined) == len(good())
+
+
+def test_networks_are_not_asked_where_no_image_counts(pixels):
+    asked = []
+
+    def noted(images, position):
+        asked.append(position)
+        return extract(images, position)
+
+    bank.gather({}, N, KEEP, parts_of(pixels), noted)
+    assert asked == [0, 4, 12, 16, 20]  # the third batch is bad as a whole
+
+
 def test_what_is_kept_is_a_fair_sample_of_a_sorted_set():
     def parts(start):
         for first in range(start, 1000, 50):
@@ -140,6 +165,26 @@ def test_what_is_stored_of_other_images_says_what_differs(pixels, tmp_path):
         bank.load(path, other)
     assert bank.digest(made) != bank.digest(other)
     assert bank.load(path).identity == made
+
+
+def test_two_may_write_the_same_file(pixels, tmp_path, monkeypatch):
+    """One begins in the middle of the other; a reader finds it whole at any time."""
+    path, plain = tmp_path / "bank.npz", np.savez
+    banks = bank.gather({}, N, KEEP, parts_of(pixels), extract)
+
+    def slow(file, **arrays):
+        file.write(b"a part of it")
+        file.flush()
+        monkeypatch.setattr(np, "savez", plain)
+        bank.save(banks, path)  # of the other
+        check(bank.load(path), pixels)
+        file.seek(0)
+        plain(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", slow)
+    bank.save(banks, path)
+    check(bank.load(path), pixels)
+    assert [p.name for p in tmp_path.iterdir()] == ["bank.npz"]
 
 
 def test_files_of_another_kind_are_refused(tmp_path):

@@ -75,6 +75,25 @@ def finish(process):
     return process.returncode, output
 
 
+def by_two(start, workdir, *flags, place=()):
+    """Lets two processes do what one does elsewhere, to its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    cluster_flags = ["--distributed", f"--coordinator={address}", "--process_count=2"]
+    processes = [
+        start(workdir, *flags, place=[*place, *cluster_flags, f"--process_id={index}"])
+        for index in range(2)
+    ]
+    for process in processes:
+        code, output = finish(process)
+        assert code == 0, output
+
+
+def measured(workdir):
+    return json.loads((workdir / "metrics.json").read_text())["metrics"]
+
+
 def wait_for(process, pattern):
     """Reads the output until a line matches; not for ever."""
     seen = ""
@@ -196,28 +215,30 @@ def test_two_processes_train_show_and_evaluate_as_one_does(
     start, tmp_path, uninterrupted
 ):
     workdir = tmp_path / "run"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    cluster_flags = ["--distributed", f"--coordinator={address}", "--process_count=2"]
-    processes = [
-        start(workdir, "mesh.fsdp=2", place=[*cluster_flags, f"--process_id={index}"])
-        for index in range(2)
-    ]
-    for process in processes:
-        code, output = finish(process)
-        assert code == 0, output
+    by_two(start, workdir, "mesh.fsdp=2")
     found, wanted = losses(workdir), losses(uninterrupted)
     # Sums over two devices are taken in another order, and 40 steps of training from
     # scratch at a high learning rate magnify that.
     np.testing.assert_allclose(found, wanted, rtol=5e-3)
-    mine, one = (
-        json.loads((folder / "metrics.json").read_text())["metrics"]
-        for folder in (workdir, uninterrupted)
-    )
+    mine, one = measured(workdir), measured(uninterrupted)
     assert mine.keys() == one.keys()
     assert mine["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=5e-3)
     assert (workdir / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(start, tmp_path, uninterrupted):
+    """With samples of the last batch that only fill it up, as 20 are not twice 16."""
+    flags = ["evaluate.count=20", "evaluate.reference_features=40"]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for workdir in (alone, shared):
+        shutil.copytree(uninterrupted, workdir)
+    code, output = finish(start(alone, *flags, place=["--mode=evaluate"]))
+    assert code == 0, output
+    by_two(start, shared, *flags, "mesh.fsdp=2", place=["--mode=evaluate"])
+    mine, one = measured(shared), measured(alone)
+    assert mine == pytest.approx(one, rel=1e-3)
+    assert {"fd_thumbnail_20", "kd_thumbnail_20"} <= mine.keys()
 
 
 @pytest.mark.slow

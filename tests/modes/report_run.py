@@ -20,6 +20,7 @@ PICTURES = (
     "evaluation/classes/00_moon.png",
     "evaluation/classes/01__b_cat___dog__b_.png",
     "evaluation/neighbours.png",
+    "evaluation/comparison/neighbours.png",
     "restored/inpaint/sheet.png",
 )
 COLOURS = {
@@ -71,6 +72,7 @@ def record(step: int, fd: float, n: int = 1000) -> dict:
         "intervals": {accuracy: [0.71, 0.79]},
         "standard_errors": {fd_name: 0.0123},
         "counts": {fd_name: [n, 2 * n], accuracy: [n, None]},
+        "notes": ["recall_<b> needs more images"],
     }
 
 

@@ -1,14 +1,17 @@
+import dataclasses
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from simple_diffusion.build import features
+from simple_diffusion.build import evaluation, features
 from simple_diffusion.evaluation import bank
 from simple_diffusion.evaluation.features import FeatureNetwork, Outputs
-from simple_diffusion.modes import evaluate, extractor, pictures, train
+from simple_diffusion.modes import comparison, evaluate, extractor, pictures, train
+from simple_diffusion.training import loop, sharding
 from tests.modes import test_modes
 
 COUNT = 24
@@ -175,7 +178,8 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
     assert starts == [16]
     for path in (workdir / "evaluation").glob("features_*.npz"):
         path.unlink()
-    assert run(config, workdir)[0] == resumed
+    # But for the last bit: sums were taken in other groups.
+    assert run(config, workdir)[0] == pytest.approx(resumed, rel=1e-9, abs=1e-12)
     assert starts == [16, 0]
 
 
@@ -220,6 +224,22 @@ def test_patches_have_names_of_their_own_and_must_fit(workdir):
     assert record["patch"] == 6
     config.evaluate.patch = 17
     with pytest.raises(ValueError, match="evaluate.patch=17 does not fit into .*16x16"):
+        run(config, workdir)
+
+
+def test_features_of_another_version_of_a_network_are_not_used(
+    workdir, tmp_path, monkeypatch
+):
+    config = recipe()
+    config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
+    run(config, workdir)
+    plain = features.networks
+
+    def changed(*args):
+        return [dataclasses.replace(n, version=n.version + 1) for n in plain(*args)]
+
+    monkeypatch.setattr(features, "networks", changed)
+    with pytest.raises(ValueError, match="networks: .*, 1.* there, .*, 2.* here"):
         run(config, workdir)
 
 
@@ -356,6 +376,79 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         assert record["counts"]["fid_12"] == [12, None]  # nobody says how many
         assert kinds <= {name.split("_")[0] for name in metrics}
         assert ("precision_12" in metrics) == (name == "adm")
+        notes = " ".join(record["notes"])
+        rule = "tf1_bilinear" if name == "adm" else "torch_bilinear"
+        assert f"most likely by {rule}; with evaluate.resize=none" in notes
+        assert ("sfid of inception is not measured" in notes) == (name == "fid")
+
+
+@pytest.mark.parametrize("change", [dict(labels="boat"), dict(also_sizes=("8x8",))])
+def test_what_is_of_samples_of_a_model_is_refused_with_files(tmp_path, photos, change):
+    config = files_config(write_folder(tmp_path / "a", photos), "data")
+    config.evaluate.update(change)
+    (key,) = change
+    with pytest.raises(ValueError, match=f"evaluate.{key}=.* is for the samples of a"):
+        evaluate.run(config, str(tmp_path))
+
+
+def test_more_reference_images_than_there_are_is_an_error(tmp_path, photos):
+    config = files_config(write_folder(tmp_path / "a", photos), "data")
+    config.data.source = config.evaluate.samples
+    config.evaluate.reference_count = 13  # and one of twelve is held out
+    with pytest.raises(ValueError, match="reference_count=13 is more than the 11 imag"):
+        evaluate.run(config, str(tmp_path))
+    config.evaluate.reference_count = 11
+    evaluate.run(config, str(tmp_path))
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert record["counts"]["fd_thumbnail_12"] == [12, 11]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(reference="folder:/none"), "evaluate.reference=.*does not exist"),
+        (dict(reference="npz:/none.npz"), "evaluate.reference=.*does not exist"),
+        (dict(labels="bo"), "evaluate.labels has 'bo'"),
+        (dict(patch=17), "evaluate.patch=17 does not fit"),
+        (dict(samples="folder:/none"), "is for --mode evaluate; a training evaluates"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_found_out_before_a_training(
+    tmp_path, monkeypatch, change, message
+):
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("it was trained"))
+    config = recipe()
+    config.evaluate.update(change)
+    with pytest.raises(ValueError, match=message):
+        train.run(config, str(tmp_path))
+
+
+def test_weights_that_cannot_be_read_are_found_out_before_a_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("it was trained"))
+    config = recipe()
+    config.evaluate.networks = ("inception",)
+    config.evaluate.inception_weights = str(tmp_path / "inception.npz")
+    np.savez(tmp_path / "inception.npz", some=np.zeros(3))
+    with pytest.raises(ValueError, match="inception.npz"):
+        train.run(config, str(tmp_path / "run"))
+
+
+def test_notes_are_of_one_evaluation(tmp_path, capsys):
+    mesh = sharding.make_mesh(-1)
+    networks = features.networks(recipe(), None, None, None)
+    compared = comparison.Comparison(
+        evaluation.plan(recipe()), networks, None, mesh, epath.Path(tmp_path)
+    )
+    compared.note("of the first")
+    first = compared.record()
+    compared.forget_notes()
+    for _ in range(2):
+        compared.note("of both")
+    assert first["notes"] == ["of the first"]
+    assert compared.record()["notes"] == ["of both"]
+    assert capsys.readouterr().out.count("of both") == 1
 
 
 def test_images_of_several_sizes_name_two_of_them(tmp_path, photos):
@@ -365,6 +458,22 @@ def test_images_of_several_sizes_name_two_of_them(tmp_path, photos):
         evaluate.run(config, str(tmp_path))
     config.evaluate.size = "8x8"
     assert evaluate.run(config, str(tmp_path))["fd_thumbnail_4"] < 1e-9
+
+
+def test_images_that_are_enlarged_are_named(tmp_path, photos, caplog):
+    spec = write_folder(tmp_path / "a", [*photos[:3], photos[3][:8]])
+    config = files_config(spec, spec)
+    config.evaluate.size = "16x16"
+    evaluate.run(config, str(tmp_path))
+    said = "003.png of 8x16 pixels is enlarged to 16x16, blurred (images so far: 1)"
+    assert said in caplog.text
+    assert "000.png" not in caplog.text
+    caplog.clear()
+    np.savez(tmp_path / "b.npz", photos)
+    config = files_config(f"npz:{tmp_path / 'b.npz'}", f"npz:{tmp_path / 'b.npz'}")
+    config.evaluate.size = "32x32"
+    evaluate.run(config, str(tmp_path))
+    assert "b.npz of 16x16 pixels is enlarged to 32x32" in caplog.text
 
 
 def test_samples_and_reference_of_two_sizes_say_so(tmp_path, photos):

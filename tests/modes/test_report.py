@@ -148,6 +148,8 @@ def test_all_sections_are_there_in_order_and_listed(page):
         "<b>cat & dog</b>",
         "Means: psnr 23.46, ssim none",
         "samples folder:/a/<b>",
+        "recall_<b> needs more images",
+        "instead of the model's",
     ],
 )
 def test_what_a_person_wants_to_know_is_said(page, words):

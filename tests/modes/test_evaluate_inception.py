@@ -1,0 +1,72 @@
+"""From files of weights and images to FID, with nothing in between replaced."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import feature_weights
+from simple_diffusion.evaluation import (
+    convert_inception,
+    frechet,
+    inception,
+    kernel_distance,
+    scores,
+    weight_files,
+)
+from simple_diffusion.modes import evaluate
+from tests.modes import test_modes
+
+
+def write(folder, images):
+    folder.mkdir()
+    for k, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{k:03d}.png")
+    return f"folder:{folder}"
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_the_features_of_each_network(tmp_path):
+    weights = tmp_path / "inception.npz"
+    shapes = convert_inception.port_shapes()
+    port = {name: feature_weights.weight(name, s) for name, s in shapes.items()}
+    weight_files.write(tmp_path / "port.npz", port)
+    source = ["--weights", str(tmp_path / "port.npz")]
+    convert_inception.main([*source, "--output", str(weights)])
+    images = np.random.default_rng(0).integers(0, 256, (22, 24, 24, 3), np.uint8)
+    images[12:] //= 2
+    config = test_modes.tiny()
+    config.evaluate.update(
+        samples=write(tmp_path / "samples", images[:12]),
+        reference=write(tmp_path / "real", images[12:]),
+        networks=("inception", "thumbnail"),
+        inception_weights=str(weights),
+        metrics=("fd", "sfid", "kd", "score", "memorisation"),
+    )
+    metrics = evaluate.run(config, str(tmp_path / "run"))
+    network = inception.load(weights)
+    out = jax.jit(network.apply)(network.params, images)
+    features, spatial, logits = (np.asarray(v) for v in out)
+    expected = {
+        "fid_12": frechet.distance_of,
+        "kid_12": lambda x, y: kernel_distance.distance(x, y).value,
+    }
+    with pytest.warns(UserWarning, match="biased upwards"):
+        for name, distance in expected.items():
+            value = distance(features[:12], features[12:])
+            assert metrics[name] == pytest.approx(value, rel=1e-4), name
+        sfid = frechet.distance_of(spatial[:12], spatial[12:])
+    assert metrics["sfid_12"] == pytest.approx(sfid, rel=1e-3)
+    score = scores.inception_score(logits[:12], splits=10).value
+    assert metrics["inception_score_12"] == pytest.approx(score, rel=1e-4)
+    assert metrics["fd_thumbnail_12"] > 0
+    assert "sfid_thumbnail_12" not in metrics
+    record = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert record["networks"]["inception"] == {
+        "digest": network.digest,
+        "resize": "tf1_bilinear",
+    }
+    assert record["counts"]["fid_12"] == [12, 10]
+    assert any("fd of inception: 10 features for 2048" in n for n in record["notes"])
