@@ -8,9 +8,9 @@ def evaluate() -> ConfigDict:
     """What is compared with what, by which features; how, is stated in `sample`."""
     return ConfigDict(
         dict(
-            # Of the loss, of intervals and of the places of patches; samples have
-            # sample.seed, and KID and the Inception score the seeds that they have in
-            # other implementations.
+            # Of the loss, of intervals, of sets to extrapolate from and of places of
+            # patches; samples have sample.seed, and KID and the Inception score the
+            # seeds that they have in other implementations.
             seed=0,
             # model (that of the workdir) | folder:PATH | npz:PATH
             samples="model",

@@ -69,7 +69,7 @@ class Batches:
 
     @property
     def cut_count(self) -> int:
-        """Number of different images so far that were too small for all sizes."""
+        """Number of different images so far that were smaller than is wanted."""
         return self._reader.view.small.count
 
     def close(self) -> None:

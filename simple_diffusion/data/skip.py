@@ -113,7 +113,7 @@ class Checked:
 
 
 class Small:
-    """Counts the images that are too small for a setting; safe to use from threads."""
+    """Counts images that are smaller than is wanted; safe to use from threads."""
 
     def __init__(self):
         self._indices: set[int] = set()

@@ -10,7 +10,6 @@ of the same images, prepared in the same way.
 import dataclasses
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from simple_diffusion.evaluation import statistics
+from simple_diffusion.evaluation import statistics, whole_files
 from simple_diffusion.evaluation.features import Outputs
 from simple_diffusion.evaluation.statistics import Statistics
 
@@ -28,8 +27,6 @@ _FORMAT = 2
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 20  # times as long as a save takes is waited for the next one
 _ROWS = 4096  # images at a time whose features are joined to the others
-
-PARTIAL = ".partial"  # ends the name of a file that is being written
 
 Outcome = Mapping[str, Outputs]  # by the name of the network
 
@@ -103,7 +100,7 @@ class Banks:
 
 
 class Mismatch(ValueError):
-    """A stored bank is of other images, or of the same ones prepared otherwise."""
+    """A stored bank is of other images or networks, or of images prepared otherwise."""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -142,7 +139,8 @@ def gather(
     """
     banks = stored or Banks(identity, 0, np.zeros(0, np.int32), keep, np.zeros(0), {})
     begun, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
-    pending = _Pending(np.random.default_rng(0).random(count))
+    priority = np.random.default_rng(0).random(count)
+    pending = _Pending(priority)
     for images, labels, mask in parts(banks.position) if banks.position < count else ():
         mask = mask[: count - banks.position]
         if mask.any():  # of one class among many there are few
@@ -150,19 +148,18 @@ def gather(
             pending.add(banks.position, outcome, labels[: len(mask)], mask)
         banks.position += len(mask)
         progress(banks.position)
-        if pending.count >= _ROWS:
-            pending.settle(banks)
+        if pending.count >= _ROWS:  # not by the clock: the same in all processes
+            banks, pending = pending.joined(banks), _Pending(priority)
         if save is not None and time.perf_counter() - saved > pause:
-            pending.settle(banks)
             start = time.perf_counter()
-            save(banks)
+            save(pending.joined(banks))
             saved = time.perf_counter()
             pause = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - start))
         if banks.position >= count:
             break
     if banks.position < count:
         raise ValueError(f"asked for {count} images, got {banks.position}")
-    pending.settle(banks)
+    banks = pending.joined(banks)
     if save is not None and banks.position > begun:
         save(banks)
     return banks.reduced(keep)
@@ -202,18 +199,19 @@ class _Pending:
         self._labels.append(labels[mask].astype(np.int32))
         self.count += int(mask.sum())
 
-    def settle(self, banks: Banks) -> None:
-        """Joins what is pending."""
-        if not self._labels:
-            return
-        banks.labels = np.concatenate([banks.labels, *self._labels])
-        banks.priority = np.concatenate([banks.priority, *self._priority])
+    def joined(self, banks: Banks) -> Banks:
+        """Returns banks with what is pending, which stays as it is."""
+        of = dict(banks.of)
         for name, parts in self._rows.items():
             rows = jax.tree.map(lambda *some: np.concatenate(some), *parts)
-            banks.of[name] = _extended(banks.of.get(name), rows)
-        self._labels, self._priority, self._rows, self.count = [], [], {}, 0
-        fewer = banks.reduced(banks.keep)
-        banks.priority, banks.of = fewer.priority, fewer.of
+            of[name] = _extended(of.get(name), rows)
+        more = dataclasses.replace(
+            banks,
+            labels=np.concatenate([banks.labels, *self._labels]),
+            priority=np.concatenate([banks.priority, *self._priority]),
+            of=of,
+        )
+        return more.reduced(banks.keep)
 
 
 def _only(bank: Bank, rows: Int[np.ndarray, "m"]) -> Bank:
@@ -281,13 +279,9 @@ def save(banks: Banks, path: epath.PathLike) -> None:
         arrays[f"{name}/features"] = bank.features
         if bank.logits is not None:
             arrays[f"{name}/logits"] = bank.logits
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Of this process alone: several may write the same at once.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    with partial.open("wb") as file:
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_files.replacing(path) as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Banks:
@@ -322,7 +316,7 @@ def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Ban
             for key in keys
             if found.get(key) != identity.get(key)
         ]
-        raise Mismatch(f"{path} is of other images: " + "; ".join(differ))
+        raise Mismatch(f"{path} holds other features: " + "; ".join(differ))
     names = [name.removesuffix("/features") for name in arrays if "/features" in name]
     banks = {name: _bank(arrays, name) for name in names}
     position, keep = (int(arrays[name]) for name in ("position", "keep"))

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from jaxtyping import Array, Float, UInt8
 
 from simple_diffusion.core import images
 from simple_diffusion.core.types import Batch, Params
+from simple_diffusion.evaluation import whole_files
 from simple_diffusion.evaluation.features import FeatureNetwork, Outputs
 
 # Of what `_Network` computes from weights of the same shapes: a change makes files of
@@ -324,11 +324,8 @@ def save(trained: FeatureNetwork, recipe: Recipe, path: epath.PathLike) -> None:
     about = _about(recipe, trained.name, trained.class_names)
     told: dict[str, Any] = {"about": np.array(about)}
     told |= {"digest": np.array(trained.digest), **_flat(trained.params)}
-    # Named after the process: several may write the same at once.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:  # not by name, to which NumPy would add .npz
+    with whole_files.replacing(path) as file:  # to a name NumPy would add .npz
         np.savez(file, **told)
-    partial.replace(path)
 
 
 def load(

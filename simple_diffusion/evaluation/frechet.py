@@ -205,7 +205,7 @@ def _beside(
 def _warn(generated: int, real: int, dimension: int) -> None:
     n = min(generated, real)
     if n <= dimension:
-        few = "samples (evaluate.count)" if n == generated else "evaluate.reference"
+        few = "those that are evaluated" if n == generated else "evaluate.reference"
         warnings.warn(
             f"{n} features for {dimension} dimensions: the Fréchet distance is biased "
             f"upwards; more images are needed, of {few}",

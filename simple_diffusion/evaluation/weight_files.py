@@ -6,7 +6,6 @@ and suffixes of downloads are anyone's. What a network is loaded from is a file 
 own, an .npz that a command made of one of those.
 """
 
-import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from simple_diffusion.evaluation import frozen_graph, torch_file
+from simple_diffusion.evaluation import frozen_graph, torch_file, whole_files
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -80,12 +79,8 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
       OSError: if it cannot be written.
     """
-    path = Path(path).expanduser()
-    # Of this process alone: several may write the same at once.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("wb") as file:  # not by name, to which NumPy would add .npz
+    with whole_files.replacing(path) as file:  # to a name NumPy would add .npz
         np.savez(file, **dict(arrays))  # pyright: ignore[reportArgumentType]
-    partial.replace(path)
 
 
 def check_arrays(

@@ -61,7 +61,7 @@ class Checks:
     ):
         plan = self._plan = evaluation.plan_of_model(config, "a training")
         features.check_weights(config)
-        references.check(plan, config.evaluate.networks, sampler.size)
+        references.check(plan, config.evaluate.networks, opened, sampler.size)
         evaluate.label_of(plan.labels, built, opened.class_names)
         # In a training these are what is drawn from, whatever `sample` says.
         config = config.copy_and_resolve_references()

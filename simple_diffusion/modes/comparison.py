@@ -1,5 +1,6 @@
 """Comparing sets of images by what feature networks say of them."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,13 @@ from jax.sharding import Mesh
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
 from simple_diffusion.data.sources import Split
-from simple_diffusion.evaluation import bank, published, scoring
+from simple_diffusion.evaluation import (
+    bank,
+    names,
+    published,
+    scoring,
+    whole_files,
+)
 from simple_diffusion.evaluation.bank import Banks
 from simple_diffusion.evaluation.features import FeatureNetwork
 from simple_diffusion.evaluation.scoring import Metric
@@ -156,11 +163,12 @@ class Comparison:
             if network.name not in theirs.of:
                 self.note(f"{plan.reference} says nothing of {network.name}")
                 continue
-            if reference.resize not in (None, network.resize):
+            guess, is_inception = reference.resize, network.name == names.INCEPTION
+            if is_inception and guess not in (None, network.resize):
                 self.note(
                     f"{plan.reference} does not say how its images were resized, most "
-                    f"likely by {reference.resize}; with evaluate.resize="
-                    f"{network.resize} the {network.name} distances do not compare"
+                    f"likely by {guess}; with evaluate.resize={network.resize} "
+                    "distances to it do not compare"
                 )
             mine, real = (banks.of[network.name] for banks in (generated, theirs))
             labels = generated.labels
@@ -230,13 +238,12 @@ class Comparison:
         every = list(self._folder.glob(f"{_FEATURES}*.npz"))
         unused = [path for path in every if path.name not in self._used]
         unused.sort(key=lambda path: path.stat().mtime, reverse=True)
-        pieces = self._folder.glob(
-            f".{_FEATURES}*{bank.PARTIAL}"
-        )  # of killed processes
-        long_ago = time.time() - _ABANDONED_SECONDS
-        abandoned = [path for path in pieces if path.stat().mtime < long_ago]
-        for path in (*unused[_UNUSED:], *abandoned):
+        for path in unused[_UNUSED:]:
             path.unlink()
+        for piece in self._folder.glob(f".{_FEATURES}*{whole_files.PARTIAL}"):
+            with contextlib.suppress(FileNotFoundError):  # it is complete by now
+                if piece.stat().mtime < time.time() - _ABANDONED_SECONDS:
+                    piece.unlink()  # of a process that was killed
 
     def _made(self, size: Size, label: int | None) -> Reference:
         plan, spec = self.plan, self.plan.reference
@@ -249,11 +256,7 @@ class Comparison:
             # A file of statistics is of what it is of, in training too.
             most = plan.reference_most if kind == "data" else None
             images = self._of_data(size, split, count, label, most)
-            if count is not None and count > (there := images.identity["examples"]):
-                raise ValueError(
-                    f"evaluate.reference_count={count} is more than the {there} images "
-                    f"of data.source that evaluate.reference_split={split} has"
-                )
+            references.check_count(plan, images.identity["examples"])
             if kind == "statistics":
                 sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
                 path = epath.Path(sized).expanduser()

@@ -113,7 +113,7 @@ def comparison(
       ValueError: for networks or a reference that cannot be used.
     """
     plan, place = plan or evaluation.plan(config), folder / FOLDER
-    references.check(plan, config.evaluate.networks)
+    references.check(plan, config.evaluate.networks, opened)
     networks = features.networks(config, place, files.say, opened)
     return Comparison(plan, networks, opened, mesh, place)
 
@@ -138,6 +138,7 @@ def _run_model(config: Config, workdir: str) -> Metrics:
         banks = gathered(compared, other)
         for metric in measure(compared, other, banks, plan.metrics):
             found += record.tell([metric._replace(name=f"{metric.name}@{h}x{w}")])
+        del banks  # a further size needs the room
     memorised.forget(folder / FOLDER)
     if "memorisation" in plan.metrics:
         place = folder / FOLDER
@@ -172,9 +173,9 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     drawn = Drawn(images, None)
     generated = gathered(compared, drawn)
     found = list(record.tell(measure(compared, drawn, generated, plan.metrics)))
+    place = folder / FOLDER / "comparison"  # beside the picture of the model's
+    memorised.forget(place)
     if "memorisation" in plan.metrics:
-        place = folder / FOLDER / "comparison"  # beside the picture of the model's
-        memorised.forget(place)
         near = memorised.measure(compared, images, generated, place)
         found += record.tell(near)
     written = record.measured(found) | compared.record() | record.circumstances(config)

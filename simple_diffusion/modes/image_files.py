@@ -136,10 +136,13 @@ def _open_npz(
             f"{list(labels.shape)}"
         )
     wanted = size or (shape[1], shape[2])
-    _note_enlarged(skip.Small(), 0, where, shape[1:], wanted)
+    small = skip.Small()
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([_fitted(image, wanted) for image in rows.read(start, stop)])
+        images = rows.read(start, stop)
+        for k in range(start, start + len(images)):
+            _note_enlarged(small, k, f"{where}: image {k}", shape[1:], wanted)
+        return np.stack([_fitted(image, wanted) for image in images])
 
     with zipfile.ZipFile(path) as archive:  # knows the checksum of what is in it
         known = archive.getinfo(f"{_IMAGES}.npy").CRC

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
 from simple_diffusion.evaluation import published
 from simple_diffusion.evaluation.bank import Banks
@@ -26,7 +27,12 @@ class Reference(NamedTuple):
     resize: str | None = None
 
 
-def check(plan: Plan, networks: Collection[str], size: Size | None = None) -> None:
+def check(
+    plan: Plan,
+    networks: Collection[str],
+    opened: Data | None = None,
+    size: Size | None = None,
+) -> None:
     """Raises ValueError for a reference that cannot be compared with.
 
     To be called before anything that takes long.
@@ -34,13 +40,16 @@ def check(plan: Plan, networks: Collection[str], size: Size | None = None) -> No
     Args:
       plan: of the evaluation.
       networks: their names, as in `evaluate.networks`.
-      size: of the samples, if it is known.
+      opened: the data source, if there is one.
+      size: of the samples; None if it is not known, and files are not opened.
     """
     spec = plan.reference
     kind, _, name = spec.partition(":")
     if size is not None:
         check_size(plan, size)
     if kind in ("data", "statistics"):
+        if plan.reference_count is not None and opened is not None and size is not None:
+            check_count(plan, opened.describe(plan.reference_split, size)["examples"])
         return
     for key, value, none in (
         ("reference_count", plan.reference_count, None),
@@ -53,9 +62,10 @@ def check(plan: Plan, networks: Collection[str], size: Size | None = None) -> No
             )
     path = Path(name).expanduser()
     if kind != "npz" or not published.holds_statistics(path):
-        key, batch = "evaluate.reference", plan.batch_size
-        images = image_files.open_files(spec, key, plan.size, batch)
-        check_same_size(images, size or images.size, spec)
+        if size is not None:
+            key, batch = "evaluate.reference", plan.batch_size
+            images = image_files.open_files(spec, key, plan.size, batch)
+            check_same_size(images, size, spec)
     elif plan.patch is not None or "inception" not in networks:
         raise ValueError(
             f"evaluate.reference={spec} holds statistics of Inception's features of "
@@ -73,6 +83,16 @@ def check_size(plan: Plan, size: Size) -> None:
         raise ValueError(
             f"evaluate.patch={patch} does not fit into images of "
             f"{size[0]}x{size[1]} pixels"
+        )
+
+
+def check_count(plan: Plan, examples: int) -> None:
+    """Raises ValueError if more images are asked for than the data source has."""
+    count = plan.reference_count
+    if count is not None and count > examples:
+        raise ValueError(
+            f"evaluate.reference_count={count} is more than the {examples} images of "
+            f"data.source that evaluate.reference_split={plan.reference_split} has"
         )
 
 

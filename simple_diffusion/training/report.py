@@ -20,7 +20,8 @@ class Report:
     """Gathers the metrics of steps and reports them every so often.
 
     Only the first process reports; the others gather and say nothing. What cannot be
-    written, because the disk is full for a while, is said, and ends no training.
+    written once it has begun, because the disk is full for a while, is said and tried
+    again, and ends no training.
 
     workdir: gets `metrics.jsonl`, one line of JSON per report, and `tensorboard/`.
     total_steps: of the run, for the time that is left.
@@ -58,7 +59,8 @@ class Report:
         self._begin_step = step
         if self._first:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [m for m in read_metrics(self._path) if m["step"] <= step]
+            lines = {m["step"]: m for m in read_metrics(self._path)}
+            kept = [m for number, m in lines.items() if number <= step]
             self._lines = [json.dumps(m) + "\n" for m in kept]
             self._rewrite()
             self._lines = self._lines if self._bucket else []
@@ -107,6 +109,8 @@ class Report:
         if self._events is not None:
             with self._going_on("TensorBoard's events"):
                 self._events.close()
+        if self._first and self._lines:
+            self._write()
 
     def _forget(self) -> None:
         self._since = time.perf_counter()
@@ -144,6 +148,9 @@ class Report:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         self._lines.append(json.dumps(record) + "\n")
+        self._write()
+
+    def _write(self) -> None:
         with self._going_on(f"{self._path}, which is tried again"):
             if self._bucket:
                 return self._rewrite()

@@ -70,16 +70,42 @@ def test_exactly_the_images_that_count_are_gathered(pixels):
 
 def test_rows_are_joined_now_and_then_to_the_same_end(pixels, monkeypatch):
     monkeypatch.setattr(bank, "_ROWS", 5)
-    settle, joined = bank._Pending.settle, []
+    join, joined = bank._Pending.joined, []
 
     def noted(self, banks):
         joined.append(self.count)
-        settle(self, banks)
+        return join(self, banks)
 
-    monkeypatch.setattr(bank._Pending, "settle", noted)
+    monkeypatch.setattr(bank._Pending, "joined", noted)
     check(bank.gather({}, N, KEEP, parts_of(pixels), extract), pixels)
     assert len(joined) > 2 and max(joined) < 5 + BATCH
     assert sum(joined) == len(good())
+
+
+def test_saving_does_not_change_the_last_bit(pixels, monkeypatch):
+    monkeypatch.setattr(bank, "_ROWS", 5)
+    monkeypatch.setattr(bank, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(bank, "_SAVE_SHARE", 0)
+    saved = []
+    often = bank.gather({}, N, KEEP, parts_of(pixels), extract, save=saved.append)
+    never = bank.gather({}, N, KEEP, parts_of(pixels), extract)
+    assert [banks.position for banks in saved] == [4, 8, 12, 16, 20, 22, 22]
+    for one, other in zip(often.of.values(), never.of.values(), strict=True):
+        np.testing.assert_array_equal(one.total.scatter, other.total.scatter)
+        np.testing.assert_array_equal(one.features, other.features)
+
+
+def test_of_what_cannot_be_written_nothing_is_left(pixels, tmp_path, monkeypatch):
+    banks = bank.gather({}, N, KEEP, parts_of(pixels), extract)
+
+    def full(file, **arrays):
+        file.write(b"a part")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        bank.save(banks, tmp_path / "bank.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_networks_are_not_asked_where_no_image_counts(pixels):

@@ -43,8 +43,10 @@ def small_networks(monkeypatch):
 
     def networks(config, folder, say, opened):
         names = opened.class_names if opened is not None else ()
-        name = config.evaluate.networks[0]
-        return [FeatureNetwork(name, "0" * 12, "none", {}, _corners, names)]
+        return [
+            FeatureNetwork(name, "0" * 12, "none", {}, _corners, names)
+            for name in config.evaluate.networks
+        ]
 
     monkeypatch.setattr(features, "networks", networks)
     monkeypatch.setattr(features, "check", lambda config: None)
@@ -368,7 +370,7 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         config = files_config(spec, f"npz:{tmp_path / name}.npz")
         with pytest.raises(ValueError, match="need evaluate.networks"):
             evaluate.run(config, str(tmp_path))
-        config.evaluate.networks = ("inception",)
+        config.evaluate.networks = ("inception", "thumbnail")
         config.evaluate.metrics = ("fd", "sfid", "kd", "precision_recall")
         metrics = evaluate.run(config, str(tmp_path))
         assert metrics["fid_12"] == pytest.approx(0, abs=1e-6)
@@ -378,7 +380,8 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         assert ("precision_12" in metrics) == (name == "adm")
         notes = " ".join(record["notes"])
         rule = "tf1_bilinear" if name == "adm" else "torch_bilinear"
-        assert f"most likely by {rule}; with evaluate.resize=none" in notes
+        assert notes.count(f"most likely by {rule}; with evaluate.resize=none") == 1
+        assert ("fd_thumbnail_12" in metrics) == (name == "adm")  # of its images
         assert ("sfid of inception is not measured" in notes) == (name == "fid")
 
 
@@ -409,6 +412,10 @@ def test_more_reference_images_than_there_are_is_an_error(tmp_path, photos):
         (dict(reference="folder:/none"), "evaluate.reference=.*does not exist"),
         (dict(reference="npz:/none.npz"), "evaluate.reference=.*does not exist"),
         (dict(labels="bo"), "evaluate.labels has 'bo'"),
+        (
+            dict(reference_count=2**70),
+            "=1180591620717411303424 is more than the .* images of",
+        ),
         (dict(patch=17), "evaluate.patch=17 does not fit"),
         (dict(samples="folder:/none"), "is for --mode evaluate; a training evaluates"),
     ],

@@ -121,7 +121,7 @@ def test_a_resumed_run_drops_the_lines_of_lost_steps(tmp_path, clock):
 def test_what_could_not_be_written_is_said_and_written_later(tmp_path, clock):
     folder, said = tmp_path / "run", []
     log = report.Report(
-        folder, total_steps=3, every=1, say=said.append, tensorboard=False
+        folder, total_steps=4, every=1, say=said.append, tensorboard=False
     )
     log.begin(0)
     log.record(1, metrics(), 0.0)
@@ -133,6 +133,12 @@ def test_what_could_not_be_written_is_said_and_written_later(tmp_path, clock):
     lines = report.read_metrics(folder / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert sum("could not" in line for line in said) == 1
+    folder.rename(tmp_path / "away")
+    log.record(4, metrics(), 0.0)
+    (tmp_path / "away").rename(folder)
+    log.close()  # at the latest
+    lines = report.read_metrics(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_events_that_fail_end_no_training_and_hide_no_error(tmp_path, monkeypatch):
