@@ -1,0 +1,17 @@
+import numpy as np
+import pytest
+
+from simple_diffusion.build import features
+from tests.modes import small_features
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Features that are quick."""
+    monkeypatch.setattr(features, "networks", small_features.networks)
+    monkeypatch.setattr(features, "check", lambda config: None)
+
+
+@pytest.fixture
+def photos():
+    return np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
