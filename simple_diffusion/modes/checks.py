@@ -60,6 +60,7 @@ class Checks:
         drawer: pictures.Drawer,
     ):
         plan = self._plan = evaluation.plan_of_model(config, "a training")
+        record.commit()
         features.check_weights(config)
         references.check(plan, config.evaluate.networks, opened, sampler.size)
         evaluate.label_of(plan.labels, built, opened.class_names)

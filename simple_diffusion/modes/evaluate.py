@@ -114,6 +114,7 @@ def comparison(
     """
     plan, place = plan or evaluation.plan(config), folder / FOLDER
     references.check(plan, config.evaluate.networks, opened)
+    record.commit()
     networks = features.networks(config, place, files.say, opened)
     return Comparison(plan, networks, opened, mesh, place)
 

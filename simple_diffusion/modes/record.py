@@ -73,7 +73,10 @@ def circumstances(config: Config) -> Record:
 
 @functools.cache
 def commit() -> str | None:
-    """Returns the commit of this code, with "+" if it was changed; None without git."""
+    """Returns the commit of this code, with "+" if it was changed; None without git.
+
+    As it is at the first call, which is to come before anything that takes long.
+    """
     here = Path(__file__).parent
 
     def git(*args: str) -> str:
