@@ -121,7 +121,7 @@ def test_images_that_are_enlarged_are_named(tmp_path, photos, caplog):
     config = files_config(f"npz:{tmp_path / 'b.npz'}", f"npz:{tmp_path / 'b.npz'}")
     config.evaluate.size = "32x32"
     evaluate.run(config, str(tmp_path))
-    assert "b.npz of 16x16 pixels is enlarged to 32x32" in caplog.text
+    assert "b.npz: image 0 of 16x16 pixels is enlarged to 32x32" in caplog.text
 
 
 def test_samples_and_reference_of_two_sizes_say_so(tmp_path, photos):
