@@ -228,7 +228,7 @@ def test_two_processes_train_show_and_evaluate_as_one_does(
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(start, tmp_path, uninterrupted):
-    """With samples of the last batch that only fill it up, as 20 are not twice 16."""
+    """Though the last batch of 16 is filled up: of 20 samples it has four."""
     flags = ["evaluate.count=20", "evaluate.reference_features=40"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for workdir in (alone, shared):

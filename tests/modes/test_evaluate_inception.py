@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks import feature_weights
 from simple_diffusion.evaluation import (
@@ -18,13 +17,7 @@ from simple_diffusion.evaluation import (
 )
 from simple_diffusion.modes import evaluate
 from tests.modes import test_modes
-
-
-def write(folder, images):
-    folder.mkdir()
-    for k, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{k:03d}.png")
-    return f"folder:{folder}"
+from tests.modes.small_features import write_folder
 
 
 @pytest.mark.slow
@@ -39,8 +32,8 @@ def test_metrics_are_those_of_the_features_of_each_network(tmp_path):
     images[12:] //= 2
     config = test_modes.tiny()
     config.evaluate.update(
-        samples=write(tmp_path / "samples", images[:12]),
-        reference=write(tmp_path / "real", images[12:]),
+        samples=write_folder(tmp_path / "samples", images[:12]),
+        reference=write_folder(tmp_path / "real", images[12:]),
         networks=("inception", "thumbnail"),
         inception_weights=str(weights),
         metrics=("fd", "sfid", "kd", "score", "memorisation"),

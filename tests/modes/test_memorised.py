@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 from etils import epath
-from PIL import Image
 
 from simple_diffusion.build import data
 from simple_diffusion.core import images
 from simple_diffusion.modes import class_sheets, evaluate, image_sets
 from tests.modes import test_modes
+from tests.modes.small_features import write_folder
 
 SIDE, COPIES = 16, 3
 
@@ -22,18 +22,11 @@ def photographs(seed, count):
     return small.repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
 
 
-def write(folder, pictures):
-    folder.mkdir(parents=True)
-    for k, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{k:03d}.png")
-    return f"folder:{folder}"
-
-
 @pytest.fixture
 def config(tmp_path):
     """Of 60 images three are copied, among nine that are new."""
     config = test_modes.tiny()
-    config.data.source = write(tmp_path / "photographs", photographs(0, 60))
+    config.data.source = write_folder(tmp_path / "photographs", photographs(0, 60))
     config.data.holdout_fraction = 0.3
     opened = data.data(config)
     size = SIDE, SIDE
@@ -41,7 +34,7 @@ def config(tmp_path):
     new = photographs(1, 9)
     samples = np.concatenate([new[:4], whole.image, new[4:]])
     config.evaluate.update(
-        samples=write(tmp_path / "samples", samples),
+        samples=write_folder(tmp_path / "samples", samples),
         metrics=("memorisation",),
         show_neighbours=5,
         reference_features=100,
