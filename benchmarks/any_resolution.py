@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import scene_figures
 from configs import anyres_scenes, quickstart
 from simple_diffusion.core import images
-from simple_diffusion.data import scenes
+from simple_diffusion.data.scenes import scenes
 from simple_diffusion.modes import sample, train
 
 SIZES = ("32x32", "40x40", "48x48", "64x64", "32x64")

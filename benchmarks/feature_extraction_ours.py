@@ -9,8 +9,9 @@ import jax
 
 from benchmarks import ours, protocol
 from benchmarks.feature_weights import images, weight
-from simple_diffusion.evaluation import convert_inception, inception, weight_files
-from simple_diffusion.evaluation.features import FeatureNetwork
+from simple_diffusion.evaluation.networks import inception
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
+from simple_diffusion.weights import convert_inception, weight_files
 
 
 def network() -> FeatureNetwork:

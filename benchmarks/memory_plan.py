@@ -97,7 +97,7 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
     import jax
 
     from simple_diffusion.build import diffusion, network, training
-    from simple_diffusion.training import pinning, sharding, state, step
+    from simple_diffusion.training import sharding, state, step
 
     plain = recipe.changed(planned(args), {"model.remat": remat})
     config = recipe.sections(plain)
@@ -114,7 +114,7 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
     split_rows = config.mesh.split_rows
     place = sharding.batch_shardings(mesh, split_rows)
     jitted = jax.jit(
-        pinning.pinned(
+        sharding.pin_maps(
             step.make_train_step(objective, adam, averages, accumulate=accumulate),
             mesh,
             split_rows,

@@ -25,15 +25,15 @@ from PIL import Image, ImageFilter
 
 from benchmarks import protocol
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import scenes
-from simple_diffusion.evaluation import (
-    classifier,
+from simple_diffusion.data.scenes import scenes
+from simple_diffusion.evaluation.metrics import (
     frechet,
     kernel_distance,
     manifold,
     scores,
 )
-from simple_diffusion.evaluation.features import FeatureNetwork
+from simple_diffusion.evaluation.networks import classifier
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
 
 CLASSES = len(scenes.CLASS_NAMES)
 AT_ONCE = 250

@@ -16,15 +16,14 @@ from jax.sharding import Mesh
 from benchmarks import flops, protocol
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import ApplyFn, Batch, Conditioning
-from simple_diffusion.diffusion import loss, schedules, time_laws, weighting
+from simple_diffusion.diffusion import loss, schedules, time_distributions, weighting
 from simple_diffusion.nets import uvit
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.training import (
     loop,
     objectives,
     optimizer,
-    pinning,
     sharding,
     state,
     step,
@@ -92,7 +91,7 @@ def objective(apply: ApplyFn) -> objectives.DiffusionObjective:
     return objectives.DiffusionObjective(
         apply,
         schedule=schedule,
-        time_law=time_laws.uniform(),
+        time_law=time_distributions.uniform(),
         weight=weighting.min_snr,
         loss=loss.mse,
         kind="v",
@@ -159,7 +158,7 @@ def compile_step(
       mesh: the devices.
       batch: on the devices.
     """
-    jitted = loop.jit_step(pinning.pinned(train_step, mesh), plan.shardings, mesh)
+    jitted = loop.jit_step(sharding.pin_maps(train_step, mesh), plan.shardings, mesh)
     start = time.perf_counter()
     lowered = jitted.lower(plan.abstract, batch)
     traced = time.perf_counter()

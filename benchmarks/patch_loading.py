@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import protocol, train_step
-from simple_diffusion.data import scenes
+from simple_diffusion.data.scenes import scenes
 
 WAYS = ("", ":draft", ":box")
 PEERS = tuple(f"{p}{w}" for p in ("torch", "grain", "grain_threads") for w in WAYS)

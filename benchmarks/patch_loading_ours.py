@@ -3,12 +3,13 @@
 from typing import Any
 
 from benchmarks import protocol
-from simple_diffusion.data import patches, pipeline, sources
+from simple_diffusion.data import patches, pipeline
+from simple_diffusion.data.sources import catalogue
 
 
 def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
     """Opens the folder and makes the first batch."""
-    source = sources.open_source(f"folder:{spec.folder}", holdout_fraction=0.0)
+    source = catalogue.open_source(f"folder:{spec.folder}", holdout_fraction=0.0)
     side = spec.resolution
     law = patches.Law(side, side, spec.largest, flip=True)
     batches = pipeline.train_batches(

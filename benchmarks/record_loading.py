@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import patch_loading, protocol, train_step
-from simple_diffusion.data import preparation, stored
+from simple_diffusion.data.records import encoding, preparation
 
 AHEAD = 16  # batches, more than the pipeline holds ready
 REDUCED = ("native", "jpeg", "lossless")
@@ -45,9 +45,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settings(args: argparse.Namespace, images: str, kind: str) -> stored.Settings:
+def settings(args: argparse.Namespace, images: str, kind: str) -> encoding.Settings:
     """Returns how one kind of records is prepared."""
-    base = stored.Settings(f"folder:{images}", shard_megabytes=args.shard_megabytes)
+    base = encoding.Settings(f"folder:{images}", shard_megabytes=args.shard_megabytes)
     if kind == "native":
         return base
     quality = 95 if kind == "jpeg" else "lossless"

@@ -3,12 +3,13 @@
 from typing import Any
 
 from benchmarks import protocol
-from simple_diffusion.data import pipeline, sources
+from simple_diffusion.data import pipeline
+from simple_diffusion.data.sources import catalogue
 
 
 def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
     """Opens the source that `spec.folder` names and makes the first batch."""
-    source = sources.open_source(spec.folder, holdout_fraction=0.0)
+    source = catalogue.open_source(spec.folder, holdout_fraction=0.0)
     side = spec.resolution
     batches = pipeline.train_batches(
         source, batch_size=spec.batch, resolution=side, seed=0, crop="random", flip=True

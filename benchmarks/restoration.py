@@ -35,7 +35,7 @@ import numpy as np
 from benchmarks import protocol, restoration_runs
 from benchmarks.restoration_runs import Baseline, Bench, Setting
 from simple_diffusion.core import images
-from simple_diffusion.evaluation import similarity
+from simple_diffusion.evaluation.metrics import similarity
 
 PUBLISHED = {"restore.solver": "ddnm_simplified", "restore.compat": True}
 SAMPLES = 2  # in the picture, of each image

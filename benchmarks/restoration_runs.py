@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from benchmarks import recipe
-from simple_diffusion.build import data, diffusion, network, restoration
-from simple_diffusion.build.canvas import parse_size
-from simple_diffusion.build.options import Config
-from simple_diffusion.core import images
+from simple_diffusion.build import data, diffusion, network
+from simple_diffusion.build.image_geometry import parse_size
+from simple_diffusion.build.restoration import restoration
+from simple_diffusion.core import files, images
+from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Params
-from simple_diffusion.modes import masks, weights
-from simple_diffusion.modes import workdir as files
+from simple_diffusion.pipelines import trained_weights
+from simple_diffusion.pipelines.restoration import masks
 from simple_diffusion.training import sharding
 
 
@@ -65,11 +66,13 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     values = recipe.changed(recipe.load(name), asked)
     config: Config = ConfigDict(values)
     folder = files.folder(workdir)
-    classes = files.class_names(folder)
-    files.compare(config, folder, files.say)
+    classes = workdir.class_names(folder)
+    workdir.compare(config, folder, files.say)
     built = network.model(config, len(classes))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, params = weights.load_named(folder, built, mesh, config.sample.weights)
+    step, params = trained_weights.load_named(
+        folder, built, mesh, config.sample.weights
+    )
     size = parse_size(config.restore.size, diffusion.reference(config), "restore.size")
     read = list(data.data(config).whole(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from simple_diffusion.data import scenes
-from simple_diffusion.data.scene_classes import CLASSES
+from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes.scene_classes import CLASSES
 
 SIDE = 48  # pixels of the shorter side of what the network sees
 CELLS = SIDE // 4

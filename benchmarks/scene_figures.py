@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import scene_counter
-from simple_diffusion.evaluation import frechet as distances
-from simple_diffusion.evaluation import statistics
+from simple_diffusion.evaluation.metrics import frechet as distances
+from simple_diffusion.evaluation.metrics import statistics
 
 # Pixels to which all pictures are brought for the distance.
 SIDE = 64

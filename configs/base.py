@@ -390,7 +390,7 @@ def restore() -> ConfigDict:
             mask_mode="nearest",
             # Operators as published, including their slips.
             compat=False,
-            # File of LPIPS weights; see simple_diffusion/evaluation/convert_lpips.py.
+            # File of LPIPS weights; see simple_diffusion/weights/convert_lpips.py.
             lpips_weights=placeholder(str),
         )
     )

@@ -1,4 +1,4 @@
-"""The shape of the package: floors, cycles, and who may import what."""
+"""The shape of the package: layers, cycles, and who may import what."""
 
 import ast
 import graphlib
@@ -13,13 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "simple_diffusion"
-FLOORS = [
+LAYERS = [
     {"core"},
-    {"diffusion", "nets", "data"},
+    {"diffusion", "nets", "data", "geometry", "weights"},
     {"sampling"},
     {"training", "evaluation", "restoration"},
     {"build"},
-    {"modes"},
+    {"pipelines", "report"},
+    {"modes", "studio"},
     {"main"},
 ]
 # Where a heavy library may be imported, as prefixes of module names.
@@ -62,29 +63,29 @@ def imports(path: Path) -> Iterator[str]:
             yield from (name if name in MODULES else base for name in names)
 
 
-def floor(room: str) -> int:
-    return next(k for k, rooms in enumerate(FLOORS) if room in rooms)
+def layer(package: str) -> int:
+    return next(k for k, packages in enumerate(LAYERS) if package in packages)
 
 
-def rooms(module: str) -> list[str]:
+def packages(module: str) -> list[str]:
     """Returns ["nets"] for simple_diffusion.nets.uvit, [] for all else."""
     parts = module.split(".")
     return parts[1:2] if parts[0] == PACKAGE else []
 
 
-def test_every_file_stands_on_a_floor():
-    known = set().union(*FLOORS)
-    assert {room for m in MODULES for room in rooms(m)} <= known
+def test_every_file_stands_on_a_layer():
+    known = set().union(*LAYERS)
+    assert {package for m in MODULES for package in packages(m)} <= known
 
 
-def test_a_file_imports_only_from_lower_floors_or_its_own_folder():
+def test_a_file_imports_only_from_lower_layers_or_its_own_folder():
     wrong = [
         f"{module} imports {name}"
         for module, path in MODULES.items()
         for name in imports(path)
-        for here in rooms(module)
-        for there in rooms(name)
-        if here != there and floor(there) >= floor(here)
+        for here in packages(module)
+        for there in packages(name)
+        if here != there and layer(there) >= layer(here)
     ]
     assert not wrong
 
@@ -112,7 +113,7 @@ def test_under_data_only_the_feed_knows_jax():
     users = {
         module
         for module, path in MODULES.items()
-        if rooms(module) == ["data"]
+        if packages(module) == ["data"]
         and any(name.split(".")[0] in ("jax", "flax") for name in imports(path))
     }
     assert users <= {f"{PACKAGE}.data.feed"}
@@ -123,7 +124,8 @@ def test_no_import_is_relative_and_none_goes_from_the_package_to_configs():
         f"{module} imports {name}"
         for module, path in MODULES.items()
         for name in imports(path)
-        if name.startswith(".") or (rooms(module) and name.split(".")[0] == "configs")
+        if name.startswith(".")
+        or (packages(module) and name.split(".")[0] == "configs")
     ]
     assert not wrong
 
@@ -204,7 +206,7 @@ def assert_importable_without(blocked: list[str], modules: list[str]):
 def test_networks_step_sampling_and_benchmarks_start_without_host_libraries():
     light = {"core", "diffusion", "nets", "sampling", "restoration", "training"}
     host = {f"{PACKAGE}.training.{name}" for name in ("report", "checkpoint", "loop")}
-    modules = [m for m in MODULES if light & set(rooms(m)) and m not in host]
+    modules = [m for m in MODULES if light & set(packages(m)) and m not in host]
     modules += ["benchmarks.train_step", "benchmarks.sampling_overhead"]
     heavy = ["tensorflow", "tensorflow_datasets", "clu", "ml_collections"]
     assert_importable_without(heavy, modules)

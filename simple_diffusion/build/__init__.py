@@ -1,1 +1,1 @@
-"""Floor 4: from a config to typed objects, the only composition root."""
+"""Layer 5: from a config to typed objects, the only composition root."""

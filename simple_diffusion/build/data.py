@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import patches, pipeline, sources, views
+from simple_diffusion.data import patches, pipeline, views
+from simple_diffusion.data.sources import catalogue, protocols
 from simple_diffusion.training.topology import Share
 
 CROPS = {"center": "center", "random": "random"}
@@ -40,7 +41,7 @@ class Data:
     held_out: Callable[[int, int], Iterator[Batch]]
     whole: Callable[..., Iterator[Batch]]
     at: Callable[..., Batch]
-    describe: Callable[[sources.Split, tuple[int, int]], dict[str, Any]]
+    describe: Callable[[protocols.Split, tuple[int, int]], dict[str, Any]]
     epoch: int
     num_classes: int
     class_names: tuple[str, ...]
@@ -71,7 +72,7 @@ def data(config: Config, share: Share = WHOLE) -> Data:
     )
     wanted = c.num_classes
     # Opened last: a wrong option should not have to wait for a large source.
-    source = sources.open_source(spec, folder, "train", **place)
+    source = catalogue.open_source(spec, folder, "train", **place)
     if law is not None:
         views.check(source, law)
     names = tuple(source.class_names)
@@ -98,13 +99,13 @@ def data(config: Config, share: Share = WHOLE) -> Data:
             **processes,
         )
 
-    def opened(split: sources.Split) -> sources.Source:
+    def opened(split: protocols.Split) -> protocols.Source:
         if split == "train":
             return source
-        return sources.open_source(spec, folder, split, **place)
+        return catalogue.open_source(spec, folder, split, **place)
 
     def evaluated(
-        count: int, batch: int, split: sources.Split = "holdout", **what: Any
+        count: int, batch: int, split: protocols.Split = "holdout", **what: Any
     ) -> Iterator[Batch]:
         return pipeline.eval_batches(
             opened(split),
@@ -123,24 +124,24 @@ def data(config: Config, share: Share = WHOLE) -> Data:
         count: int,
         batch: int,
         size: tuple[int, int],
-        split: sources.Split = "holdout",
+        split: protocols.Split = "holdout",
         start: int = 0,
     ) -> Iterator[Batch]:
         return evaluated(count, batch, split, size=size, start=start)
 
     def at(
-        places: Sequence[int], size: tuple[int, int], split: sources.Split = "holdout"
+        places: Sequence[int], size: tuple[int, int], split: protocols.Split = "holdout"
     ) -> Batch:
         return pipeline.eval_examples(
             opened(split), places, size=size, resize=options["resize"]
         )
 
     @functools.cache  # a folder of a million files takes a while
-    def content(split: sources.Split) -> str | None:
+    def content(split: protocols.Split) -> str | None:
         return _content(opened(split))
 
     @functools.cache
-    def describe(split: sources.Split, size: tuple[int, int]) -> dict[str, Any]:
+    def describe(split: protocols.Split, size: tuple[int, int]) -> dict[str, Any]:
         some, length = opened(split), len(opened(split))
         pixels = at(range(min(length, _PROBE)), size, split).image
         return {
@@ -160,9 +161,9 @@ def data(config: Config, share: Share = WHOLE) -> Data:
     return Data(train, held_out, whole, at, describe, len(source), len(names), names)
 
 
-def _content(source: sources.Source) -> str | None:
+def _content(source: protocols.Source) -> str | None:
     """Returns a text that is another if stored images have come, gone or changed."""
-    if isinstance(source, sources.StoredSource):
+    if isinstance(source, protocols.StoredSource):
         return source.fingerprint()
     return None  # made by code, for which the checksum speaks
 

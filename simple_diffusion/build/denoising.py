@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build.canvas import Bind, Canvas, check_size
+from simple_diffusion.build.image_geometry import Bind, Canvas, check_size
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Conditioning, DenoiseFn, Params
 from simple_diffusion.diffusion import denoiser
 from simple_diffusion.sampling import guidance

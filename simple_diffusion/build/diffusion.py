@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable
 
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import WeightFn
 from simple_diffusion.diffusion import (
     loss,
     process,
     schedules,
-    time_laws,
+    time_distributions,
     weighting,
 )
 from simple_diffusion.training import objectives
@@ -93,9 +93,9 @@ def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
     """Returns what training minimises."""
     c, d = config.loss, config.diffusion
     laws = {
-        "uniform": time_laws.uniform(),
-        "stratified": time_laws.stratified(),
-        "logit_normal": time_laws.logit_normal(d.time_mean, d.time_std),
+        "uniform": time_distributions.uniform(),
+        "stratified": time_distributions.stratified(),
+        "logit_normal": time_distributions.logit_normal(d.time_mean, d.time_std),
     }
     # Without patches all images have the side of the reference, and the shift is 0.
     shifts = d.shift_by_resolution and config.data.patches is not None

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from simple_diffusion.build import canvas, diffusion
+from simple_diffusion.build import diffusion, image_geometry
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Batch, Conditioning, Params
-from simple_diffusion.data import sources
-from simple_diffusion.diffusion import denoiser, likelihood, time_laws
+from simple_diffusion.data.sources import protocols
+from simple_diffusion.diffusion import denoiser, likelihood, time_distributions
 from simple_diffusion.evaluation.evaluator import Evaluator
-from simple_diffusion.training import pinning, step
+from simple_diffusion.training import sharding, step
 
 METRICS = (
     "fd",
@@ -50,7 +50,7 @@ class Plan:
     count: int
     labels: str
     reference: str
-    reference_split: sources.Split
+    reference_split: protocols.Split
     reference_count: int | None
     reference_features: int
     reference_most: int | None
@@ -125,7 +125,7 @@ def plan(config: Config) -> Plan:
                     f"evaluate.{key}={c[key]} is for the samples of a model: "
                     f"evaluate.samples={c.samples} are compared as they are"
                 )
-    splits: dict[str, sources.Split] = {"train": "train", "holdout": "holdout"}
+    splits: dict[str, protocols.Split] = {"train": "train", "holdout": "holdout"}
     size = c.size
     return Plan(
         seed=c.seed,
@@ -137,7 +137,9 @@ def plan(config: Config) -> Plan:
         reference_count=c.reference_count,
         reference_features=c.reference_features,
         reference_most=None,
-        size=None if size is None else canvas.parse_size(size, 0, "evaluate.size"),
+        size=None
+        if size is None
+        else image_geometry.parse_size(size, 0, "evaluate.size"),
         also_sizes=tuple(c.also_sizes),
         patch=c.patch,
         batch_size=c.batch_size,
@@ -222,7 +224,7 @@ def evaluator(
       mesh: the devices.
     """
     objective = diffusion.objective(config, built)
-    stratified = time_laws.stratified()
+    stratified = time_distributions.stratified()
     seed = plan(config).seed
 
     def measure(
@@ -250,6 +252,6 @@ def evaluator(
 
     return Evaluator(
         held_out=held_out,
-        loss=partial(jax.jit(pinning.pinned(measure, mesh)), params),
+        loss=partial(jax.jit(sharding.pin_maps(measure, mesh)), params),
         bin_edges=step.BIN_EDGES,
     )

@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
-    conditioning,
+    conditions,
     patching,
     position,
     residual_uvit,
@@ -126,7 +126,7 @@ def network(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn
         m,
         side,
         mixture,
-        embedding=conditioning.Embedding(
+        embedding=conditions.Embedding(
             channels=m.emb_channels,
             sinusoid_channels=m.base_channels,
             num_classes=num_classes,

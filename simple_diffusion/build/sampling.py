@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from simple_diffusion.build.canvas import Canvas, canvas
 from simple_diffusion.build.denoising import denoising
+from simple_diffusion.build.image_geometry import Canvas, canvas
 from simple_diffusion.build.network import Model
-from simple_diffusion.build.options import Config, pick
 from simple_diffusion.core import images, rng
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Params, Solver
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh, NamedSharding
 
-from simple_diffusion.build.options import Config, pick
+from simple_diffusion.core.options import Config, pick
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that make their images say they have as many as this, or more.

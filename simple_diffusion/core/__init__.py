@@ -1,1 +1,1 @@
-"""Floor 0: the types, arrays, random keys and images that every floor shares."""
+"""Layer 1: types, arrays, random keys, images and files that every layer shares."""

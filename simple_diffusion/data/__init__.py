@@ -1,1 +1,1 @@
-"""Floor 1: from a source of images to sharded batches; no schedule, no network."""
+"""Layer 2: from a data source to sharded batches; no schedule, no network."""

@@ -20,8 +20,8 @@ from simple_diffusion.data import order, tf_runtime, transforms
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.patches import Law
 from simple_diffusion.data.reader import PADDING, Reader
-from simple_diffusion.data.skip import Checked
-from simple_diffusion.data.sources import Source
+from simple_diffusion.data.skipping import Checked
+from simple_diffusion.data.sources.protocols import Source
 from simple_diffusion.data.views import Patches, View, Wholes
 
 _END = 2**62  # steps of an endless stream

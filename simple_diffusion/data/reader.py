@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64
 
-from simple_diffusion.data.skip import Checked
+from simple_diffusion.data.skipping import Checked
 from simple_diffusion.data.views import Picture, View
 
 PADDING = -1  # as an index: nothing stands at this position

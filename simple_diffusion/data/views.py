@@ -13,8 +13,8 @@ from PIL import Image
 from simple_diffusion.data import order, transforms
 from simple_diffusion.data.errors import BadImage, DataError, Unfit
 from simple_diffusion.data.patches import Law
-from simple_diffusion.data.skip import Small
-from simple_diffusion.data.sources import BatchSource, CropSource, Source
+from simple_diffusion.data.skipping import Small
+from simple_diffusion.data.sources.protocols import BatchSource, CropSource, Source
 
 _WHOLE = np.array([0, 0, 1, 1], np.float32)
 

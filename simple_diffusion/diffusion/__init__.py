@@ -1,1 +1,1 @@
-"""Floor 1: the mathematics of diffusion; no parameters, no data."""
+"""Layer 2: the mathematics of diffusion; no parameters, no data."""

@@ -1,1 +1,1 @@
-"""Floor 3: what a trained model is worth, in numbers that can be trusted."""
+"""Layer 4: metrics with their errors, and the networks whose features they use."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simple_diffusion.evaluation.bank import Bank
-from simple_diffusion.evaluation.statistics import Statistics
+from simple_diffusion.evaluation.feature_bank import Bank
+from simple_diffusion.evaluation.metrics.statistics import Statistics
 
 
 def holds_statistics(path: Path) -> bool:

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from simple_diffusion.evaluation import (
+from simple_diffusion.evaluation import metric_names
+from simple_diffusion.evaluation.feature_bank import Bank
+from simple_diffusion.evaluation.metrics import (
     frechet,
     intervals,
     kernel_distance,
     manifold,
-    names,
     scores,
 )
-from simple_diffusion.evaluation.bank import Bank
-from simple_diffusion.evaluation.features import FeatureNetwork
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
 
 _SPLITS = 10  # of the inception score
 # Sizes of the sets that a distance is extrapolated from, and from how many dimensions
@@ -127,7 +127,7 @@ class _Sides:
 
     @property
     def is_inception(self) -> bool:
-        return self.network.name == names.INCEPTION
+        return self.network.name == metric_names.INCEPTION
 
     @functools.cached_property
     def manifold(self) -> manifold.Manifold:
@@ -145,7 +145,7 @@ class _Sides:
         **error: Any,
     ) -> Metric:
         """Returns a metric; by default its counts are those of features kept."""
-        name = names.metric_name(kind, self.network.name, self.generated.total.n)
+        name = metric_names.metric_name(kind, self.network.name, self.generated.total.n)
         counts = counts or (len(self.x), len(self.y))
         return Metric(name, float(value), counts, **error)
 

@@ -1,1 +1,1 @@
-"""Floor 5: one file per mode, run(config, workdir) -> a result a test can look at."""
+"""Layer 7: the modes of the command line, each run(config, workdir)."""

@@ -13,30 +13,29 @@ from jax.sharding import Mesh
 from simple_diffusion.build import (
     data,
     evaluation,
-    features,
+    feature_networks,
     network,
     sampling,
     training,
 )
-from simple_diffusion.build.options import Config
+from simple_diffusion.core import files
+from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data import feed
-from simple_diffusion.evaluation.bank import Banks
+from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.modes import (
-    class_sheets,
+from simple_diffusion.modes import report
+from simple_diffusion.pipelines import compiled, runs, trained_weights
+from simple_diffusion.pipelines.evaluation import (
+    class_grids,
     image_files,
     image_sets,
-    memorised,
-    pictures,
+    memorisation,
     record,
     references,
-    report,
-    weights,
 )
-from simple_diffusion.modes import workdir as files
-from simple_diffusion.modes.comparison import FOLDER, Comparison
-from simple_diffusion.modes.image_sets import ImageSet
+from simple_diffusion.pipelines.evaluation.comparison import FOLDER, Comparison
+from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
 from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding, store
 
@@ -82,14 +81,14 @@ class Model(NamedTuple):
 def load(config: Config, workdir: str) -> tuple[epath.Path, Model]:
     """Returns the folder of a run and its model, with the weights `sample` asks for."""
     folder = files.folder(workdir)
-    files.class_names(folder)  # an error if nothing was trained there
-    files.compare(config, folder, files.say)
+    runs.class_names(folder)  # an error if nothing was trained there
+    runs.compare(config, folder, files.say)
     mesh = training.mesh(config)
     opened = data.data(config, sharding.share(mesh))
     built = network.model(config, opened.num_classes)
     plan = sampling.plan(config, built, opened.class_names)
-    step, params = weights.load(folder, built, mesh, plan)
-    weak, weak_params = weights.load_weak(plan, opened.num_classes, mesh)
+    step, params = trained_weights.load(folder, built, mesh, plan)
+    weak, weak_params = trained_weights.load_weak(plan, opened.num_classes, mesh)
     return folder, Model(built, step, params, opened, mesh, weak, weak_params)
 
 
@@ -115,12 +114,12 @@ def comparison(
     plan, place = plan or evaluation.plan(config), folder / FOLDER
     references.check(plan, config.evaluate.networks, opened)
     record.commit()
-    networks = features.networks(config, place, files.say, opened)
+    networks = feature_networks.networks(config, place, files.say, opened)
     return Comparison(plan, networks, opened, mesh, place)
 
 
 def _run_model(config: Config, workdir: str) -> Metrics:
-    features.check(config)
+    feature_networks.check(config)
     folder, model = load(config, workdir)
     plan = evaluation.plan(config)
     compared = comparison(config, folder, model.mesh, model.opened)
@@ -140,13 +139,13 @@ def _run_model(config: Config, workdir: str) -> Metrics:
         for metric in measure(compared, other, banks, plan.metrics):
             found += record.tell([metric._replace(name=f"{metric.name}@{h}x{w}")])
         del banks  # a further size needs the room
-    memorised.forget(folder / FOLDER)
+    memorisation.forget(folder / FOLDER)
     if "memorisation" in plan.metrics:
         place = folder / FOLDER
-        near = memorised.measure(compared, drawn.images, generated, place)
+        near = memorisation.measure(compared, drawn.images, generated, place)
         found += record.tell(near)
     each = plan.show_per_class
-    class_sheets.write(folder / FOLDER, drawn.images, generated.labels, each)
+    class_grids.write(folder / FOLDER, drawn.images, generated.labels, each)
     written = describe(config, compared, sampler, model.step, found)
     record.append(folder, written)
     path = files.write_metrics(folder, written)
@@ -156,7 +155,7 @@ def _run_model(config: Config, workdir: str) -> Metrics:
 
 
 def _run_files(config: Config, workdir: str) -> Metrics:
-    features.check(config)
+    feature_networks.check(config)
     plan, folder = evaluation.plan(config), files.folder(workdir)
     mesh, opened = training.mesh(config), None
     needs_data = plan.reference.partition(":")[0] in ("data", "statistics")
@@ -175,9 +174,9 @@ def _run_files(config: Config, workdir: str) -> Metrics:
     generated = gathered(compared, drawn)
     found = list(record.tell(measure(compared, drawn, generated, plan.metrics)))
     place = folder / FOLDER / "comparison"  # beside the picture of the model's
-    memorised.forget(place)
+    memorisation.forget(place)
     if "memorisation" in plan.metrics:
-        near = memorised.measure(compared, images, generated, place)
+        near = memorisation.measure(compared, images, generated, place)
         found += record.tell(near)
     written = record.measured(found) | compared.record() | record.circumstances(config)
     written |= {"samples": plan.samples, "identity": images.identity}
@@ -213,7 +212,7 @@ def samples(
     compared: Comparison,
     sampler: sampling.Sampling,
     count: int,
-    drawer: pictures.Drawer | None = None,
+    drawer: compiled.Drawer | None = None,
 ) -> Drawn:
     """Returns the samples of a model, of the classes that `evaluate.labels` asks for.
 
@@ -242,7 +241,7 @@ def samples(
         every = list(range(max(1, built.num_classes)))
         labels = generate.balanced_labels(every, count)
     if drawer is None:
-        drawer = pictures.drawer(sampler, model.mesh, config.sample.batch_size)
+        drawer = compiled.drawer(sampler, model.mesh, config.sample.batch_size)
     identity = record.drawn(config, sampler, model.step)
     # Much of what a model is leaves no trace in its parameters, such as its schedule;
     # nor does the code.
@@ -250,7 +249,7 @@ def samples(
     identity |= {name: whole[name] for name in ("data", "model", "diffusion")}
     identity |= {"params": store.digest(model.params), "code": record.code()}
     if model.weak_params is not None:
-        weak = files.config(files.folder(config.sample.guidance_workdir))
+        weak = runs.config(files.folder(config.sample.guidance_workdir))
         identity["weak"] = json.loads(weak.to_json_best_effort())
         identity["weak_params"] = store.digest(model.weak_params)
     images = image_sets.drawn(

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from etils import epath
 
-from simple_diffusion.build import network, restoration, sampling, training
-from simple_diffusion.build.options import Config
-from simple_diffusion.core import images
-from simple_diffusion.evaluation import lpips
-from simple_diffusion.evaluation.lpips import Lpips
-from simple_diffusion.modes import inputs, outputs, weights
-from simple_diffusion.modes import workdir as files
-from simple_diffusion.modes.outputs import Restored
-from simple_diffusion.modes.restorer import Restorer, Trained
+from simple_diffusion.build import network, sampling, training
+from simple_diffusion.build.restoration import restoration
+from simple_diffusion.core import files, images
+from simple_diffusion.core.options import Config
+from simple_diffusion.evaluation.networks import lpips
+from simple_diffusion.evaluation.networks.lpips import Lpips
+from simple_diffusion.pipelines import runs, trained_weights
+from simple_diffusion.pipelines.restoration import inputs, outputs
+from simple_diffusion.pipelines.restoration.outputs import Restored
+from simple_diffusion.pipelines.restoration.restorer import Restorer, Trained
 
 RECORD = "restorations.json"
 SHEET = "sheet.png"
@@ -36,7 +37,7 @@ class Result(NamedTuple):
     """
 
     folder: epath.Path
-    files: dict[str, list[str]]
+    workdir: dict[str, list[str]]
     metrics: dict[str, float]
     failed: dict[str, str]
 
@@ -62,8 +63,8 @@ def run(config: Config, workdir: str) -> Result:
 
 def _run(config: Config, workdir: str) -> Result:
     folder = files.folder(workdir)
-    names = files.class_names(folder)
-    files.compare(config, folder, files.say)
+    names = runs.class_names(folder)
+    runs.compare(config, folder, files.say)
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = restoration.plan(config, built, names)
@@ -71,8 +72,8 @@ def _run(config: Config, workdir: str) -> Result:
     found = inputs.find(config, plan)
     judge = _judge(plan)
     chosen = sampling.plan(config, built, names)
-    step, params = weights.load(folder, built, mesh, chosen)
-    weak, weak_params = weights.load_weak(chosen, len(names), mesh)
+    step, params = trained_weights.load(folder, built, mesh, chosen)
+    weak, weak_params = trained_weights.load_weak(chosen, len(names), mesh)
     trained = Trained(built, params, weak, weak_params)
     restorer = Restorer(config, plan, trained, mesh, chosen.batch_size)
     files.say(

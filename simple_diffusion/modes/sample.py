@@ -8,10 +8,9 @@ import numpy as np
 from etils import epath
 
 from simple_diffusion.build import network, sampling, training
-from simple_diffusion.build.options import Config
-from simple_diffusion.core import images
-from simple_diffusion.modes import pictures, weights
-from simple_diffusion.modes import workdir as files
+from simple_diffusion.core import files, images
+from simple_diffusion.core.options import Config
+from simple_diffusion.pipelines import compiled, image_grids, runs, trained_weights
 
 
 class Result(NamedTuple):
@@ -39,15 +38,15 @@ def run(config: Config, workdir: str) -> Result:
 
 def _run(config: Config, workdir: str) -> Result:
     folder = files.folder(workdir)
-    names = files.class_names(folder)
-    files.compare(config, folder, files.say)
+    names = runs.class_names(folder)
+    runs.compare(config, folder, files.say)
     built = network.model(config, len(names))
     mesh = training.mesh(config)
     plan = sampling.plan(config, built, names)
-    step, params = weights.load(folder, built, mesh, plan)
-    weak, weak_params = weights.load_weak(plan, len(names), mesh)
+    step, params = trained_weights.load(folder, built, mesh, plan)
+    weak, weak_params = trained_weights.load_weak(plan, len(names), mesh)
     sampler = sampling.sampling(config, built, weak, mesh=mesh)
-    draw = pictures.drawer(sampler, mesh, plan.batch_size)
+    draw = compiled.drawer(sampler, mesh, plan.batch_size)
     height, width = sampler.size
     files.say(
         f"sampling {len(plan.labels)} images of {height}x{width} from step {step}: "
@@ -55,7 +54,7 @@ def _run(config: Config, workdir: str) -> Result:
         f"guidance {sampler.guidance:g}"
         + (f", {sampler.windows} windows an image" if sampler.windows else "")
     )
-    on_patches = files.config(folder).data.get("patches") is not None
+    on_patches = runs.config(folder).data.get("patches") is not None
     if sampler.size != built.size[:2] and not on_patches:
         files.say(
             f"note: this model was trained at {built.size[0]}x{built.size[1]} without "
@@ -78,9 +77,9 @@ def _run(config: Config, workdir: str) -> Result:
             old.unlink()  # a mixture of two runs would be neither
         for k, (image, label) in enumerate(zip(every, plan.labels, strict=True)):
             name = names[label] if names else str(label)
-            path = folder / "samples" / pictures.file_name(k, 5, name)
+            path = folder / "samples" / image_grids.file_name(k, 5, name)
             images.write_png(path, image)
-        pictures.write_grid(grid, every, plan.labels)
+        image_grids.write_grid(grid, every, plan.labels)
         with (folder / "samples" / "samples.npz").open("wb") as file:
             np.savez(file, every, plan.labels)
     files.say(f"{len(every)} PNGs, grid.png and samples.npz in {folder / 'samples'}")

@@ -6,10 +6,12 @@ import jax
 from etils import epath
 
 from simple_diffusion.build import evaluation, training
-from simple_diffusion.build.options import Config
-from simple_diffusion.evaluation import bank, plots
-from simple_diffusion.modes import evaluate, record
-from simple_diffusion.modes import workdir as files
+from simple_diffusion.core import files
+from simple_diffusion.core.options import Config
+from simple_diffusion.evaluation import feature_bank
+from simple_diffusion.modes import evaluate
+from simple_diffusion.pipelines.evaluation import record
+from simple_diffusion.report import plots
 from simple_diffusion.training import cluster
 
 FOLDER = "sweep"
@@ -46,7 +48,9 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
         drawn = evaluate.samples(here, model, compared, sampler, count)
         # How it is drawn, how it is compared, and what is asked of it.
         compares = compared.settings(drawn.images.size, drawn.label)
-        mark = bank.digest(drawn.images.identity | compares | {"metrics": metrics})
+        mark = feature_bank.digest(
+            drawn.images.identity | compares | {"metrics": metrics}
+        )
         said = ", ".join(f"{key}={value}" for key, value in point.items())
         if cluster.all_agree(mark in known):  # or one would draw alone
             files.say(f"point {k}/{len(settings)}: {said}: known")

@@ -17,17 +17,16 @@ from simple_diffusion.build import (
     sampling,
     training,
 )
-from simple_diffusion.build.options import Config
-from simple_diffusion.core import arrays
+from simple_diffusion.core import arrays, files
+from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
-from simple_diffusion.modes import checks, pictures, weights
-from simple_diffusion.modes import workdir as files
+from simple_diffusion.pipelines import compiled, image_grids, runs, trained_weights
+from simple_diffusion.pipelines.evaluation import during_training
 from simple_diffusion.training import (
     checkpoint,
     cluster,
     loop,
-    pinning,
     report,
     sharding,
     state,
@@ -70,7 +69,7 @@ def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
     sampler = sampling.sampling(config, built, mesh=mesh)
     others = sampling.further(config, built, mesh)
     picture_plan = sampling.plan(config, built, opened.class_names)
-    draw = pictures.drawer(sampler, mesh, picture_plan.batch_size)
+    draw = compiled.drawer(sampler, mesh, picture_plan.batch_size)
 
     def further_grid(size: str) -> epath.Path:
         return folder / f"samples_{size}.png"
@@ -82,25 +81,25 @@ def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
         # The same noise and classes every time, so that progress can be seen.
         whole = np.concatenate(list(drawn if last else itertools.islice(drawn, 1)))
         if jax.process_index() == 0:
-            pictures.write_grid(path, whole, picture_plan.labels[: len(whole)])
+            image_grids.write_grid(path, whole, picture_plan.labels[: len(whole)])
         files.say(f"samples of step {now}: {path}")
         for size, other in others.items() if last else ():
             path = further_grid(size)
-            drawn = pictures.drawer(other, mesh, picture_plan.batch_size)
+            drawn = compiled.drawer(other, mesh, picture_plan.batch_size)
             shown = picture_plan.labels[: picture_plan.batch_size]
             whole = np.concatenate(list(drawn(current.ema["main"], shown)))
             if jax.process_index() == 0:
-                pictures.write_grid(path, whole, shown)
+                image_grids.write_grid(path, whole, shown)
             files.say(f"samples at {size}: {path}")
 
-    tester = checks.Checks(config, folder, opened, built, mesh, sampler, draw)
+    tester = during_training.Checks(config, folder, opened, built, mesh, sampler, draw)
     grids = [folder / GRID, *map(further_grid, others)]
     outcome = _train(config, folder, opened, built, plan, mesh, show, tester, watch)
     if outcome.status == loop.STOPPED:
         return Result(outcome.status, outcome.state, {}, folder / GRID)
     watch.doing("showing and evaluating the result", endless=True)
     if outcome.status == loop.ALREADY_COMPLETE:
-        files.remember(config, folder, opened.class_names, files.say)
+        runs.remember(config, folder, opened.class_names, files.say)
     last = int(outcome.state.step)  # more than plan.total in a run that was longer
     record = files.read_metrics(folder)
     # As the first process sees it, which writes the files: all draw, or none.
@@ -124,7 +123,7 @@ def _train(
     plan: training.Plan,
     mesh: Mesh,
     show: Callable[[int, state.TrainState], None],
-    tester: checks.Checks,
+    tester: during_training.Checks,
     watch: cluster.Watch,
 ) -> loop.Outcome:
     optimizer = training.adam(config, plan.total)
@@ -139,12 +138,12 @@ def _train(
         seed=plan.seed,
         accumulate=plan.accumulate,
     )
-    train_step = pinning.pinned(train_step, mesh, config.mesh.split_rows)
+    train_step = sharding.pin_maps(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
         # Not before: now it is known that the checkpoints in this workdir, if any, are
         # of this model, and its records may be overwritten.
-        files.remember(config, folder, opened.class_names, files.say)
+        runs.remember(config, folder, opened.class_names, files.say)
         tester.begin(first_step)
         return feed.Feed(
             opened.train(first_step), training.batch_shardings(config, mesh)
@@ -152,7 +151,7 @@ def _train(
 
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
-            folder / weights.CHECKPOINTS, plan.keep, plan.keep_every
+            folder / trained_weights.CHECKPOINTS, plan.keep, plan.keep_every
         )
         stack.callback(checkpoints.close)
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
@@ -163,7 +162,7 @@ def _train(
             stack.callback(tester.close)
             actions.append(loop.Action(plan.evaluate_every, tester.during))
         if plan.snapshot_every:
-            path = folder / weights.SNAPSHOTS
+            path = folder / trained_weights.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)
             stack.callback(snapshots.close)
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))

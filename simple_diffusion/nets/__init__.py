@@ -1,1 +1,1 @@
-"""Floor 1: the networks; no schedule, no data."""
+"""Layer 2: the networks; no schedule, no data."""

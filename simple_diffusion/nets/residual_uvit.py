@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import layers, position
-from simple_diffusion.nets.conditioning import Embedding, join_image
+from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
 from simple_diffusion.nets.position import Place

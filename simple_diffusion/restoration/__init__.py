@@ -1,1 +1,1 @@
-"""Floor 3: degraded images restored by any model, by null-space projection."""
+"""Layer 4: degraded images restored by any model, by null-space projection."""

@@ -1,1 +1,1 @@
-"""Floor 2: a denoise function goes in, images come out."""
+"""Layer 3: a denoise function in, images out."""

@@ -1,1 +1,1 @@
-"""Floor 3: one step and one loop that train every model."""
+"""Layer 4: one step and one loop that train every model."""

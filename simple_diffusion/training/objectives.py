@@ -35,7 +35,12 @@ from simple_diffusion.core.types import (
     Params,
     WeightFn,
 )
-from simple_diffusion.diffusion import parameterization, process, schedules, time_laws
+from simple_diffusion.diffusion import (
+    parameterization,
+    process,
+    schedules,
+    time_distributions,
+)
 
 
 @flax.struct.dataclass
@@ -88,7 +93,7 @@ class DiffusionObjective:
 
     apply: ApplyFn
     schedule: schedules.Schedule
-    time_law: time_laws.TimeLaw
+    time_law: time_distributions.TimeLaw
     weight: Callable[[schedules.Schedule], WeightFn]
     loss: LossFn
     kind: str = "v"

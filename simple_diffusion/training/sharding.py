@@ -9,6 +9,13 @@ A table of (pattern, rule) decides; the first pattern found in the path of an ar
 wins. Paths look like `params/trunk/blocks/mlp/dense_1/kernel`, and
 `ema/main/trunk/...` and `opt_state/1/mu/trunk/...`: a pattern about the end of the path
 treats a parameter, its moments and its averages alike.
+
+Shardings of parameters and batch alone leave it to the compiler where feature maps
+live. Of a kernel that is split over `fsdp` it then multiplies by the part that a device
+holds, for which every device needs the examples of all the others: tensor parallelism,
+with the feature maps of the whole batch on each device, where FSDP was meant. So
+`pin_maps` pins the maps that the modules of a network return to the devices of their
+examples while the program is traced, and it is the kernels that travel.
 """
 
 import math
@@ -17,6 +24,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import (
     AbstractMesh,
@@ -41,6 +49,7 @@ Rules = Sequence[tuple[str, Rule]]
 
 # Arrays of a scan over blocks: stacked on the first axis.
 _STACKED = re.compile(r"(^|/)blocks/")
+_FREE = PartitionSpec.UNCONSTRAINED
 
 
 def make_mesh(
@@ -238,3 +247,44 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def path_name(path: Any) -> str:
     """Returns the path of a leaf as `params/dense/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def pin_maps(
+    function: Callable[..., Any], mesh: Mesh, split_rows: bool = False
+) -> Callable[..., Any]:
+    """Returns the function, to be jitted, with the feature maps in it pinned.
+
+    With a single device it is returned as it is.
+
+    Each map [b, h, w, ...] that a linen module returns is split over `data` and `fsdp`
+    by its first axis. Whether and how it is split over `tensor` stays the compiler's
+    choice, unless rows are. Batches that the devices cannot share equally are left
+    alone.
+
+    Args:
+      function: such as a training step.
+      mesh: the devices it is compiled for.
+      split_rows: whether maps are split over `tensor` by their rows, in transformer
+        blocks too: kernels then travel over `tensor` as they do over `fsdp`. Maps with
+        fewer rows than devices are left to the compiler.
+    """
+    if mesh.size == 1:
+        return function
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def pin(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.ndim < 4 or x.shape[0] % ways:
+            return x
+        split = split_rows and x.shape[1] % mesh.shape["tensor"] == 0
+        rows = "tensor" if split else _FREE
+        spec = PartitionSpec(("data", "fsdp"), rows, *(_FREE,) * (x.ndim - 2))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        return pin(call(*args, **kwargs))
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(intercept):
+            return function(*args, **kwargs)
+
+    return wrapped

@@ -16,13 +16,14 @@ from scipy import ndimage
 
 from benchmarks import recipe, restoration, restoration_priors, restoration_runs
 from simple_diffusion.build import network, training
-from simple_diffusion.build.degradation import degradation
-from simple_diffusion.build.restoration import restoration as build_restoration
+from simple_diffusion.build.restoration.degradation import degradation
+from simple_diffusion.build.restoration.restoration import (
+    restoration as build_restoration,
+)
 from simple_diffusion.core import images, rng
-from simple_diffusion.data import scenes
+from simple_diffusion.data.scenes import scenes
 from simple_diffusion.diffusion.process import FLOW, VP
-from simple_diffusion.modes import weights
-from simple_diffusion.modes import workdir as files
+from simple_diffusion.pipelines import runs, trained_weights
 from simple_diffusion.restoration import operators
 from simple_diffusion.training import checkpoint, sharding, state
 from tests.faults import tiny
@@ -201,12 +202,12 @@ def folder(tmp_path_factory):
     """A workdir whose model was never trained: quicker, and as good here."""
     config: Any = tiny.get_config()
     folder = epath.Path(tmp_path_factory.mktemp("run"))
-    files.remember(config, folder, scenes.CLASS_NAMES, print)
+    runs.remember(config, folder, scenes.CLASS_NAMES, print)
     built = network.model(config, len(scenes.CLASS_NAMES))
     optimizer, averages = training.adam(config, 10), training.averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     plan = state.blueprint(built.init, optimizer, averages, mesh=mesh)
-    saved = checkpoint.Checkpoints(folder / weights.CHECKPOINTS)
+    saved = checkpoint.Checkpoints(folder / trained_weights.CHECKPOINTS)
     saved.save(1, plan.create())
     saved.close()
     return folder

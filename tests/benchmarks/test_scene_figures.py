@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import scene_counter, scene_figures
-from simple_diffusion.data import scenes
+from simple_diffusion.data.scenes import scenes
 
 SIDE, COUNT = 40, 144  # more pictures than features
 

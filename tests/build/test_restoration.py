@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from simple_diffusion.build import diffusion, restoration
-from simple_diffusion.build.degradation import degradation
+from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Model
+from simple_diffusion.build.restoration import restoration
+from simple_diffusion.build.restoration.degradation import degradation
 from simple_diffusion.core import rng
 from simple_diffusion.core.types import Codec
 from simple_diffusion.diffusion import process

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base, networks
-from simple_diffusion.build import canvas, diffusion, network, sampling
+from simple_diffusion.build import diffusion, image_geometry, network, sampling
 from simple_diffusion.diffusion import process
 
 
@@ -49,7 +49,7 @@ def test_labels_go_through_the_classes_in_turn():
 @pytest.mark.parametrize("text", ["64", "-1x8", "8x", "axb", "8x8x8"])
 def test_a_size_that_is_none_names_the_key(text):
     with pytest.raises(ValueError, match="sample.size=.*HxW"):
-        canvas.parse_size(text, 64)
+        image_geometry.parse_size(text, 64)
 
 
 def test_a_size_the_network_cannot_divide_names_the_multiple():
@@ -128,7 +128,7 @@ def seen_by_the_network(config, built, monkeypatch):
         return jnp.zeros_like(z_t)
 
     looking = dataclasses.replace(built, apply=apply)
-    monkeypatch.setattr(canvas, "check_size", lambda *_: None)  # it divides all
+    monkeypatch.setattr(image_geometry, "check_size", lambda *_: None)  # it divides all
     sampler = sampling.sampling(config, looking)
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     with jax.disable_jit():
@@ -236,7 +236,7 @@ def test_a_coarse_image_lends_its_structure_to_a_larger_one():
 def test_the_cut_of_a_coarse_image_is_its_middle():
     config, built = anyres()
     config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
-    one = canvas.canvas(config, built, "8x16", config.sample.steps)
+    one = image_geometry.canvas(config, built, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
     cut = one.enlarged(x, (0.0, 0.0, 1.0, 1.0))
     assert cut.shape == (1, 8, 16, 3)
@@ -268,19 +268,19 @@ def test_beyond_the_largest_size_of_training_the_network_is_told_that(
 ):
     config, built = anyres()
     config.sample.extrapolate = extrapolate
-    one = canvas.canvas(config, built, "32x64", config.sample.steps)
+    one = image_geometry.canvas(config, built, "32x64", config.sample.steps)
     assert one.told == told
     first = diffusion.schedule(config, (told[0] * told[1]) ** 0.5)(jnp.float32(1.0))
     np.testing.assert_allclose(one.grid[0], first, rtol=1e-6)
-    within = canvas.canvas(config, built, "12x16", config.sample.steps)
+    within = image_geometry.canvas(config, built, "12x16", config.sample.steps)
     assert within.told == (12, 16)
 
 
 def test_a_coarse_image_that_was_cut_is_not_cut_again():
     config, built = anyres()
     config.sample.update(frame="cut")
-    coarse = canvas.canvas(config, built, "4x8", config.sample.steps)
-    fine = canvas.canvas(config, built, "8x16", config.sample.steps)
+    coarse = image_geometry.canvas(config, built, "4x8", config.sample.steps)
+    fine = image_geometry.canvas(config, built, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 8, 3))
     want = jax.image.resize(x, (1, 8, 16, 3), "cubic")
     np.testing.assert_array_equal(fine.enlarged(x, coarse.box), want)

@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 from simple_diffusion.build import (
     data,
     diffusion,
-    features,
+    feature_networks,
     network,
-    restoration,
     sampling,
     training,
 )
 from simple_diffusion.build import evaluation as build_evaluation
+from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
 from simple_diffusion.training import sharding, state, step
@@ -92,7 +92,7 @@ def build_everything(config):
     sampling.further(config, built)
     build_evaluation.plan(config)
     build_evaluation.sweep(config)
-    features.check(config)
+    feature_networks.check(config)
     config.restore.update(input="photo.png", hole_mask="mask.png")
     restoration.plan(config, built, ())
     restoration.restoration(config, built, built.size[:2])

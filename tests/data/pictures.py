@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from simple_diffusion.data import preparation, shards, sources, stored
+from simple_diffusion.data.records import encoding, preparation, shards
+from simple_diffusion.data.sources import catalogue
 
 SMALL_SHARDS = 0.02  # megabytes: a few pictures each
 
@@ -56,7 +57,7 @@ def prepare(images: Path, output: Path, **options) -> Path:
     """Prepares a folder, in small shards; returns the output."""
     running = {k: options.pop(k) for k in ("workers", "verify") if k in options}
     options = {"shard_megabytes": SMALL_SHARDS, **options}
-    settings = stored.Settings(f"folder:{images}", **options)
+    settings = encoding.Settings(f"folder:{images}", **options)
     preparation.prepare(settings, output, say=lambda line: None, **running)
     return output
 
@@ -80,7 +81,7 @@ def whole(root: Path) -> dict[str, np.ndarray]:
     """Returns every image of both splits, by name."""
     found = {}
     for split in ("train", "holdout"):
-        source = sources.open_source(f"records:{root}", split=split)
+        source = catalogue.open_source(f"records:{root}", split=split)
         for k in range(len(source)):
             found[source.name(k).split(": ")[1]] = source.read(k, 1000)[0]
     return found

@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from simple_diffusion.data import pipeline, sources
+from simple_diffusion.data import pipeline
 from simple_diffusion.data.errors import DataError
-from tests.data.test_skip import Numbered
+from simple_diffusion.data.sources import catalogue
+from tests.data.test_skipping import Numbered
 
 SEED = 3
 
@@ -150,7 +151,7 @@ def test_reading_whole_batches_equals_reading_one_by_one():
 
 def test_scenes_and_digits_run_through_the_pipeline():
     for name in ("scenes", "digits"):
-        source = sources.open_source(name)
+        source = catalogue.open_source(name)
         (batch,) = take(train(source, resolution=16), 1)
         assert batch.image.shape == (4, 16, 16, 3)
         assert len(np.unique(batch.image)) > 10

@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simple_diffusion.data import (
-    order,
-    patches,
-    pipeline,
-    scenes,
-    sources,
-    views,
-)
+from simple_diffusion.data import order, patches, pipeline, views
 from simple_diffusion.data.errors import DataError
-from tests.data.test_skip import Numbered
-from tests.data.test_tfds_source import prepare
+from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.sources import catalogue
+from tests.data.sources.test_tfds_source import prepare
+from tests.data.test_skipping import Numbered
 
 SEED = 5
 SIZES = [(40, 40), (33, 50), (70, 36), (64, 64), (41, 90), (36, 36), (50, 33), (90, 61)]
@@ -46,7 +41,7 @@ class Stored(Numbered):
 def folder(path):
     for k, image in enumerate(PHOTOGRAPHS):
         image.save(path / f"{k}.png")
-    source = sources.open_source(f"folder:{path}")
+    source = catalogue.open_source(f"folder:{path}")
     # One image is held out.
     paths = [source.name(k) for k in range(len(source))]
     return source, [Image.open(path) for path in paths]
@@ -54,7 +49,7 @@ def folder(path):
 
 def tfds(path):
     prepare(path, "toy", {"train": [(np.asarray(v), 0) for v in PHOTOGRAPHS] * 5})
-    source = sources.open_source("tfds:toy", str(path))
+    source = catalogue.open_source("tfds:toy", str(path))
     return source, [Image.fromarray(source.read(k, 99)[0]) for k in range(len(source))]
 
 
@@ -163,7 +158,7 @@ def test_a_box_recovers_the_patch_of_a_whole_of_another_aspect(opened):
 
 @pytest.mark.parametrize("aspect", [1.0, 2.0])
 def test_a_box_recovers_the_patch_of_a_scene(aspect):
-    source = sources.open_source("scenes")
+    source = catalogue.open_source("scenes")
     law = patches.Law(16, 20, 32, aspect=aspect, flip=True)
     found = drawn(source, law)
 
@@ -177,7 +172,7 @@ def test_a_box_recovers_the_patch_of_a_scene(aspect):
 
 
 def test_a_box_recovers_the_patch_of_a_digit():
-    source = sources.open_source("digits")
+    source = catalogue.open_source("digits")
 
     def whole(index, h, w):
         return lanczos(Image.fromarray(source.read(index, 32)[0]), h, w)
@@ -186,7 +181,7 @@ def test_a_box_recovers_the_patch_of_a_digit():
 
 
 def test_patches_as_large_as_the_smallest_size_are_half_of_the_time_the_whole():
-    source = sources.open_source("scenes")
+    source = catalogue.open_source("scenes")
     law = patches.Law(16, 16, 32)
     boxes = [tuple(box) for _, _, box in drawn(source, law, steps=16)]
     share = boxes.count((0.0, 0.0, 1.0, 1.0)) / len(boxes)
@@ -196,7 +191,7 @@ def test_patches_as_large_as_the_smallest_size_are_half_of_the_time_the_whole():
 
 @pytest.mark.parametrize("kind", ["folder", "plain", "scenes"])
 def test_patches_resume_at_any_step_and_split_between_processes(kind, opened):
-    source = sources.open_source("scenes") if kind == "scenes" else opened[kind][0]
+    source = catalogue.open_source("scenes") if kind == "scenes" else opened[kind][0]
 
     def take(count, **options):
         options = dict(batch_size=8, resolution=1, seed=SEED, patches=LAW) | options
@@ -220,7 +215,7 @@ def test_patches_resume_at_any_step_and_split_between_processes(kind, opened):
 
 @pytest.mark.parametrize("kind", ["folder", "scenes"])
 def test_held_out_patches_are_the_same_each_time_and_not_mirrored(kind, opened):
-    source = sources.open_source("scenes") if kind == "scenes" else opened[kind][0]
+    source = catalogue.open_source("scenes") if kind == "scenes" else opened[kind][0]
 
     def evaluate():
         options = dict(batch_size=4, count=7, patches=LAW)
@@ -257,7 +252,7 @@ def test_whole_images_of_any_shape_are_cut_in_the_middle_or_made(opened):
         y, x = (h - rows + 1) // 2, (w - columns + 1) // 2
         part = images[index].crop((x, y, x + columns, y + rows))
         assert difference(image, lanczos(part, *size)) <= 4  # in another order
-    made = sources.open_source("scenes")
+    made = catalogue.open_source("scenes")
     batch = next(pipeline.eval_batches(made, batch_size=3, size=size))
     indices = order.shuffled(np.arange(3), len(made), 0)
     assert (batch.image == scenes.render(made.describe(indices), *size)).all()
@@ -315,7 +310,7 @@ def test_when_no_image_is_large_enough_the_error_says_so(opened):
 def test_a_source_without_stored_images_has_no_native_size(name):
     law = patches.Law(16, 16, None)
     with pytest.raises(DataError, match="data.patches.largest=None .* say how large"):
-        drawn(sources.open_source(name), law)
+        drawn(catalogue.open_source(name), law)
 
 
 def test_whole_images_that_are_enlarged_are_named_once_each(opened, caplog):
@@ -331,6 +326,6 @@ def test_whole_images_that_are_enlarged_are_named_once_each(opened, caplog):
 
 
 def test_images_that_are_made_at_any_size_are_never_enlarged(caplog):
-    view = views.Wholes(sources.open_source("digits"), (16, 16), SEED)
+    view = views.Wholes(catalogue.open_source("digits"), (16, 16), SEED)
     assert view.read(0, 0)[1].image.shape == (16, 16, 3)
     assert view.small.count == 0 and not caplog.records

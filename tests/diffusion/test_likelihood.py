@@ -6,7 +6,12 @@ import scipy.special
 import scipy.stats
 
 from simple_diffusion.core import images, rng
-from simple_diffusion.diffusion import likelihood, process, schedules, time_laws
+from simple_diffusion.diffusion import (
+    likelihood,
+    process,
+    schedules,
+    time_distributions,
+)
 from tests.gaussian import Gaussian
 
 LEVELS = images.to_unit_range(jnp.arange(256, dtype=jnp.uint8).reshape(256, 1, 1))[
@@ -62,7 +67,7 @@ def test_diffusion_of_gaussian_data_is_half_a_logarithm(family):
     u_key, x_key, eps_key = jax.random.split(jax.random.key(5), 3)
     x = data.mean + data.std * jax.random.normal(x_key, (n, 4, 4, 1))
     eps = jax.random.normal(eps_key, x.shape)
-    logsnr = low + (high - low) * time_laws.stratified().sample(u_key, n)
+    logsnr = low + (high - low) * time_distributions.stratified().sample(u_key, n)
     integrand = likelihood.diffusion(data.denoiser(family), x, eps, logsnr, family)
     wanted = 0.5 * np.diff(np.log2(1 + data.std**2 * np.exp([low, high])))[0]
     # 65536 squared normals of uneven size: a standard error of 0.6 %.
@@ -87,7 +92,7 @@ def test_bound_with_the_exact_denoiser_is_the_entropy_of_the_data():
     n = 2048
     u_key, x_key, key = jax.random.split(jax.random.key(6), 3)
     x = jax.random.choice(x_key, LEVELS, (n, 4, 4, 1), p=jnp.asarray(p, jnp.float32))
-    u = time_laws.stratified().sample(u_key, n)
+    u = time_distributions.stratified().sample(u_key, n)
     keys = rng.per_example(key, jnp.arange(n))
     got = jax.jit(lambda x, u: likelihood.bound(denoise, x, COSINE, u, keys))(x, u)
     # 32768 squared normals of uneven size: a standard error of 0.8 %.

@@ -8,7 +8,7 @@ from simple_diffusion.diffusion import (
     parameterization,
     process,
     schedules,
-    time_laws,
+    time_distributions,
     weighting,
 )
 from tests.gaussian import Gaussian
@@ -54,7 +54,7 @@ def test_mean_over_t_needs_no_factor_with_its_own_schedule(name):
         "flow": schedules.flow(),
     }[name]
     t = jnp.linspace(0.0, 1.0, 101)
-    uniform = time_laws.uniform()
+    uniform = time_distributions.uniform()
     weight = weighting.eps_mse(schedule)
     np.testing.assert_array_equal(factor(weight, schedule, uniform, "eps", t), 1.0)
     alpha, _ = process.VP.alpha_sigma(schedule(t))
@@ -91,7 +91,7 @@ def test_sigmoid_with_the_rate_matches_the_table_even_at_the_ends():
         weight = weighting.sigmoid(float(row["bias"]))
         schedule = schedules.shifted(COSINE, row["noise_d"], row["image_d"])
         t = jnp.float32([row["t"]])
-        got = factor(weight, schedule, time_laws.uniform(), "v", t)
+        got = factor(weight, schedule, time_distributions.uniform(), "v", t)
         np.testing.assert_allclose(got, row["weight"], rtol=1e-5)
 
 
@@ -145,15 +145,15 @@ def test_unit_weighting_prefers_no_noise_level():
 
 
 TRAINING = {
-    "cosine": (COSINE, time_laws.stratified()),
-    "shifted": (schedules.shifted(COSINE, 64, 128), time_laws.stratified()),
+    "cosine": (COSINE, time_distributions.stratified()),
+    "shifted": (schedules.shifted(COSINE, 64, 128), time_distributions.stratified()),
     "interpolated": (
         schedules.interpolated(COSINE, schedules.shifted(COSINE, 32, 128)),
-        time_laws.stratified(),
+        time_distributions.stratified(),
     ),
-    "flow": (schedules.flow(), time_laws.stratified()),
-    "flow, independent times": (schedules.flow(), time_laws.uniform()),
-    "flow, logit-normal": (schedules.flow(), time_laws.logit_normal(0.5, 1.5)),
+    "flow": (schedules.flow(), time_distributions.stratified()),
+    "flow, independent times": (schedules.flow(), time_distributions.uniform()),
+    "flow, logit-normal": (schedules.flow(), time_distributions.logit_normal(0.5, 1.5)),
 }
 
 

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simple_diffusion.evaluation import scoring, statistics
-from simple_diffusion.evaluation.bank import Bank
-from simple_diffusion.evaluation.features import FeatureNetwork
+from simple_diffusion.evaluation import scoring
+from simple_diffusion.evaluation.feature_bank import Bank
+from simple_diffusion.evaluation.metrics import statistics
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
 
 N, M, D = 300, 200, 4
 ALL = (

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from simple_diffusion.core import images
-from simple_diffusion.data import sources
+from simple_diffusion.data.sources import catalogue
 from simple_diffusion.training import cluster, report
 from tests.faults import disks
 
@@ -315,7 +315,7 @@ def test_a_workdir_that_cannot_be_written_is_refused_at_once(start, tmp_path):
 @pytest.mark.slow
 def test_images_that_turn_unreadable_are_named_and_the_run_goes_on(start, tmp_path):
     pictures = tmp_path / "pictures"
-    source = sources.open_source("scenes", None, "train")
+    source = catalogue.open_source("scenes", None, "train")
     for k in range(24):
         images.write_png(pictures / f"{k:02}.png", source.read(k, 32)[0])
     workdir = tmp_path / "run"

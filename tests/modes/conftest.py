@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from simple_diffusion.build import features
+from simple_diffusion.build import feature_networks
 from tests.modes import small_features
 
 
 @pytest.fixture
 def small_networks(monkeypatch):
     """Features that are quick."""
-    monkeypatch.setattr(features, "networks", small_features.networks)
-    monkeypatch.setattr(features, "check", lambda config: None)
+    monkeypatch.setattr(feature_networks, "networks", small_features.networks)
+    monkeypatch.setattr(feature_networks, "check", lambda config: None)
 
 
 @pytest.fixture

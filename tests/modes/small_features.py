@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from PIL import Image
 
-from simple_diffusion.evaluation.features import FeatureNetwork, Outputs
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
 from tests.modes import test_modes
 
 COUNT = 24

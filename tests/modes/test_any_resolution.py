@@ -7,7 +7,7 @@ import pytest
 
 from configs import anyres_scenes
 from simple_diffusion.core import images
-from simple_diffusion.evaluation import features
+from simple_diffusion.evaluation.networks import feature_network
 from simple_diffusion.modes import evaluate, restore, sample, train
 from tests.modes import test_modes
 
@@ -72,9 +72,11 @@ def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     folder, monkeypatch
 ):
     config, seen = tiny(), []
-    plain = features._thumbnail
+    plain = feature_network._thumbnail
     monkeypatch.setattr(
-        features, "_thumbnail", lambda p, x: seen.append(x.shape[1:3]) or plain(p, x)
+        feature_network,
+        "_thumbnail",
+        lambda p, x: seen.append(x.shape[1:3]) or plain(p, x),
     )
     config.sample.size = "24x24"
     metrics = evaluate.run(config, str(folder))

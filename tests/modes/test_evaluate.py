@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from simple_diffusion.build import evaluation, features
-from simple_diffusion.evaluation import bank
-from simple_diffusion.modes import comparison, evaluate, extractor, pictures, train
+from simple_diffusion.build import evaluation, feature_networks
+from simple_diffusion.evaluation import feature_bank
+from simple_diffusion.modes import evaluate, train
+from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines.evaluation import comparison, extractor
 from simple_diffusion.training import loop, sharding
 from tests.modes.small_features import COUNT, files_config, recipe, write_folder
 
@@ -54,7 +56,7 @@ def test_a_record_says_all_that_its_metrics_depend_on(workdir):
 
 def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
-    monkeypatch.setattr(pictures.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(compiled.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
     config = recipe()
     config.evaluate.update(metrics=("fd", "kd"), report=True)  # of the same features
     assert run(config, workdir)[0]["fd_thumbnail_24"] == first["fd_thumbnail_24"]
@@ -98,8 +100,8 @@ class Killed(Exception):
 def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypatch):
     config = recipe()
     config.sample.seed = 5
-    monkeypatch.setattr(bank, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(bank, "_SAVE_SHARE", 0)
+    monkeypatch.setattr(feature_bank, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(feature_bank, "_SAVE_SHARE", 0)
     plain, starts = extractor.Extractor.__call__, []
 
     def failing(self, images, position):
@@ -111,13 +113,13 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
     with pytest.raises(Killed):
         run(config, workdir)
     monkeypatch.setattr(extractor.Extractor, "__call__", plain)
-    draw = pictures.Drawer.__call__
+    draw = compiled.Drawer.__call__
 
     def noted(self, params, labels, weak=None, start=0):
         starts.append(start)
         yield from draw(self, params, labels, weak, start)
 
-    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
     resumed, _ = run(config, workdir)
     assert starts == [16]
     for path in (workdir / "evaluation").glob("features_*.npz"):
@@ -131,13 +133,13 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
 def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, labels):
     config, seen = recipe(), []
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
-    draw = pictures.Drawer.__call__
+    draw = compiled.Drawer.__call__
 
     def noted(self, params, labels, weak=None, start=0):
         seen.append(labels)
         yield from draw(self, params, labels, weak, start)
 
-    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
     _, record = run(config, workdir)
     identity = record["reference"]["identity"]
     if labels == "boat":
@@ -147,7 +149,7 @@ def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, la
     else:
         name = f"features_{record['reference']['hash']}.npz"
         path = workdir / "evaluation" / name
-        np.testing.assert_array_equal(seen[0], bank.load(path).labels[:COUNT])
+        np.testing.assert_array_equal(seen[0], feature_bank.load(path).labels[:COUNT])
 
 
 def test_a_class_that_does_not_exist_is_named(workdir):
@@ -177,12 +179,12 @@ def test_features_of_another_version_of_a_network_are_not_used(
     config = recipe()
     config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
     run(config, workdir)
-    plain = features.networks
+    plain = feature_networks.networks
 
     def changed(*args):
         return [dataclasses.replace(n, version=n.version + 1) for n in plain(*args)]
 
-    monkeypatch.setattr(features, "networks", changed)
+    monkeypatch.setattr(feature_networks, "networks", changed)
     with pytest.raises(ValueError, match="networks: .*, 1.* there, .*, 2.* here"):
         run(config, workdir)
 
@@ -300,7 +302,7 @@ def test_weights_that_cannot_be_read_are_found_out_before_a_training(
 
 def test_notes_are_of_one_evaluation(tmp_path, capsys):
     mesh = sharding.make_mesh(-1)
-    networks = features.networks(recipe(), None, None, None)
+    networks = feature_networks.networks(recipe(), None, None, None)
     compared = comparison.Comparison(
         evaluation.plan(recipe()), networks, None, mesh, epath.Path(tmp_path)
     )

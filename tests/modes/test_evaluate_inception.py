@@ -7,15 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import feature_weights
-from simple_diffusion.evaluation import (
-    convert_inception,
-    frechet,
-    inception,
-    kernel_distance,
-    scores,
-    weight_files,
-)
+from simple_diffusion.evaluation.metrics import frechet, kernel_distance, scores
+from simple_diffusion.evaluation.networks import inception
 from simple_diffusion.modes import evaluate
+from simple_diffusion.weights import convert_inception, weight_files
 from tests.modes import test_modes
 from tests.modes.small_features import write_folder
 

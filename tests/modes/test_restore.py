@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from simple_diffusion.core import images
-from simple_diffusion.evaluation import lpips
-from simple_diffusion.modes import masks, outputs, pictures, restore, train
+from simple_diffusion.evaluation.networks import lpips
+from simple_diffusion.modes import restore, train
+from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines.restoration import masks, outputs
 from simple_diffusion.training import checkpoint, store
 from tests.modes import test_modes
 
@@ -162,13 +164,13 @@ def test_a_restoration_depends_on_its_own_name_alone(trained, photos, tmp_path):
 
 def test_one_photo_is_no_batch_of_copies(trained, photos, tmp_path, monkeypatch):
     sizes = []
-    placed = pictures.placed
+    placed = compiled.placed
 
     def watched(function, mesh, batch_size, windows):
         sizes.append(batch_size)
         return placed(function, mesh, batch_size, windows)
 
-    monkeypatch.setattr(pictures, "placed", watched)
+    monkeypatch.setattr(compiled, "placed", watched)
     how = dict(task="colourise", degrade=True, input=str(photos / "a.png"))
     run(trained, tmp_path / "out", samples=2, **how)
     assert sizes == [2]

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simple_diffusion.evaluation import names
-from simple_diffusion.modes import evaluate, pictures, sample, sweep, train
+from simple_diffusion.evaluation import metric_names
+from simple_diffusion.modes import evaluate, sample, sweep, train
+from simple_diffusion.pipelines import compiled
 from simple_diffusion.training import checkpoint, report, state
 from tests.modes import test_modes
 
@@ -51,7 +52,7 @@ def test_a_training_is_evaluated_on_its_way(trained):
 
 def test_the_best_checkpoint_is_kept_and_can_be_drawn_from(trained):
     values = [r["metrics"]["fd_thumbnail_8"] for r in history(trained)[:3]]
-    best = [2, 4, 6][names.best("fd_thumbnail_8", values)]
+    best = [2, 4, 6][metric_names.best("fd_thumbnail_8", values)]
     assert [p.name for p in (trained / "best").iterdir()] == [str(best)]
     config = tiny()
     config.sample.best_checkpoint = True
@@ -172,13 +173,13 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     assert metrics["fd_thumbnail_8"] == points[3]["metrics"]["fd_thumbnail_8"]
     # Again, and with one more: only that one is drawn.
     draws = []
-    draw = pictures.Drawer.__call__
+    draw = compiled.Drawer.__call__
 
     def noted(self, *args, **kwargs):
         draws.append(args)
         return draw(self, *args, **kwargs)
 
-    monkeypatch.setattr(pictures.Drawer, "__call__", noted)
+    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
     config.sweep.guidance = (1.0, 2.0, 3.0)
     config.sweep.steps = (1,)
     again = sweep.run(config, str(trained))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level
 from simple_diffusion.nets.residual_uvit import ResidualUViT
 from simple_diffusion.nets.unet import UNet

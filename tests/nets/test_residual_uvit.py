@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem
 from simple_diffusion.nets.residual_uvit import ResidualUViT

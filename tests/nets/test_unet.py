@@ -4,7 +4,7 @@ import pytest
 
 from simple_diffusion.core.arrays import tree_size
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.unet import UNet
 from tests.nets import small

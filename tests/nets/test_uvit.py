@@ -7,7 +7,7 @@ import pytest
 
 from simple_diffusion.core.arrays import tree_size
 from simple_diffusion.nets import position, uvit
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level
 from simple_diffusion.nets.uvit import UViT
 from tests.nets import small

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core.types import Batch, Conditioning
-from simple_diffusion.diffusion import loss, schedules, time_laws, weighting
-from simple_diffusion.nets.conditioning import Embedding
+from simple_diffusion.diffusion import loss, schedules, time_distributions, weighting
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level
 from simple_diffusion.nets.uvit import UViT
 from simple_diffusion.training import (
     ema,
     objectives,
     optimizer,
-    pinning,
     sharding,
     state,
     step,
@@ -63,7 +62,7 @@ def init(key):
 OBJECTIVE = objectives.DiffusionObjective(
     apply,
     schedule=schedules.cosine(),
-    time_law=time_laws.stratified(),
+    time_law=time_distributions.stratified(),
     weight=weighting.min_snr,
     loss=loss.mse,
     num_classes=CLASSES,
@@ -93,7 +92,7 @@ def jit_step(mesh, split_rows=False, rules=EVERY, pin=True):
         return train_step(current, Batch(*arrays))
 
     jitted = jax.jit(
-        pinning.pinned(run, mesh, split_rows) if pin else run,
+        sharding.pin_maps(run, mesh, split_rows) if pin else run,
         in_shardings=(plan.shardings, None),
         out_shardings=(plan.shardings, sharding.replicated(mesh)),
         donate_argnums=0,

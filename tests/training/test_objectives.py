@@ -10,7 +10,7 @@ from simple_diffusion.diffusion import (
     parameterization,
     process,
     schedules,
-    time_laws,
+    time_distributions,
     weighting,
 )
 from simple_diffusion.training import objectives
@@ -23,7 +23,7 @@ FAMILIES = [process.VP, process.FLOW]
 def objective(apply=toy.apply, **changes):
     settings = dict(
         schedule=schedules.cosine(),
-        time_law=time_laws.stratified(),
+        time_law=time_distributions.stratified(),
         weight=lambda _: weighting.mse("v", schedules.cosine()),
         loss=loss.mse,
         num_classes=toy.CLASSES,
@@ -84,11 +84,11 @@ def test_the_expected_loss_depends_neither_on_schedule_nor_on_time_law(params, f
     weight = lambda logsnr: -0.5 * jnp.square(logsnr / 2)  # noqa: E731
     cosine, flow = schedules.cosine(-10.0, 10.0), schedules.flow(-10.0, 10.0)
     settings = {
-        "cosine": (cosine, time_laws.uniform()),
-        "shifted": (schedules.shifted(cosine, 32, 64), time_laws.uniform()),
-        "flow": (flow, time_laws.uniform()),
-        "stratified": (cosine, time_laws.stratified()),
-        "logit-normal": (flow, time_laws.logit_normal(0.3, 1.2)),
+        "cosine": (cosine, time_distributions.uniform()),
+        "shifted": (schedules.shifted(cosine, 32, 64), time_distributions.uniform()),
+        "flow": (flow, time_distributions.uniform()),
+        "stratified": (cosine, time_distributions.stratified()),
+        "logit-normal": (flow, time_distributions.logit_normal(0.3, 1.2)),
     }
     losses = evaluate(
         {
@@ -138,7 +138,7 @@ def test_a_denoiser_has_the_same_loss_whatever_its_network_predicts(params, fami
 
 def test_the_published_v_loss_has_no_factor_left():
     """Uniform t and the v weight of the same schedule: the plain mean square of v."""
-    o, batch = objective(blind, time_law=time_laws.uniform()), toy.batch()
+    o, batch = objective(blind, time_law=time_distributions.uniform()), toy.batch()
 
     @jax.jit
     def both(batch):
@@ -259,7 +259,7 @@ def test_a_weighting_that_belongs_to_the_schedule_moves_with_it():
         blind,
         weight=lambda schedule: weighting.mse("v", schedule),
         kind="v",
-        time_law=time_laws.uniform(),
+        time_law=time_distributions.uniform(),
         reference=batch.image.shape[1],
     )
     draw = o.draw(KEY, batch)

@@ -1,0 +1,200 @@
+"""Images of one size, and the way to them: noise levels, windows, what divides."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from simple_diffusion.build import diffusion
+from simple_diffusion.build.network import Model
+from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.types import Conditioning, DenoiseFn
+from simple_diffusion.diffusion import schedules
+from simple_diffusion.sampling import grids, windows
+from simple_diffusion.training import sharding
+
+Bind = Callable[[Conditioning], DenoiseFn]
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Images of one size, and the way to them.
+
+    size: height and width.
+    box, whole: the part of a whole image that they are, and its height and width.
+    told: the height and width that the network is told, see `sample.extrapolate`.
+    schedule, grid: of this size, and the noise levels that are visited.
+    windows, fuse: how many an image is made of, and how they are put together.
+    input: height and width of what the network is given at a time.
+    """
+
+    size: tuple[int, int]
+    box: tuple[float, ...]
+    whole: tuple[int, int]
+    told: tuple[int, int]
+    schedule: schedules.Schedule
+    grid: np.ndarray
+    windows: int | None
+    fuse: Callable[[Bind], Bind]
+    input: tuple[int, int]
+
+    def first(self, t: float) -> int:
+        """Returns where in the grid the noise levels of at most this time begin."""
+        # A little less, lest rounding leave out the step that begins just there.
+        level = float(self.schedule(jnp.float32(t))) - 1e-3
+        return min(int(np.searchsorted(self.grid, level)), len(self.grid) - 1)
+
+    def enlarged(self, x: jax.Array, box: tuple[float, ...]) -> jax.Array:
+        """Returns smaller images at this size: the part of them that it is.
+
+        Args:
+          x: images that are the part `box` of the same whole.
+          box: corners (y0, x0, y1, x1) of that part, which holds this one.
+        """
+        y0, x0, y1, x1 = box
+        extent = y1 - y0, x1 - x0
+        sides = [round(n * e) for n, e in zip(self.whole, extent, strict=True)]
+        large = jax.image.resize(x, (len(x), *sides, x.shape[-1]), "cubic")
+        top = round((self.box[0] - y0) * self.whole[0])
+        left = round((self.box[1] - x0) * self.whole[1])
+        height, width = self.size
+        return large[:, top : top + height, left : left + width]
+
+
+def canvas(
+    config: Config,
+    built: Model,
+    text: str | None,
+    steps: int,
+    *,
+    mesh: Mesh | None = None,
+    key: str = "sample.size",
+) -> Canvas:
+    """Returns the canvas of a size, made in windows as `config.sample` says.
+
+    Args:
+      config: the whole config.
+      built: the model.
+      text: HxW; None is the size that the schedule is stated for, square.
+      steps: how many noise levels the solver visits.
+      mesh: the devices that share windows, if there are any.
+      key: where the size comes from, for messages.
+
+    Raises:
+      ValueError: for a size that is none, or that the network cannot divide.
+    """
+    c = config.sample
+    size = parse_size(text, diffusion.reference(config), key)
+    tiles = _windows(c, *size, mesh)
+    if tiles:
+        check_size(built, tiles.size, "sample.window")
+    else:
+        check_size(built, size, key)
+    box, whole = _frame(c.frame, *size)
+    # Beyond the largest size of the training noise and scale stay those of that size.
+    told = whole
+    if not c.extrapolate and built.largest is not None:
+        # The longer side is the one that goes further beyond, unless it may be longer.
+        longest = built.largest * built.aspect
+        factor = min(1.0, built.largest / min(whole), longest / max(whole))
+        told = round(factor * whole[0]), round(factor * whole[1])
+    own = diffusion.schedule(config, math.sqrt(told[0] * told[1]))
+    fuse = tiles.fuse if tiles else lambda bind: bind
+    count = tiles.count if tiles else None
+    part = tiles.size if tiles else size
+    levels = _grid(c.grid, own, steps)
+    return Canvas(size, box, whole, told, own, levels, count, fuse, part)
+
+
+def _grid(name: str, own: schedules.Schedule, steps: int) -> np.ndarray:
+    points = {
+        "uniform_t": lambda n: grids.uniform_t(own, n),
+        "uniform_logsnr": lambda n: grids.uniform_logsnr(own, n),
+        "karras": grids.karras,
+    }
+    return pick(points, name, "sample.grid")(steps)
+
+
+def _frame(
+    name: str, height: int, width: int
+) -> tuple[tuple[float, ...], tuple[int, int]]:
+    """Returns the box of an image, and the size of the whole that it belongs to."""
+    side = max(height, width)
+    y, x = 0.5 * height / side, 0.5 * width / side
+    frames = {
+        "whole": ((0.0, 0.0, 1.0, 1.0), (height, width)),
+        "cut": ((0.5 - y, 0.5 - x, 0.5 + y, 0.5 + x), (side, side)),
+    }
+    return pick(frames, name, "sample.frame")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tiles:
+    """The windows of an image: their size, their number, and how they are fused."""
+
+    size: tuple[int, int]
+    count: int
+    fuse: Callable[[Bind], Bind]
+
+
+def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | None:
+    side, stride = c.window, c.window_stride
+    batch, taper = c.window_batch, c.window_taper
+    if side is None:
+        return None
+    if side < 1:
+        raise ValueError(f"sample.window={side} must be at least 1 pixel")
+    stride = max(1, side // 2) if stride is None else stride
+
+    def constrain(x: jax.Array) -> jax.Array:
+        if mesh is None:
+            return x
+        place = sharding.batch_sharding(mesh)
+        return jax.lax.with_sharding_constraint(x, place)
+
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    fuse = functools.partial(
+        windows.fused,
+        window=side,
+        stride=stride,
+        batch=batch,
+        taper=taper,
+        devices=ways,
+        constrain=constrain,
+    )
+    count = windows.count((height, width), side, stride)
+    return _Tiles((min(side, height), min(side, width)), count, fuse)
+
+
+def parse_size(
+    text: str | None, resolution: int, key: str = "sample.size"
+) -> tuple[int, int]:
+    """Returns (height, width) of "HxW"; None is square at the resolution given."""
+    if text is None:
+        return resolution, resolution
+    numbers = text.lower().split("x")
+    # A zero passes: whoever checks what divides it names the nearest size.
+    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+        raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
+    return int(numbers[0]), int(numbers[1])
+
+
+def check_size(built: Model, size: tuple[int, int], key: str) -> None:
+    """Raises ValueError, naming the key, if the network cannot divide images so."""
+
+    def trace() -> jax.Array:
+        params = built.init(jax.random.key(0))
+        label = jnp.zeros(1, jnp.int32) if built.num_classes else None
+        z_t = jnp.zeros((1, *size, built.size[2]))
+        return built.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
+
+    # The network knows best what it can divide; shapes alone cost nothing.
+    try:
+        jax.eval_shape(trace)
+    except ValueError as error:
+        raise ValueError(f"{key}={size[0]}x{size[1]}: {error}") from None

@@ -1,0 +1,1 @@
+"""The section `restore`: tasks, operators, algorithms."""

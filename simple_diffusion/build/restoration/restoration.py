@@ -1,0 +1,339 @@
+"""The section `restore`: from a model to restored images."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from simple_diffusion.build import sampling
+from simple_diffusion.build.denoising import denoising
+from simple_diffusion.build.image_geometry import canvas, parse_size
+from simple_diffusion.build.network import Model
+from simple_diffusion.build.restoration.degradation import (
+    Degradation,
+    Size,
+    degradation,
+)
+from simple_diffusion.core import rng
+from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.types import Codec, Params, Solver
+from simple_diffusion.diffusion.process import Family
+from simple_diffusion.restoration import ddnm, latent, null_space, travel
+from simple_diffusion.restoration.operators import LinearOperator
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is restored.
+
+    task, lost: what was lost, as it is named and as an operator.
+    input, hole_mask, output: where from, with which mask, where to; as in the config.
+    degrade: whether inputs are whole, and to be degraded first.
+    size: height and width that inputs are brought to; None leaves them as they are.
+    samples: restorations of each input.
+    classes: of the inputs, in turn; the number of classes stands for none.
+    seed: of everything that is random.
+    lpips_weights: file of a network that judges; None if there is none.
+    """
+
+    task: str
+    lost: Degradation
+    input: str
+    hole_mask: str | None
+    output: str | None
+    degrade: bool
+    size: Size | None
+    samples: int
+    classes: list[int]
+    seed: int
+    lpips_weights: str | None
+
+
+def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
+    """Returns what `config.restore` asks for.
+
+    Raises:
+      ValueError: for numbers out of range, names that do not exist, and keys that must
+        be set.
+    """
+    c, lost = config.restore, degradation(config)
+    if c.samples < 1:
+        raise ValueError(f"restore.samples={c.samples} must be at least 1")
+    classes = [built.num_classes]
+    if c.classes is not None:
+        key = "restore.classes"
+        classes = sampling.parse_classes(c.classes, class_names, built.num_classes, key)
+    size = None if c.size is None else parse_size(c.size, 0, "restore.size")
+    _algorithm(config, built.family)  # an error now, and not once for each input
+    found = Plan(
+        task="+".join(lost.tasks),
+        lost=lost,
+        input=c.input or "",
+        hole_mask=c.hole_mask or None,
+        output=c.output,
+        degrade=c.degrade,
+        size=size,
+        samples=c.samples,
+        classes=classes,
+        seed=config.sample.seed,
+        lpips_weights=c.lpips_weights,
+    )
+    if not found.input:
+        raise ValueError(
+            "restore.input must name an image, a folder of images, or held_out:COUNT"
+        )
+    if found.hole_mask is not None and not lost.needs_mask:
+        raise ValueError(
+            f"restore.hole_mask is for tasks with inpaint, not restore.task={c.task}"
+        )
+    if lost.needs_mask and found.hole_mask is None:
+        raise ValueError(
+            f"restore.task={c.task} needs restore.hole_mask: an image in which white "
+            "is filled, a folder of them, box:HxW or random:SHARE"
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """How images of one size are restored; pure functions of whole batches.
+
+    Images are [b, h, w, c] in [-1, 1], masks [b, h, w, 1] with 1 where a pixel is
+    known, measurements y [b, ...] as the operator gives them.
+
+    size: height and width of the images in pixels.
+    measured: shape of one measurement.
+    measure: (image, known_mask, index [b]) -> y, with noise.
+    guess: (y, known_mask) -> A⁺y, the image that holds what was measured and no more.
+    restore: (params, weak params or None, index, label, y, known_mask) -> image. What
+      is random about it depends on its own index alone.
+    residual: (image, y, known_mask) -> [b], the root mean square of A x - y.
+    network_calls: per image, a guided one counting once.
+    windows: how many an image is made of; None if it is made at once.
+    """
+
+    size: Size
+    measured: tuple[int, ...]
+    measure: Callable[..., jax.Array]
+    guess: Callable[..., jax.Array]
+    restore: Callable[..., jax.Array]
+    residual: Callable[..., jax.Array]
+    network_calls: int
+    windows: int | None
+
+
+def restoration(
+    config: Config,
+    built: Model,
+    size: Size,
+    weak: Model | None = None,
+    *,
+    mesh: Mesh | None = None,
+    codec: Codec | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> Restoration:
+    """Returns how images of a size are restored.
+
+    Args:
+      config: the whole config.
+      built: the model.
+      size: height and width of the restored images in pixels.
+      weak: the model to guide by, if not by the null class.
+      mesh: the devices that share windows, if there are any.
+      codec: to and from the space that the model is of; None is pixels.
+      tick: called now and then, see `travel.restore`.
+
+    Raises:
+      ValueError: for numbers out of range, unknown names, sizes that do not divide, and
+        what does not go together.
+    """
+    c = config.restore
+    lost = degradation(config)
+    way, noise, steps = _algorithm(config, built.family)
+    if codec is not None and (noise or not lost.keeps_pixels):
+        raise ValueError(
+            f"restore.task={c.task}, restore.sigma_y={c.sigma_y}: in the latents of an "
+            "autoencoder only inpaint without noise is linear"
+        )
+    observe, cells = _cells(config, size, lost, codec)
+    sheet = canvas(
+        config, built, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
+    )
+    guided = weak is not None or (built.num_classes > 0 and c.classes is not None)
+    own = denoising(
+        config, built, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
+    )
+    own.check(sheet)
+    # Read here: what is traced later must not look at the config.
+    seed, channels, decode = config.sample.seed, built.size[2], _decode(codec)
+
+    def measure(x: jax.Array, known_mask: jax.Array, index: jax.Array) -> jax.Array:
+        y = lost.operator(size, known_mask).forward(x)
+        if not noise:
+            return y
+        keys = rng.per_example(rng.key_for(seed, 0, "measurement"), index)
+        y = y + noise * rng.normal_per_example(keys, y.shape[1:])
+        return y * known_mask if lost.keeps_pixels else y
+
+    def restore(
+        params: Params,
+        weak_params: Params | None,
+        index: jax.Array,
+        label: jax.Array,
+        y: jax.Array,
+        known_mask: jax.Array,
+    ) -> jax.Array:
+        operator, target = observe(y, known_mask)
+        keys = rng.per_example(rng.key_for(seed, 0, "restore"), index)
+
+        def finish(x_hat: jax.Array) -> jax.Array:
+            # At the end of the way the share of DDNM+ is 0.
+            return x_hat if noise else null_space.project(operator, x_hat, target)
+
+        x = travel.restore(
+            own.on(sheet, params, weak_params, label),
+            steps(operator, target),
+            finish,
+            sheet.grid,
+            keys,
+            (*sheet.size, channels),
+            built.family,
+            way,
+            tick,
+        )
+        x = decode(x)
+        keeps = lost.keeps_pixels and not noise
+        return latent.paste(x, y, known_mask) if keeps else x
+
+    def guess(y: jax.Array, known_mask: jax.Array) -> jax.Array:
+        return lost.operator(size, known_mask).pinv(y)
+
+    def residual(x: jax.Array, y: jax.Array, known_mask: jax.Array) -> jax.Array:
+        error = lost.operator(size, known_mask).forward(x) - y
+        return jnp.sqrt(jnp.square(error).reshape(len(error), -1).mean(axis=1))
+
+    example = jnp.zeros((1, *size, 3 if codec is not None else channels))
+    mask = jnp.ones((1, *size, 1))
+    zero = jnp.zeros(1, jnp.int32)
+    y = jax.eval_shape(measure, example, mask, zero)
+    per_step = sampling.calls_per_step(c.solver)
+    return Restoration(
+        size=size,
+        measured=y.shape[1:],
+        measure=measure,
+        guess=guess,
+        restore=restore,
+        residual=residual,
+        network_calls=per_step * (travel.network_calls(c.steps, way) - 1) + 1,
+        windows=sheet.windows,
+    )
+
+
+def _algorithm(
+    config: Config, family: Family
+) -> tuple[travel.Travel, float, Callable[[LinearOperator, jax.Array], Solver]]:
+    """Returns when to go back, the noise in y, and (operator, y) -> solver.
+
+    Raises:
+      ValueError: for numbers out of range, and what does not go together.
+    """
+    c = config.restore
+    if c.sigma_y < 0:
+        raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
+    if c.task == "denoise" and not c.sigma_y:
+        raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
+    if not 0 <= c.eta <= 1:
+        raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
+    way = travel.Travel(c.travel_length, c.travel_repeat, c.travel_from_estimate)
+    travel.network_calls(c.steps, way)
+    noise = 2.0 * c.sigma_y  # images are in [-1, 1] here
+    return way, noise, _solver(config, family, noise)
+
+
+def _solver(
+    config: Config, family: Family, sigma_y: float
+) -> Callable[[LinearOperator, jax.Array], Solver]:
+    """Returns (operator, y) -> solver."""
+    c = config.restore
+    kinds = {"constant": False, "ddim": True}
+    as_ddim = pick(kinds, c.fresh, "restore.fresh")
+    eta = c.eta
+
+    def exact(operator: LinearOperator, y: jax.Array) -> Solver:
+        if sigma_y:
+            return ddnm.ddnm_plus(operator, y, sigma_y, family, eta)
+        return ddnm.ddnm(operator, y, family, eta, as_ddim=as_ddim)
+
+    def simplified(operator: LinearOperator, y: jax.Array) -> Solver:
+        return ddnm.ddnm_simplified(operator, y, sigma_y, family, eta)
+
+    def ordinary(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
+        plain = sampling.solver(config, name, family, eta)
+        return functools.partial(null_space.projected, plain)
+
+    if as_ddim and (sigma_y or c.solver != "ddnm"):
+        raise ValueError(
+            "restore.fresh=ddim is for restore.solver=ddnm with restore.sigma_y=0"
+        )
+    own = {"ddnm": exact, "ddnm_simplified": simplified}
+    table = own | {name: ordinary(name) for name in sampling.SOLVERS}
+    found = pick(table, c.solver, "restore.solver")
+    if sigma_y and c.solver not in own:
+        raise ValueError(
+            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} takes "
+            "the measurement for exact"
+        )
+    return found
+
+
+def _cells(
+    config: Config, size: Size, lost: Degradation, codec: Codec | None
+) -> tuple[Callable[..., tuple[LinearOperator, jax.Array]], Size]:
+    """Returns what is observed in the space of the model, and the size there.
+
+    The first is (y, known_mask) -> (operator, target).
+    """
+    c, factor = config.restore, 1
+    if codec is not None:
+        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        latents = jax.eval_shape(codec.encode, image)
+        factor = math.ceil(size[0] / latents.shape[1])
+    usual = (0, 0) if codec is None else (2, 2)
+    grow = usual if c.dilate is None else c.dilate
+    if c.dilate is not None and not lost.keeps_pixels:
+        raise ValueError(f"restore.dilate is for restore.task=inpaint, not {c.task}")
+    if len(grow) != 2:
+        raise ValueError(
+            f"restore.dilate={tuple(grow)} must be two numbers of cells, towards "
+            "smaller and larger indices"
+        )
+    known_cells = functools.partial(
+        latent.known_cells,
+        factor=factor,
+        mode=c.mask_mode,
+        dilate_low=grow[0],
+        dilate_high=grow[1],
+    )
+
+    def observe(
+        y: jax.Array, known_mask: jax.Array
+    ) -> tuple[LinearOperator, jax.Array]:
+        if lost.keeps_pixels:
+            known = known_cells(known_mask)
+            # The encoder sees the hole black, as the method's authors have it.
+            black = jnp.where(known_mask > 0, y, -1.0)
+            cells = y if codec is None else codec.encode(black)
+            h, w = known.shape[1:3]
+            return lost.operator((h, w), known), cells * known
+        return lost.operator(size, known_mask), y
+
+    jax.eval_shape(known_cells, jax.ShapeDtypeStruct((1, *size, 1), jnp.float32))
+    return observe, (size[0] // factor, size[1] // factor)
+
+
+def _decode(codec: Codec | None) -> Callable[[jax.Array], jax.Array]:
+    return (lambda x: x) if codec is None else codec.decode

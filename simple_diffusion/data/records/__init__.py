@@ -1,0 +1,1 @@
+"""Prepared datasets: many images in a few large files."""

@@ -1,0 +1,1 @@
+"""Scenes drawn by code: images without a download."""

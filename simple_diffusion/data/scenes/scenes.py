@@ -1,0 +1,295 @@
+"""The embedded data set: procedural, labelled scenes, endless and at any resolution.
+
+A scene is described once, by (seed, split, index), as layered shapes; its image at any
+size, caption, boxes, semantic map and depth map are all read off that description.
+
+    few = scenes.describe(seed=0, indices=np.arange(8))
+    images = scenes.render(few, 64, 64)
+    print(scenes.captions(few))
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
+
+from simple_diffusion.data.scenes import render as renderer
+from simple_diffusion.data.scenes import shapes
+from simple_diffusion.data.scenes.scene_classes import CLASSES
+from simple_diffusion.data.scenes.sketch import (
+    CATEGORIES,
+    COLOUR_NAMES,
+    Sketch,
+    assemble,
+    mix64,
+    uniforms,
+)
+
+CLASS_NAMES = tuple(CLASSES)
+CATEGORY_NAMES = CATEGORIES
+SPLITS = ("train", "holdout")
+MAX_OBJECTS = 12  # that a scene may have
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+_COUNT_WORDS = "no one two three four five six seven eight nine".split()
+_PLACES = ("on the left", "in the middle", "on the right")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """The descriptions of b scenes.
+
+    label: class numbers, into `CLASS_NAMES`.
+    count: how many there are of what the class counts.
+    colour, accent: numbers into `COLOUR_NAMES`; -1 where the class has none.
+    place: 0 left, 1 middle, 2 right: where the thing, or the group of them, is.
+    primitives: what to paint.
+    """
+
+    label: Int32[np.ndarray, "b"]
+    count: Int32[np.ndarray, "b"]
+    colour: Int32[np.ndarray, "b"]
+    accent: Int32[np.ndarray, "b"]
+    place: Int32[np.ndarray, "b"]
+    primitives: shapes.Primitives
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, rows: Any) -> "Scenes":
+        """Returns the scenes of these rows (a slice or an array of row numbers)."""
+        fields = dataclasses.fields(self)
+        return Scenes(**{f.name: getattr(self, f.name)[rows] for f in fields})
+
+
+class Boxes(NamedTuple):
+    """The objects of b scenes, n places for each.
+
+    box: corners (y0, x0, y1, x1) in units of the window, cut off at its edges; of the
+      whole object, also where something nearer hides a part of it.
+    category: numbers into `CATEGORY_NAMES`.
+    present: False for a place without an object, or whose object is not in the window.
+    """
+
+    box: Float32[np.ndarray, "b n 4"]
+    category: Int32[np.ndarray, "b n"]
+    present: Bool[np.ndarray, "b n"]
+
+
+def _keys(
+    seed: int, split: str, numbers: Shaped[np.ndarray, "n"], purpose: int
+) -> UInt64[np.ndarray, "n"]:
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    words = [seed % 2**64, SPLITS.index(split), purpose]
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = mix64(state ^ np.array([word], np.uint64))
+    return mix64(state ^ numbers.astype(np.uint64))
+
+
+def labels(seed: int, indices: Any, split: str = "train") -> Int32[np.ndarray, "b"]:
+    """Returns the classes of these scenes.
+
+    Each run of as many scenes as there are classes, counted from index 0, has every
+    class once, in an order of its own: any stretch of the stream is balanced.
+    """
+    n = len(CLASS_NAMES)
+    block, place = np.divmod(np.asarray(indices, np.int64), n)
+    slots = block[:, None] * n + np.arange(n)
+    order = np.argsort(_keys(seed, split, slots.ravel(), purpose=1).reshape(-1, n), 1)
+    return np.take_along_axis(order, place[:, None], 1)[:, 0].astype(np.int32)
+
+
+def describe(
+    seed: int,
+    indices: Any,
+    classes: Any = None,
+    split: str = "train",
+) -> Scenes:
+    """Returns the scenes with these numbers; each depends on (seed, split, index) only.
+
+    Args:
+      seed: any integer.
+      indices: numbers from 0, [b].
+      classes: class numbers [b] or one for all, where not those of the stream.
+      split: "train" or "holdout", two streams without a scene in common.
+    """
+    indices = np.asarray(indices, np.int64).reshape(-1)
+    if classes is None:
+        label = labels(seed, indices, split)
+    else:
+        label = np.broadcast_to(np.asarray(classes, np.int32), indices.shape)
+        if np.any((label < 0) | (label >= len(CLASSES))):
+            raise ValueError(f"classes={classes} must be 0 to {len(CLASSES) - 1}")
+    keys = _keys(seed, split, indices, purpose=0)
+    random = uniforms(keys)
+    facts = np.zeros((4, len(indices)), np.int32)
+    drawings, order = [], []
+    for k, scene_class in enumerate(CLASSES.values()):
+        rows = np.flatnonzero(label == k)
+        if rows.size:
+            sketch = Sketch(random[:, rows])
+            scene_class.draw(sketch)
+            told = sketch.count, sketch.colour, sketch.accent, _place(sketch.x)
+            for fact, value in zip(facts, told, strict=True):
+                fact[rows] = value
+            drawings.append(sketch.finish())
+            order.append(rows)
+    return Scenes(np.array(label), *facts, primitives=assemble(drawings, order))
+
+
+def _place(x: Any) -> Any:
+    """0, 1, 2 for the left, the middle and the right of the picture."""
+    return 1 * (x >= 0.43) + 1 * (x > 0.57)
+
+
+def render(
+    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+) -> UInt8[Any, "b h w 3"]:
+    """Returns the images.
+
+    Args:
+      scenes: descriptions.
+      height: rows, of the window.
+      width: columns, of the window. Pixels are square: a window that is wider than
+        high shows more of the scenery at the sides.
+      window: the part to render, (y0, x0, y1, x1) in units of the whole image, as
+        four numbers or [b, 4]; the result is that crop of the whole rendered at
+        height / (y1 - y0) by width / (x1 - x0).
+      xp: numpy, or jax.numpy.
+
+    Raises:
+      ValueError: if a window is empty.
+    """
+    return renderer.render(scenes.primitives, height, width, window, xp)
+
+
+def semantic_map(
+    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+) -> UInt8[Any, "b h w"]:
+    """Returns the category seen at each pixel; arguments as `render`."""
+    slot, _ = renderer.front(scenes.primitives, height, width, window, xp)
+    return _of_slot(scenes.primitives.category, slot, xp)
+
+
+def instance_map(
+    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+) -> UInt8[Any, "b h w"]:
+    """Returns 1 + the object's place in `boxes`, or 0; arguments as `render`."""
+    slot, _ = renderer.front(scenes.primitives, height, width, window, xp)
+    return _of_slot(scenes.primitives.instance, slot, xp)
+
+
+def _of_slot(values: Shaped[np.ndarray, "b s"], slot: Any, xp: Any) -> Any:
+    flat = slot.reshape(len(slot), -1)
+    seen = xp.take_along_axis(xp.asarray(values.astype(np.uint8)), flat, 1)
+    return seen.reshape(slot.shape)
+
+
+def depth_map(
+    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+) -> Float32[Any, "b h w"]:
+    """Returns depth from 0, the nearest, to 1, the sky; arguments as `render`."""
+    return renderer.front(scenes.primitives, height, width, window, xp)[1]
+
+
+def boxes(
+    scenes: Scenes, height: int = 1, width: int = 1, window: Any = WHOLE
+) -> Boxes:
+    """Returns a box around each object; arguments as `render`."""
+    p = scenes.primitives
+    window = np.atleast_2d(np.asarray(window, np.float64))
+    pixel, corner = shapes.scene_frame(height, width, window)
+    unit = np.array([height, width]) * pixel[:, None]  # the window in scene units
+    box = np.zeros((len(scenes), MAX_OBJECTS, 4), np.float32)
+    category = np.zeros((len(scenes), MAX_OBJECTS), np.int32)
+    around = shapes.bounds(p.kind, p.geometry)
+    solid = p.opacity > shapes.OPAQUE
+    for k in range(MAX_OBJECTS):
+        part = (p.instance == k + 1) & solid
+        low = np.where(part[..., None], around[..., :2], shapes.FAR).min(1)
+        high = np.where(part[..., None], around[..., 2:], -shapes.FAR).max(1)
+        ends = np.stack([low, high], 1) - corner[:, None]
+        box[:, k] = np.clip(ends / unit[:, None], 0.0, 1.0).reshape(-1, 4)
+        category[:, k] = np.where(part, p.category, 0).max(1)
+    present = np.all(box[..., 2:] > box[..., :2], axis=-1)
+    return Boxes(
+        np.where(present[..., None], box, np.float32(0)),
+        np.where(present, category, 0),
+        present,
+    )
+
+
+def captions(scenes: Scenes) -> list[str]:
+    """Returns a sentence for each scene, with class, count, colours and place."""
+    sentences = []
+    classes = list(CLASSES.values())
+    facts = scenes.label, scenes.count, scenes.colour, scenes.accent, scenes.place
+    for label, count, colour, accent, place in zip(
+        *(v.tolist() for v in facts), strict=True
+    ):
+        kind = classes[label]
+        sentence = (kind.one if count == 1 else kind.several).format(
+            count=_COUNT_WORDS[count],
+            colour=COLOUR_NAMES[colour],
+            accent=COLOUR_NAMES[accent],
+        )
+        sentences.append(f"{sentence[0].upper()}{sentence[1:]}, {_PLACES[place]}.")
+    return sentences
+
+
+class ScenesSource:
+    """Scenes as a source of labelled images; see `sources.Source`.
+
+    Attributes:
+      class_names: the names of the classes.
+    """
+
+    def __init__(self, seed: int = 0, length: int = 50_000, split: str = "train"):
+        if length < 1:
+            raise ValueError(f"length={length} must be at least 1")
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+        self.class_names = CLASS_NAMES
+        self.seed = seed
+        self.split = split
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def describe(self, indices: Sequence[int] | np.ndarray) -> Scenes:
+        """Returns the descriptions of these scenes; IndexError if one is outside."""
+        indices = np.asarray(indices, np.int64)
+        if np.any((indices < 0) | (indices >= self._length)):
+            raise IndexError(f"index outside 0 to {self._length - 1}: {indices}")
+        return describe(self.seed, indices, split=self.split)
+
+    def read(
+        self, index: int, resolution: int
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+        """Returns one image of exactly this resolution, and its class."""
+        size = resolution, resolution
+        images, label = self.read_batch(np.array([index]), size)
+        return images[0], int(label[0])
+
+    def read_batch(
+        self,
+        indices: Int[np.ndarray, "b"],
+        size: tuple[int, int],
+        window: Float[np.ndarray, "b 4"] | None = None,
+    ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int32[np.ndarray, "b"]]:
+        """Returns images and their classes, much faster than one by one.
+
+        Args:
+          indices: numbers of the scenes.
+          size: height and width of the images.
+          window: the part of each scene to render, as in `render`.
+        """
+        found = self.describe(indices)
+        part = WHOLE if window is None else window
+        return render(found, *size, part), found.label

@@ -1,0 +1,140 @@
+"""Bad images: left out, counted, and named once each. Small images: counted."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from simple_diffusion.data.errors import BadImage, DataError
+from simple_diffusion.data.sources.protocols import BatchSource, Source
+
+log = logging.getLogger(__name__)
+
+# What is made of one image, its class among it.
+Example = TypeVar("Example")
+
+
+class Checked:
+    """A source whose bad images are replaced or left out, and whose labels are valid.
+
+    Which image takes the place of a bad one depends on the source alone, so that a
+    resumed run, and every process, sees the same images. Safe to use from threads.
+
+    Args:
+      source: at least one example.
+
+    Raises:
+      DataError: if it is empty.
+    """
+
+    def __init__(self, source: Source):
+        if len(source) < 1:
+            raise DataError("data.source: holds no examples")
+        self._source = source
+        self._classes = max(len(source.class_names), 1)
+        # Index to reason; not to the error itself, which keeps its frames alive.
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def bad_count(self) -> int:
+        """Number of different images found bad so far."""
+        return len(self._bad)
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the source can be read by `read_batch`."""
+        return isinstance(self._source, BatchSource)
+
+    def read_or_none(
+        self, index: int, read: Callable[[int], tuple[int, Example]]
+    ) -> tuple[int, Example] | None:
+        """Returns class and example, or None for a bad image.
+
+        Args:
+          index: of the image.
+          read: what reads one image.
+
+        Raises:
+          DataError: if all images are bad, or a label is out of range.
+        """
+        if index not in self._bad:
+            try:
+                label, example = read(index)
+            except BadImage as error:
+                self._note(index, error)
+            else:
+                self._check_label(index, label)
+                return label, example
+        if len(self._bad) == len(self._source):
+            raise DataError(
+                f"data.source: none of the {len(self._bad)} images can be read, such "
+                f"as {self._bad[index]}"
+            )
+        return None
+
+    def read_or_next(
+        self, index: int, read: Callable[[int], tuple[int, Example]]
+    ) -> tuple[int, Example]:
+        """Returns class and example, of the next good image if this one is bad.
+
+        Raises:
+          DataError: as `read_or_none`.
+        """
+        # Ends: once every index has been found bad, reading raises.
+        while (example := self.read_or_none(index, read)) is None:
+            index = (index + 1) % len(self._source)
+        return example
+
+    def check_labels(
+        self, indices: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]
+    ) -> None:
+        """Raises DataError if a label is out of range."""
+        for index, label in zip(indices.tolist(), labels.tolist(), strict=True):
+            self._check_label(index, label)
+
+    def _check_label(self, index: int, label: int) -> None:
+        if not 0 <= label < self._classes:
+            raise DataError(
+                f"data.source: example {index} has label {label}, but the classes are "
+                f"0 to {self._classes - 1}"
+            )
+
+    def _note(self, index: int, error: BadImage) -> None:
+        with self._lock:
+            if index in self._bad:
+                return
+            self._bad[index] = str(error)
+            count = len(self._bad)
+        log.warning("data.source: skipped bad image (%d so far): %s", count, error)
+
+
+class Small:
+    """Counts images that are smaller than is wanted; safe to use from threads."""
+
+    def __init__(self):
+        self._indices: set[int] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Number of different images."""
+        return len(self._indices)
+
+    def note(self, index: int, said: str) -> None:
+        """Counts an image, and reports the first one, the tenth, the hundredth, ...
+
+        Args:
+          index: of the image in the source.
+          said: what the report says of it.
+        """
+        with self._lock:
+            if index in self._indices:
+                return
+            self._indices.add(index)
+            count = len(self._indices)
+        if str(count).strip("0") == "1":
+            log.warning("%s (images so far: %d)", said, count)

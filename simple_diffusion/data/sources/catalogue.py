@@ -1,0 +1,71 @@
+"""The table of data sources: `data.source` by name.
+
+A new source is a file with a class that has the members of `protocols.Source`, and a
+branch in `open_source`.
+"""
+
+from pathlib import Path
+
+from etils import epath
+
+from simple_diffusion.data import decode
+from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.records import records_source, shards
+from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.sources import digits, folder, tfds_source
+from simple_diffusion.data.sources.protocols import Source, Split
+
+# Scenes never run out; but a pass over what is held out has to end.
+_SCENES = {"train": 2**40, "holdout": 10_000}
+
+
+def open_source(
+    spec: str,
+    data_dir: str | None = None,
+    split: Split = "train",
+    *,
+    seed: int = 0,
+    holdout_fraction: float = 0.05,
+    crop_box: tuple[int, ...] | None = None,
+) -> Source:
+    """Returns the source that `data.source` names.
+
+    Args:
+      spec: "scenes", "digits", "folder:PATH", "records:PATH" or "tfds:NAME".
+      data_dir: where TFDS data sets were prepared; None for their usual place.
+      split: what is trained on, or what is held out from it.
+      seed: which endless series of scenes.
+      holdout_fraction: share of a folder that is held out, also after it was prepared.
+      crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
+        image before anything else; None for all of it.
+
+    Raises:
+      DataError: if the source is not known, not there or empty, or the box is none.
+    """
+    box = decode.check_box(crop_box)
+    kind, _, name = spec.partition(":")
+    if box is not None and spec in ("scenes", "digits"):
+        raise DataError(
+            f"data.crop_box={box} is cut out of stored images, and data.source={spec} "
+            "has none; use data.crop_box=None"
+        )
+    if spec == "scenes":
+        return scenes.ScenesSource(seed, _SCENES[split], split)
+    if spec == "digits":
+        return digits.DigitsSource(split)
+    if kind == "folder" and name:
+        path = Path(name).expanduser()
+        return folder.FolderSource(path, split, holdout_fraction, box)
+    if kind == "records" and name:
+        root = epath.Path(name).expanduser()
+        return records_source.RecordsSource(root, split, holdout_fraction, box)
+    if kind == "tfds" and name:
+        return tfds_source.TfdsSource(name, data_dir, split, box)
+    hint = ""
+    if Path(spec).is_dir():
+        kind = "records" if (Path(spec) / shards.MANIFEST).exists() else "folder"
+        hint = f"; for this folder write {kind}:{spec}"
+    raise DataError(
+        f"data.source={spec} must be scenes, digits, folder:PATH, records:PATH or "
+        f"tfds:NAME{hint}"
+    )

@@ -1,0 +1,259 @@
+"""LPIPS v0.1: how far two images are apart for a trained network (arXiv:1801.03924).
+
+Both images go through the convolutions of AlexNet or VGG16. After five of their layers
+the features of each pixel are scaled to unit length, and their squared difference is
+weighted by channel with what was learned from human judgements: eq. 1 of the paper,
+
+  d = sum_l mean_{h,w} sum_c w_lc (a_lhwc / |a_lhw| - b_lhwc / |b_lhw|)^2.
+
+The weights are public, but no part of this library: `load` reads them from a file that
+`python -m simple_diffusion.weights.convert_lpips` makes from those of PyTorch. Its
+arrays are named as by `shapes`, and `trunk` is the name of the network.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+from simple_diffusion.core import images as pixels
+from simple_diffusion.core.types import HostOrDevice, Params
+from simple_diffusion.weights import weight_files
+
+# Mean and spread that the trunks were trained with, in [-1, 1] in place of [0, 1].
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
+_EPS = 1e-10  # added to a length, so that features of no length stay zero
+# Of one image, in one call: the features that VGG16 makes of twice as many are 0.8 GB.
+_PIXELS_AT_ONCE = 2**19
+_HOW = "python -m simple_diffusion.weights.convert_lpips"
+
+
+class Conv(NamedTuple):
+    """A convolution with bias, before a ReLU.
+
+    Fields:
+      channels: of the result.
+      side: of its kernel.
+      stride: of both axes.
+      padding: zeros at each border.
+    """
+
+    channels: int
+    side: int = 3
+    stride: int = 1
+    padding: int = 1
+
+
+class Trunk(NamedTuple):
+    """The convolutions of a network, in stages whose last features are compared.
+
+    Fields:
+      title: what the network is called.
+      smallest: side of the smallest images whose last features are not empty.
+      stages: convolutions, each followed by a ReLU.
+      pooled: for each stage, whether its input is pooled.
+      window: of the pooling, whose stride is 2.
+    """
+
+    title: str
+    smallest: int
+    stages: tuple[tuple[Conv, ...], ...]
+    pooled: tuple[bool, ...]
+    window: int
+
+
+TRUNKS = {
+    "alex": Trunk(
+        "AlexNet",
+        31,
+        (
+            (Conv(64, 11, 4, 2),),
+            (Conv(192, 5, 1, 2),),
+            (Conv(384),),
+            (Conv(256),),
+            (Conv(256),),
+        ),
+        (False, True, True, False, False),
+        3,
+    ),
+    "vgg": Trunk(
+        "VGG16",
+        16,
+        (
+            (Conv(64),) * 2,
+            (Conv(128),) * 2,
+            (Conv(256),) * 3,
+            (Conv(512),) * 3,
+            (Conv(512),) * 3,
+        ),
+        (False, True, True, True, True),
+        2,
+    ),
+}
+
+
+def shapes(trunk: str) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of all parameters of LPIPS.
+
+    conv0.kernel [height, width, in, out], conv0.bias [out] and so on in the order of
+    the trunk, then lin0 to lin4, the weights [channels] of the five layers.
+
+    Args:
+      trunk: "alex" or "vgg".
+    """
+    stages = TRUNKS[trunk].stages
+    found, depth = {}, 3
+    for k, conv in enumerate(itertools.chain(*stages)):
+        found[f"conv{k}.kernel"] = (conv.side, conv.side, depth, conv.channels)
+        found[f"conv{k}.bias"] = (conv.channels,)
+        depth = conv.channels
+    return found | {f"lin{k}": (s[-1].channels,) for k, s in enumerate(stages)}
+
+
+@functools.partial(jax.jit, static_argnames="trunk")
+def distance(
+    params: Params, x: Float[Array, "n h w 3"], y: Float[Array, "n h w 3"], trunk: str
+) -> Float[Array, "n"]:
+    """Returns LPIPS of each pair, in float32.
+
+    Args:
+      params: arrays as described by `shapes`.
+      x: RGB images in [-1, 1].
+      y: what they are compared with; the order does not matter.
+      trunk: "alex" or "vgg".
+    """
+    total = jnp.zeros(len(x))
+    features = zip(
+        _features(params, x, trunk), _features(params, y, trunk), strict=True
+    )
+    for k, (a, b) in enumerate(features):
+        difference = jnp.square(_unit(a) - _unit(b))
+        weights = params[f"lin{k}"][None, None, None]
+        total += jnp.mean(jnp.sum(difference * weights, -1), (1, 2))
+    return total
+
+
+def _features(
+    params: Params, x: Float[Array, "n h w 3"], trunk: str
+) -> list[Float[Array, "n _ _ _"]]:
+    """Returns the features after each stage."""
+    _, _, stages, pooled, window = TRUNKS[trunk]
+    x = (x.astype(jnp.float32) - jnp.asarray([[[_SHIFT]]])) / jnp.asarray([[[_SCALE]]])
+    found, k = [], itertools.count()
+    for stage, pool in zip(stages, pooled, strict=True):
+        if pool:
+            x = nn.max_pool(x, (window, window), (2, 2))
+        for conv in stage:
+            x = nn.relu(_convolve(params, f"conv{next(k)}", x, conv))
+        found.append(x)
+    return found
+
+
+def _convolve(
+    params: Params, name: str, x: Float[Array, "n h w c"], conv: Conv
+) -> Float[Array, "n H W d"]:
+    x = lax.conv_general_dilated(
+        x,
+        params[f"{name}.kernel"],
+        (conv.stride, conv.stride),
+        [(conv.padding, conv.padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    return x + params[f"{name}.bias"][None, None, None]
+
+
+def _unit(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lpips:
+    """LPIPS with its weights: (images, originals) -> one distance per pair.
+
+    trunk: "alex" or "vgg"; values of one do not compare with values of the other.
+    digest: of the file of weights, the first 12 digits of its SHA-256.
+    params: arrays as described by `shapes`.
+    """
+
+    trunk: str
+    digest: str
+    params: Params
+
+    def fits(self, height: int, width: int, channels: int) -> bool:
+        """Returns whether images of this size can be judged."""
+        return min(height, width) >= TRUNKS[self.trunk].smallest and channels == 3
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        """Raises ValueError for images that are too small for the trunk, or not RGB."""
+        title, side = TRUNKS[self.trunk].title, TRUNKS[self.trunk].smallest
+        if min(height, width) < side:
+            raise ValueError(
+                f"LPIPS with {title} needs images of at least {side}x{side} pixels, "
+                f"got {height}x{width}"
+            )
+        if channels != 3:
+            raise ValueError(f"LPIPS needs RGB images, got {channels} channels")
+
+    def __call__(
+        self,
+        images: UInt8[HostOrDevice, "n h w c"] | Float[HostOrDevice, "n h w c"],
+        originals: UInt8[HostOrDevice, "n h w c"] | Float[HostOrDevice, "n h w c"],
+    ) -> Float[np.ndarray, "n"]:
+        """Returns one distance per pair, 0 for equal images.
+
+        Args:
+          images: RGB, uint8 from 0 to 255 or floats in [-1, 1].
+          originals: what they should be, likewise.
+
+        Raises:
+          ValueError: for images that are too small for the trunk, or not RGB.
+        """
+        self.check(*images.shape[1:])
+        n, h, w, _ = images.shape
+        at_once = max(1, _PIXELS_AT_ONCE // (h * w))
+        distances = np.zeros(n, np.float32)
+        for start in range(0, n, at_once):
+            part = slice(start, start + at_once)
+            x, y = _unit_range(images[part]), _unit_range(originals[part])
+            distances[part] = distance(self.params, x, y, self.trunk)
+        return distances
+
+
+def _unit_range(
+    x: UInt8[HostOrDevice, "n h w c"] | Float[HostOrDevice, "n h w c"],
+) -> Float[Array, "n h w c"]:
+    return pixels.to_unit_range(x) if x.dtype == jnp.uint8 else jnp.asarray(x)
+
+
+def load(path: str | Path) -> Lpips:
+    """Returns LPIPS with the weights of one local file.
+
+    Args:
+      path: what `convert_lpips` made.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: for a file of another kind, or with arrays missing or of other shapes,
+        naming them.
+    """
+    path = Path(path).expanduser()
+    arrays = weight_files.load(path, "weights of LPIPS", _HOW)
+    trunk = str(arrays.get("trunk"))
+    if trunk not in TRUNKS:
+        raise ValueError(f"{path} holds no weights of LPIPS: they are made by {_HOW}")
+    expected = shapes(trunk)
+    weight_files.check_arrays(str(path), arrays, expected)
+    params = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Lpips(trunk, digest, params)

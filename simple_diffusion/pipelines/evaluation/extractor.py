@@ -1,0 +1,106 @@
+"""Feature networks on the devices: images in, features out, on the host."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int, UInt8
+
+from simple_diffusion.core.types import Params
+from simple_diffusion.data import order
+from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
+from simple_diffusion.pipelines import compiled
+from simple_diffusion.training import sharding
+
+
+class Extractor:
+    """Calls several networks on images: (images, position of the first) -> outputs.
+
+    networks: with their weights.
+    mesh: the devices, which share the images of a batch.
+    batch_size: images at a time.
+    patch: side of the part of each image that is looked at, cut out where its position
+      in the set says, so that every set is cut in the same way; None looks at all.
+    seed: of these places.
+
+    The outputs are in the same order as the images and the same for all processes.
+    """
+
+    def __init__(
+        self,
+        networks: list[FeatureNetwork],
+        mesh: Mesh,
+        batch_size: int,
+        patch: int | None = None,
+        seed: int = 0,
+    ):
+        self.identity: dict[str, Any] = {
+            "networks": {n.name: [n.digest, n.resize, n.version] for n in networks},
+            "patch": None if patch is None else [patch, seed],
+        }
+        self._patch, self._seed = patch, seed
+        params = {network.name: network.params for network in networks}
+        self._params = jax.device_put(params, sharding.replicated(mesh))
+
+        def look(
+            params: Params, _: None, images: jax.Array, corner: jax.Array
+        ) -> dict[str, Outputs]:
+            if patch is not None:
+                images = jax.vmap(partial(_cut, side=patch))(images, corner)
+            return {n.name: n.apply(params[n.name], images) for n in networks}
+
+        self._placed = compiled.placed(look, mesh, batch_size, None)
+        self._least = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def __call__(
+        self, images: UInt8[Any, "b h w c"], position: int
+    ) -> dict[str, Outputs]:
+        """Returns what each network says, by its name.
+
+        Args:
+          images: on the host, or as one batch over the devices.
+          position: of the first one in its set.
+        """
+        most, found = self._placed.batch_size, []
+        for start in range(0, len(images), most):
+            part = images if len(images) <= most else images[start : start + most]
+            found.append(self._one(part, position + start))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    def _one(self, images: Any, position: int) -> dict[str, Outputs]:
+        n = len(images)
+        padded = self._least
+        while padded < n:  # few shapes, since each is compiled
+            padded = min(2 * padded, self._placed.batch_size)
+        if padded > n:
+            images = np.concatenate(
+                [images, np.zeros((padded - n, *images.shape[1:]), np.uint8)]
+            )
+        corner = np.zeros((padded, 2), np.int32)
+        if self._patch is not None:
+            space = np.array(images.shape[1:3]) - self._patch + 1
+            corner[:n] = corners(self._seed, position, n, space)
+        outcome = self._placed.call(self._params, None, images, corner)
+        return jax.tree.map(lambda rows: rows[:n], outcome)
+
+
+def corners(
+    seed: int, position: int, count: int, space: Int[np.ndarray, "2"]
+) -> Int[np.ndarray, "count 2"]:
+    """Returns where the patches of the images from a position on begin, in pixels.
+
+    Args:
+      seed: of the draws.
+      position: of the first image.
+      count: how many images.
+      space: rows and columns at which a patch can begin.
+    """
+    draws = [order.generator(seed, position + k).random(2) for k in range(count)]
+    return (np.stack(draws) * space[None]).astype(np.int32)
+
+
+def _cut(image: jax.Array, corner: jax.Array, side: int) -> jax.Array:
+    start = (corner[0], corner[1], 0)
+    return jax.lax.dynamic_slice(image, start, (side, side, image.shape[-1]))

@@ -1,0 +1,233 @@
+"""Sets of images to evaluate that lie in files: a folder, or an .npz."""
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from simple_diffusion.data import skipping, transforms
+from simple_diffusion.data.sources import folder
+from simple_diffusion.evaluation.feature_bank import Part
+from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
+from simple_diffusion.pipelines.restoration import photos
+
+_IMAGES, _LABELS = "arr_0", "arr_1"
+
+# (first, last + 1) -> these images
+_Read = Callable[[int, int], UInt8[np.ndarray, "b h w c"]]
+
+
+def open_files(
+    spec: str,
+    key: str,
+    size: Size | None,
+    batch_size: int,
+    classes: tuple[str, ...] = (),
+) -> ImageSet:
+    """Returns the images of a folder or an .npz file.
+
+    A folder is read in the order of its names; the first level of subfolders, if there
+    is one, gives the classes. An .npz file holds uint8 images [n, h, w, c] as `arr_0`
+    and, if at all, their classes as `arr_1`, as mode `sample` writes it.
+
+    Args:
+      spec: "folder:PATH" or "npz:PATH".
+      key: where that was said, for messages.
+      size: to which images are cut and resized; None leaves them as they are.
+      batch_size: images at a time.
+      classes: the names of those that labels are numbers of. Subfolders of other names
+        are none; the numbers in an .npz are taken as they are.
+
+    Raises:
+      ValueError: it is neither, there is none, or no image in it; while it is read, an
+        image that is none, or of another size than the first.
+    """
+    kind, _, name = spec.partition(":")
+    path = Path(name).expanduser()
+    if kind not in ("folder", "npz") or not name:
+        raise ValueError(f"{key}={spec} must be folder:PATH or npz:PATH")
+    if not path.exists():
+        raise ValueError(f"{key}={spec}: {path} does not exist")
+    open_kind = _open_folder if kind == "folder" else _open_npz
+    return open_kind(path, f"{key}={spec}", size, batch_size, classes)
+
+
+def members(path: Path, where: str) -> list[str]:
+    """Returns the names of the arrays in an .npz file.
+
+    Raises:
+      ValueError: it is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, IsADirectoryError) as error:
+        raise ValueError(f"{where} is no .npz file: {error}") from error
+
+
+def checksum(path: Path) -> str:
+    """Returns the first 12 digits of the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _open_folder(
+    root: Path, where: str, size: Size | None, batch: int, classes: tuple[str, ...]
+) -> ImageSet:
+    paths = sorted(folder.image_paths(root, "")) if root.is_dir() else []
+    if not paths:
+        raise ValueError(
+            f"{where}: no image in this folder or below; files count as images by "
+            f"their suffix: {' '.join(sorted(folder.SUFFIXES))}"
+        )
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = np.array([numbers.get(p.split("/")[0], -1) for p in paths], np.int32)
+    if (labels < 0).any():
+        labels, classes = np.zeros(len(paths), np.int32), ()
+    wanted = size or photos.read(root / paths[0]).stored
+
+    small = skipping.Small()
+
+    def one(index: int) -> np.ndarray:
+        path = paths[index]
+        photo = photos.read(root / path)
+        if size is None and photo.stored != wanted:
+            (h, w), (y, x) = wanted, photo.stored
+            raise ValueError(
+                f"{where} holds images of different sizes: {paths[0]} has {h}x{w} "
+                f"pixels, {path} has {y}x{x}; evaluate.size=HxW cuts and resizes all"
+            )
+        _note_enlarged(small, index, f"{where}: {path}", photo.pixels.shape, wanted)
+        return _fitted(photo.pixels, wanted)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.stack([one(k) for k in range(start, min(stop, len(paths)))])
+
+    # Not by their bytes, which would have to be read twice.
+    content = "\n".join([str(root.resolve()), *(_changed(root, p) for p in paths)])
+    return _image_set("folder", content.encode(), labels, wanted, classes, read, batch)
+
+
+def _open_npz(
+    path: Path, where: str, size: Size | None, batch: int, classes: tuple[str, ...]
+) -> ImageSet:
+    names = members(path, where)
+    if _IMAGES not in names:
+        raise ValueError(f"{where} holds {', '.join(names)}, and no images ({_IMAGES})")
+    rows = _Rows(path)
+    shape, dtype = rows.shape, rows.dtype
+    if len(shape) != 4 or dtype != np.uint8 or shape[-1] not in (1, 3) or not shape[0]:
+        raise ValueError(
+            f"{where}: {_IMAGES} must be uint8 images [n, h, w, 1 or 3], got {dtype} "
+            f"{list(shape)}"
+        )
+    labels = np.zeros(shape[0], np.int32)
+    if _LABELS in names:
+        with np.load(path) as file:
+            labels = np.asarray(file[_LABELS], np.int32)
+    else:
+        classes = ()
+    if labels.shape != shape[:1]:
+        raise ValueError(
+            f"{where}: {_LABELS} must be one class per image, {shape[0]} of them, got "
+            f"{list(labels.shape)}"
+        )
+    wanted = size or (shape[1], shape[2])
+    small = skipping.Small()
+
+    def read(start: int, stop: int) -> np.ndarray:
+        images = rows.read(start, stop)
+        for k in range(start, start + len(images)):
+            _note_enlarged(small, k, f"{where}: image {k}", shape[1:], wanted)
+        return np.stack([_fitted(image, wanted) for image in images])
+
+    with zipfile.ZipFile(path) as archive:  # knows the checksum of what is in it
+        known = archive.getinfo(f"{_IMAGES}.npy").CRC
+    content = f"{known} {list(shape)} {labels.tobytes().hex()}".encode()
+    return _image_set("npz", content, labels, wanted, classes, read, batch)
+
+
+def _changed(root: Path, path: str) -> str:
+    """Returns a text that is another if a file is."""
+    status = (root / path).stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _note_enlarged(
+    small: skipping.Small, index: int, name: str, shape: tuple[int, ...], size: Size
+) -> None:
+    """Reports an image that is enlarged, which adds no detail to what is compared."""
+    (h, w, *_), (rows, columns) = shape, size
+    if h < rows or w < columns:
+        small.note(
+            index, f"{name} of {h}x{w} pixels is enlarged to {rows}x{columns}, blurred"
+        )
+
+
+def _fitted(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
+    image = np.broadcast_to(image, (*image.shape[:2], 3))  # grey is RGB everywhere
+    if image.shape[:2] == size:
+        return image
+    rng = np.random.default_rng(0)  # what it draws is not used
+    return transforms.fitted(image, rng, size=size, resize="antialias")
+
+
+def _image_set(
+    kind: str,
+    content: bytes,
+    labels: np.ndarray,
+    size: Size,
+    classes: tuple[str, ...],
+    read: _Read,
+    batch: int,
+) -> ImageSet:
+    count = len(labels)
+
+    def parts(start: int) -> Iterator[Part]:
+        for first in range(start, count, batch):
+            images = read(first, min(first + batch, count))
+            yield Part(
+                images, labels[first : first + batch], np.ones(len(images), bool)
+            )
+
+    def at(places: list[int]) -> np.ndarray:
+        return np.concatenate([read(k, k + 1) for k in places])
+
+    identity = {
+        "source": kind,
+        "examples": count,
+        "size": list(size),
+        "checksum": hashlib.sha256(content).hexdigest()[:12],
+    }
+    return ImageSet(identity, count, size, classes, parts, at)
+
+
+class _Rows:
+    """The images of an .npz file, a few at a time: fifty thousand fill a memory."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = zipfile.ZipFile(path).open(f"{_IMAGES}.npy")
+        first = np.lib.format.read_magic(self._file) == (1, 0)
+        header = np.lib.format
+        read = header.read_array_header_1_0 if first else header.read_array_header_2_0
+        self.shape, self._fortran, self.dtype = read(self._file)
+        self._begin = self._file.tell()
+        self._whole: np.ndarray | None = None
+
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "b h w c"]:
+        """Returns the images from start to stop - 1."""
+        if self._fortran:  # the rows of one image do not lie together
+            whole = self._whole
+            if whole is None:
+                with np.load(self._path) as file:
+                    self._whole = whole = np.asarray(file[_IMAGES])
+            return whole[start:stop]
+        row = math.prod(self.shape[1:])
+        self._file.seek(self._begin + start * row)
+        data = self._file.read((stop - start) * row)
+        return np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:])

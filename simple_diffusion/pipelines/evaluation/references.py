@@ -1,0 +1,113 @@
+"""What sets of images are compared with, as `evaluate.reference` names it."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simple_diffusion.build.data import Data
+from simple_diffusion.build.evaluation import Plan
+from simple_diffusion.evaluation import published
+from simple_diffusion.evaluation.feature_bank import Banks
+from simple_diffusion.pipelines.evaluation import image_files
+from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
+
+
+class Reference(NamedTuple):
+    """What is compared with.
+
+    Fields:
+      banks: what the networks say of it.
+      about: what it is, for the record.
+      resize: how its images probably came to the size of Inception's input, where that
+        is not known for sure.
+    """
+
+    banks: Banks
+    about: dict[str, Any]
+    resize: str | None = None
+
+
+def check(
+    plan: Plan,
+    networks: Collection[str],
+    opened: Data | None = None,
+    size: Size | None = None,
+) -> None:
+    """Raises ValueError for a reference that cannot be compared with.
+
+    To be called before anything that takes long.
+
+    Args:
+      plan: of the evaluation.
+      networks: their names, as in `evaluate.networks`.
+      opened: the data source, if there is one.
+      size: of the samples; None if it is not known, and files are not opened.
+    """
+    spec = plan.reference
+    kind, _, name = spec.partition(":")
+    if size is not None:
+        check_size(plan, size)
+    if kind in ("data", "statistics"):
+        if plan.reference_count is not None and opened is not None and size is not None:
+            check_count(plan, opened.describe(plan.reference_split, size)["examples"])
+        return
+    for key, value, none in (
+        ("reference_count", plan.reference_count, None),
+        ("labels", plan.labels, "balanced"),
+    ):
+        if value != none:
+            raise ValueError(
+                f"evaluate.{key}={value} needs evaluate.reference=data, not "
+                f"{spec}: files are compared with whole, whatever is in them"
+            )
+    path = Path(name).expanduser()
+    if kind != "npz" or not published.holds_statistics(path):
+        if size is not None:
+            key, batch = "evaluate.reference", plan.batch_size
+            images = image_files.open_files(spec, key, plan.size, batch)
+            check_same_size(images, size, spec)
+    elif plan.patch is not None or "inception" not in networks:
+        raise ValueError(
+            f"evaluate.reference={spec} holds statistics of Inception's features of "
+            "whole images: they need evaluate.networks=('inception',) and "
+            "evaluate.patch=None"
+        )
+    else:
+        published.read(path)
+
+
+def check_size(plan: Plan, size: Size) -> None:
+    """Raises ValueError if images of a size cannot be compared."""
+    patch = plan.patch
+    if patch is not None and patch > min(size):
+        raise ValueError(
+            f"evaluate.patch={patch} does not fit into images of "
+            f"{size[0]}x{size[1]} pixels"
+        )
+
+
+def check_count(plan: Plan, examples: int) -> None:
+    """Raises ValueError if more images are asked for than the data source has."""
+    count = plan.reference_count
+    if count is not None and count > examples:
+        raise ValueError(
+            f"evaluate.reference_count={count} is more than the {examples} images of "
+            f"data.source that evaluate.reference_split={plan.reference_split} has"
+        )
+
+
+def check_same_size(images: ImageSet, size: Size, spec: str) -> None:
+    """Raises ValueError if samples of a size cannot be compared with images."""
+    if images.size != size:
+        raise ValueError(
+            f"samples of {size[0]}x{size[1]} pixels cannot be compared with evaluate."
+            f"reference={spec} of {images.size[0]}x{images.size[1]}; evaluate.size=HxW "
+            "cuts and resizes both"
+        )
+
+
+def said(spec: str, plan: Plan) -> str:
+    """Returns what the reference is, for a person."""
+    if spec.partition(":")[0] in ("folder", "npz"):
+        return spec
+    return f"{spec}, {plan.reference_split}"

@@ -1,0 +1,32 @@
+"""Grids of images for a person, and the names of image files."""
+
+import numpy as np
+from etils import epath
+
+from simple_diffusion.core import images
+
+# Smaller images are enlarged by whole factors up to this side, or nobody sees them.
+VISIBLE = 64
+MAX_COLUMNS = 16
+
+
+def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> None:
+    """Writes images in rows; where the classes come in turn, each has its column."""
+    n = len(labels)
+    turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))
+    columns = next((k for k in turns if (labels[k:] == labels[: n - k]).all()), None)
+    if len(np.unique(labels)) == 1:
+        columns = None
+    write_sheet(path, pictures, columns)
+
+
+def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> None:
+    """Writes images in rows of so many; small ones are enlarged by a whole factor."""
+    factor = max(1, VISIBLE // min(pictures.shape[1:3]))
+    images.write_png(path, images.enlarge(images.grid(pictures, columns), factor))
+
+
+def file_name(number: int, digits: int, name: str) -> str:
+    """Returns "007_some_name.png"; what a file system might not like is left out."""
+    safe = "".join(c if c.isalnum() else "_" for c in name)
+    return f"{number:0{digits}d}_{safe}.png"

@@ -1,0 +1,1 @@
+"""Inputs, masks and results of restorations."""

@@ -1,0 +1,210 @@
+"""What mode `restore` is given: images, or measurements of them, with their masks."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from simple_diffusion.build import data, diffusion
+from simple_diffusion.build.restoration.restoration import Plan
+from simple_diffusion.core import files, images
+from simple_diffusion.core.options import Config
+from simple_diffusion.data.sources import folder
+from simple_diffusion.pipelines.restoration import masks, photos
+
+MEASUREMENT = ".npy"
+HELD_OUT = "held_out:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input.
+
+    name: what its results are called, unlike all others.
+    stem: its path in the folder without suffix, by which its mask is found.
+    path: its file; of a held-out image of the data source, its name.
+    pixels: the image, where it has no file.
+    """
+
+    name: str
+    stem: str
+    path: Path
+    pixels: UInt8[np.ndarray, "h w c"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """One input as it goes to the device.
+
+    whole: the image before it was degraded; None if it came degraded.
+    measurement: what was measured of it; None if that is still to be done.
+    known_mask: 1 where a pixel is known; all of it where the task has no mask.
+    """
+
+    whole: UInt8[np.ndarray, "h w c"] | None
+    measurement: Float[np.ndarray, "..."] | None
+    known_mask: Float[np.ndarray, "h w 1"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the restored image."""
+        return self.known_mask.shape[0], self.known_mask.shape[1]
+
+
+def find(config: Config, plan: Plan) -> list[Input]:
+    """Returns the inputs in order of their names; masks among them are left out.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if plan.input.startswith(HELD_OUT):
+        return list(_held_out(config, plan))
+    root, measured = Path(plan.input), not (plan.degrade or plan.lost.is_image)
+    if not root.exists():
+        raise ValueError(f"restore.input={root} does not exist")
+    if not root.is_dir():
+        return [Input(root.stem, root.stem, root)]
+    if measured:
+        every = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npy"))
+    else:
+        every = sorted(folder.image_paths(root, ""))
+    mask = None if plan.hole_mask is None else Path(plan.hole_mask).resolve()
+    if mask is not None and root.resolve() in mask.parents:
+        paths = [p for p in every if not _within(root / p, mask)]
+    else:
+        paths = every
+    if not paths:
+        kind = "measurement (.npy)" if measured else "image"
+        raise ValueError(f"restore.input={root} holds no {kind}")
+    stems = [os.path.splitext(p)[0] for p in paths]
+    often = collections.Counter(stems)
+    # a.jpg beside a.png: neither may overwrite the other's results.
+    names = [
+        stem if often[stem] == 1 else path.replace(".", "_")
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        twice = collections.Counter(names).most_common(1)[0][0]
+        raise ValueError(
+            f"restore.input={root}: two inputs would both be called {twice}; rename one"
+        )
+    found = zip(names, stems, paths, strict=True)
+    return [Input(name, stem, root / path) for name, stem, path in found]
+
+
+def load(plan: Plan, item: Input, channels: int) -> Loaded:
+    """Returns an input, read and checked.
+
+    Args:
+      plan: what is restored.
+      item: which input.
+      channels: of the model.
+
+    Raises:
+      ValueError: the file cannot be used; the message says why and names the key.
+      OSError: it cannot be read.
+    """
+    lost, size = plan.lost, plan.size
+    if not (plan.degrade or lost.is_image):
+        return _measured(item, size)
+    if size is not None and not plan.degrade:
+        size = _reduced(size, lost.factor)
+    if item.pixels is None:
+        pixels, stored, is_grey = photos.read(item.path, size)
+    else:
+        pixels, is_grey = item.pixels, False
+        stored = pixels.shape[0], pixels.shape[1]
+    _check_colours(plan, item, channels, pixels, is_grey)
+    pixels = pixels[..., :channels]
+    factor = 1 if plan.degrade else lost.factor
+    shape = pixels.shape[0] * factor, pixels.shape[1] * factor
+    known = np.ones((*shape, 1), np.float32)
+    if plan.hole_mask is not None:
+        place = item.stem, shape, stored, plan.seed
+        known = 1 - masks.hole_mask(plan.hole_mask, *place)
+    if plan.degrade:
+        return Loaded(pixels, None, known)
+    y = np.asarray(images.to_unit_range(pixels))
+    y = y[..., :1] if lost.is_grey else y
+    return Loaded(None, y * known if lost.factor == 1 else y, known)
+
+
+def _check_colours(
+    plan: Plan,
+    item: Input,
+    channels: int,
+    pixels: UInt8[np.ndarray, "h w c"],
+    is_grey: bool,
+) -> None:
+    """Raises ValueError for an image whose colours are not what the task works on."""
+    coloured = np.ptp(pixels, axis=2).any()
+    if channels == 1 and coloured:
+        raise ValueError(f"{item.path} is in colour and the model draws grey images")
+    if is_grey and channels == 3 and not plan.lost.is_grey:
+        raise ValueError(
+            f"{item.path} is grey and the model draws colours: restore.task={plan.task}"
+            "+colourise gives it colours; to keep it grey, store it as RGB"
+        )
+    if plan.lost.is_grey and not plan.degrade and coloured:
+        raise ValueError(
+            f"{item.path} is in colour, so there is nothing for colourise to do; "
+            "restore.degrade=True takes its colours away first"
+        )
+
+
+def _within(path: Path, place: Path) -> bool:
+    path = path.resolve()
+    return path == place or place in path.parents
+
+
+def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
+    """Yields images of the data source that were kept from training."""
+    text, count = plan.input, plan.input.removeprefix(HELD_OUT)
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"restore.input={text} must be held_out:COUNT, 1 or more")
+    if not plan.degrade:
+        raise ValueError(f"restore.input={text} needs restore.degrade=True")
+    side = diffusion.reference(config)
+    size = (side, side) if plan.size is None else plan.size
+    opened, number = data.data(config), 0
+    for batch in opened.whole(int(count), 1, size):
+        if not batch.mask[0]:  # what only fills up, or could not be read
+            continue
+        kind = opened.class_names[int(batch.label[0])] if opened.class_names else ""
+        name = f"{number:04d}" + (f"_{kind}" if kind else "")
+        yield Input(name, name, Path(f"{text}/{name}"), np.asarray(batch.image[0]))
+        number += 1
+    if number < int(count):
+        files.say(f"restore.input={text}: there are {number} held-out images")
+
+
+def _measured(item: Input, size: tuple[int, int] | None) -> Loaded:
+    if size is None:
+        raise ValueError(
+            "restore.size must say how large the image is that was measured: HxW"
+        )
+    if item.path.suffix != MEASUREMENT:
+        raise ValueError(
+            f"{item.path}: a measurement of restore.task=sense is a {MEASUREMENT} file "
+            "of float numbers; to measure images first, set restore.degrade=True"
+        )
+    try:
+        y = np.load(item.path)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{item.path} is no NumPy array: {error}") from error
+    if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
+        raise ValueError(f"{item.path} must hold finite floats, not {y.dtype}")
+    return Loaded(None, y.astype(np.float32), np.ones((*size, 1), np.float32))
+
+
+def _reduced(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    if size[0] % factor or size[1] % factor:
+        raise ValueError(
+            f"restore.size={size[0]}x{size[1]} must be a multiple of restore.factor="
+            f"{factor}"
+        )
+    return size[0] // factor, size[1] // factor

@@ -1,0 +1,171 @@
+"""What mode `restore` leaves: pictures, a sheet that compares them, and a record."""
+
+import dataclasses
+import math
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from simple_diffusion.build.restoration.degradation import Degradation
+from simple_diffusion.core import images
+from simple_diffusion.evaluation.metrics import intervals, similarity
+from simple_diffusion.evaluation.networks.lpips import Lpips
+from simple_diffusion.pipelines.restoration.inputs import MEASUREMENT
+
+# Rows of the sheet, and the longest side of a picture in it.
+MOST_ROWS = 16
+MOST_PIXELS = 512
+
+# Folders of the files that are written.
+KINDS = ("images", "inputs", "masks")
+
+Picture = UInt8[np.ndarray, "h w c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """One input and what became of it.
+
+    label: the class that the model was told; the number of classes is none.
+    restored: [n, h, w, c], n restorations.
+    measurement: what they were made of.
+    guess: its pseudo-inverse, in pixels.
+    whole: the original; None if it is not known.
+    known_mask: 1 where a pixel is known.
+    residuals: of each restoration, before it was rounded to pixels.
+    residuals_stored: of each as it is stored.
+    """
+
+    name: str
+    label: int
+    restored: UInt8[np.ndarray, "n h w c"]
+    measurement: Float[np.ndarray, "..."]
+    guess: Picture
+    whole: Picture | None
+    known_mask: Float[np.ndarray, "h w 1"]
+    residuals: Float[np.ndarray, "n"]
+    residuals_stored: Float[np.ndarray, "n"]
+
+
+def write(folder: epath.Path, lost: Degradation, one: Restored) -> list[str]:
+    """Writes the files of one input; returns their paths relative to the folder.
+
+    In folders by kind, so that no name can be that of another file.
+    """
+    several = len(one.restored) > 1
+    pictures = {
+        f"images/{one.name}{f'_{k}' if several else ''}.png": image
+        for k, image in enumerate(one.restored)
+    }
+    numbers = []
+    if lost.is_image:
+        shown = np.asarray(images.to_uint8(one.measurement))
+        pictures[f"inputs/{one.name}.png"] = shown
+    else:
+        numbers = [f"inputs/{one.name}{MEASUREMENT}"]
+    if lost.needs_mask:
+        hole = ((1 - one.known_mask) * 255).astype(np.uint8)
+        pictures[f"masks/{one.name}.png"] = hole
+    for path, picture in pictures.items():
+        images.write_png(folder / path, picture)
+    for path in numbers:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / path).open("wb") as file:
+            np.save(file, one.measurement)
+    return [*pictures, *numbers]
+
+
+def remove(folder: epath.Path, paths: list[str]) -> None:
+    """Removes files that an earlier run wrote: a mixture of two would be neither."""
+    for path in paths:
+        # What a record says is not trusted beyond the folders that are ours.
+        if path.split("/")[0] in KINDS and ".." not in path:
+            (folder / path).unlink(missing_ok=True)
+
+
+def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
+    """Returns metric -> value of each restoration.
+
+    `residual` is the root mean square of A x - y, of images in [-1, 1], and
+    `residual_stored` that of the 8-bit image. `psnr_input` and `ssim_input` are those
+    of the pseudo-inverse alone: what a restoration has to exceed. Images too small for
+    SSIM or LPIPS have none.
+    """
+    found = {"residual": one.residuals, "residual_stored": one.residuals_stored}
+    if one.whole is not None:
+        every = np.broadcast_to(one.whole, one.restored.shape)
+        h, w, channels = one.whole.shape
+        found["psnr"] = similarity.psnr(one.restored, every)
+        found["psnr_input"] = similarity.psnr(one.guess[None], every[:1])
+        if min(h, w) >= similarity.SMALLEST:
+            found["ssim"] = similarity.ssim(one.restored, every)
+            found["ssim_input"] = similarity.ssim(one.guess[None], every[:1])
+        if lpips is not None and lpips.fits(h, w, channels):
+            found[f"lpips_{lpips.trunk}"] = lpips(one.restored, every)
+    return {name: [float(v) for v in values] for name, values in found.items()}
+
+
+def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
+    """Returns metric -> mean over all restorations that have it."""
+    names = {name: None for record in records for name in record}
+    return {
+        name: float(np.mean([v for r in records for v in r.get(name, [])]))
+        for name in names
+    }
+
+
+def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Returns metric -> 95 % interval of its mean, by bootstrap over the inputs.
+
+    Not over restorations, since those of one input are alike. Infinite values, as the
+    PSNR of equal images, and fewer than two inputs have none.
+    """
+    names = {name: None for record in records for name in record}
+    found = {}
+    for name in names:
+        values = [np.mean(r[name]) for r in records if r.get(name)]
+        if len(values) > 1 and np.isfinite(values).all():
+            found[name] = list(intervals.bootstrap(np.array(values)))
+    return found
+
+
+def sheet(lost: Degradation, every: list[Restored]) -> Picture:
+    """Returns a picture: each row an input, what it was restored to, and the original.
+
+    Of many inputs only the first are shown. Smaller pictures are enlarged by whole
+    factors, larger ones reduced, and what is not as large as the others is put on
+    white.
+    """
+    rows = [_row(lost, one) for one in every[:MOST_ROWS]]
+    height, width = (
+        max(picture.shape[axis] for row in rows for picture in row) for axis in (0, 1)
+    )
+    columns = max(len(row) for row in rows)
+    cells = np.full((len(rows), columns, height, width, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            h, w, _ = picture.shape
+            cells[y, x, :h, :w] = picture  # one channel is repeated
+    return images.grid(cells.reshape(-1, height, width, 3), columns)
+
+
+def _row(lost: Degradation, one: Restored) -> list[Picture]:
+    shown = one.guess
+    if lost.is_image:
+        # As it came, not as its pseudo-inverse, which of a blur is full of ringing.
+        small = np.asarray(images.to_uint8(one.measurement))
+        shown = images.enlarge(small, lost.factor)
+    last = [] if one.whole is None else [one.whole]
+    return [_visible(picture) for picture in (shown, *one.restored, *last)]
+
+
+def _visible(picture: Picture) -> UInt8[np.ndarray, "H W d"]:
+    longest = max(picture.shape[:2])
+    if longest <= MOST_PIXELS:
+        return images.enlarge(picture, max(1, 96 // min(picture.shape[:2])))
+    if picture.shape[-1] == 1:
+        picture = picture.repeat(3, axis=-1)
+    factor = math.ceil(longest / MOST_PIXELS)
+    return np.asarray(Image.fromarray(picture).reduce(factor))

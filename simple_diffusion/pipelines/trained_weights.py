@@ -1,0 +1,117 @@
+"""Trained parameters from a workdir, by the names that `sample.weights` has."""
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from simple_diffusion.build import network
+from simple_diffusion.build.network import Model
+from simple_diffusion.build.sampling import Plan
+from simple_diffusion.core import files
+from simple_diffusion.core.types import Params
+from simple_diffusion.pipelines import runs
+from simple_diffusion.training import checkpoint, sharding, store
+
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
+BEST = "best"
+_POWER = "power_"
+
+
+def load(
+    workdir: epath.Path, built: Model, mesh: Mesh, plan: Plan
+) -> tuple[int | None, Params]:
+    """Returns the step and parameters that the section `sample` asks for.
+
+    Raises:
+      ValueError: as `load_named`, or there is no best checkpoint.
+      CheckpointError: as `load_named`.
+    """
+    folder = workdir / (BEST if plan.best_checkpoint else CHECKPOINTS)
+    if plan.best_checkpoint and not (folder.exists() and any(folder.iterdir())):
+        raise ValueError(
+            f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
+            "best; train with train.evaluate_every_steps to keep one"
+        )
+    return load_named(workdir, built, mesh, plan.weights, plan.checkpoint_step, folder)
+
+
+def load_named(
+    workdir: epath.Path,
+    built: Model,
+    mesh: Mesh,
+    name: str,
+    step: int | None = None,
+    folder: epath.Path | None = None,
+) -> tuple[int | None, Params]:
+    """Returns (step, parameters), each device holding only its part.
+
+    Args:
+      workdir: of the training run.
+      built: the model they are for.
+      mesh: the devices.
+      name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
+        from the snapshots of the lengths that were.
+      step: of the checkpoint; by default the newest.
+      folder: of the checkpoints, by default that of the newest ones.
+
+    Raises:
+      ValueError: for a name of another form, or a checkpoint without the average.
+      CheckpointError: if there is no such checkpoint or it does not fit the model.
+    """
+    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+    folder = folder or workdir / CHECKPOINTS
+    if name in ("ema", "params"):
+        average = "main" if name == "ema" else None
+        try:
+            return checkpoint.restore_params(folder, abstract, average, step)
+        except store.Missing as error:
+            raise ValueError(
+                f"sample.weights={name}: the checkpoint in {folder} holds no average; "
+                "sample.weights=params takes the parameters as the last step left them"
+            ) from error
+    length = name.removeprefix(_POWER)
+    try:
+        sigma_rel = float(length)
+    except ValueError:
+        sigma_rel = None
+    if not name.startswith(_POWER) or sigma_rel is None:
+        raise ValueError(
+            f"sample.weights={name!r} must be ema, params or power_LENGTH, such as "
+            "power_0.05"
+        )
+    try:
+        return checkpoint.restore_params(folder, abstract, name, step)
+    except store.Mismatch:
+        snapshots = workdir / SNAPSHOTS
+        params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return step, jax.device_put(params, placed)
+
+
+def load_weak(
+    plan: Plan, num_classes: int, mesh: Mesh
+) -> tuple[Model | None, Params | None]:
+    """Returns the weaker model to guide by and its parameters; None if there is none.
+
+    Of whatever size it was trained in; of the same run, an earlier step.
+    """
+    if plan.guidance_workdir is None:
+        return None, None
+    folder = files.folder(plan.guidance_workdir, "sample.guidance_workdir")
+    try:
+        weak = network.model(runs.config(folder), num_classes)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"sample.guidance_workdir={folder}: its config.json is of another version "
+            f"of this library ({error})"
+        ) from error
+    _, params = load_named(folder, weak, mesh, plan.weights, plan.guidance_step)
+    return weak, params

@@ -1,0 +1,271 @@
+"""The parts of a report that come from evaluations: tables and plots."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simple_diffusion.core import files
+from simple_diffusion.evaluation import metric_names
+from simple_diffusion.report import curves, page, plots, training_sections
+from simple_diffusion.report.drawing import Series
+from simple_diffusion.report.page import Section
+
+Record = Mapping[str, Any]
+
+# What two evaluations must share to lie on one line, with what a legend says of it.
+_SETTINGS = {
+    "weights": "{}",
+    "solver": "{}",
+    "network_calls": "{} calls",
+    "guidance": "guidance {}",
+    "guidance_interval": "guided in logsnr {}",
+    "size": "size {}",
+    "labels": "labels {}",
+    "seed": "seed {}",
+    "reference": "against {}",
+    "networks": "networks {}",
+}
+_SAID_APART = ("metrics", "intervals", "standard_errors", "counts", "config", "notes")
+
+
+def metrics(record: Record, training: Record) -> Section:
+    """Returns the newest evaluation of the model.
+
+    Args:
+      record: of `metrics.json`.
+      training: config of the training; keys that the evaluation had otherwise are said.
+    """
+    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
+    text += _held_out_by_logsnr(record["metrics"])
+    asked = record.get("config") or {}
+    changed = [
+        line
+        for section in ("data", "model", "diffusion")
+        if section in asked and section in training
+        for line in files.differences(training[section], asked[section], section)
+    ]
+    if changed:
+        lines = "<br>".join(map(page.escape, changed))
+        text += page.fold("Settings that differ from the training", f"<p>{lines}</p>")
+    text += page.fold("Everything about this evaluation", page.config(_rest(record)))
+    return Section("metrics", "Metrics", text)
+
+
+def comparison(record: Record) -> Section:
+    """Returns the newest evaluation of folders: `comparison.json`."""
+    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
+    text += page.fold("Everything about this comparison", page.config(_rest(record)))
+    return Section("comparison", "Comparison of folders", text)
+
+
+def _notes(record: Record) -> str:
+    """Returns what the evaluation said of its metrics: which are biased, which miss."""
+    return "".join(page.paragraph(str(note)) for note in record.get("notes") or ())
+
+
+def metrics_table(record: Record) -> str:
+    """Returns the metrics with their intervals, errors and numbers of images."""
+    intervals, errors = (record.get(k) or {} for k in ("intervals", "standard_errors"))
+    counts = record.get("counts") or {}
+    rows = []
+    for name, value in record["metrics"].items():
+        if "[" in name:  # a bin of logsnr: shown as a plot
+            continue
+        spread = ""
+        if interval := intervals.get(name):
+            spread = f"{plots.number(interval[0])} to {plots.number(interval[1])}"
+        elif (error := errors.get(name)) is not None:
+            spread = f"± {plots.number(error)}"
+        made, real = (*map(_number, counts.get(name) or ()), None, None)[:2]
+        direction = plots.arrow(name)
+        rows.append(
+            [
+                name,
+                plots.number(value),
+                direction,
+                spread,
+                made or "",
+                real or "",
+                metric_names.explain(name),
+            ]
+        )
+    header = [
+        "metric",
+        "value",
+        "",
+        "95% or ± s.e.",
+        "generated",
+        "reference",
+        "what it is",
+    ]
+    return page.table(header, rows, numbers=(1, 4, 5), names=(0,))
+
+
+def about(record: Record) -> dict[str, str | None]:
+    """Returns what the numbers of a record are metrics of, for a person."""
+    size, guidance = record.get("size"), record.get("guidance")
+    network = [
+        ", ".join(
+            part
+            for part in (
+                name,
+                f"weights {how['digest']}" if how.get("digest") else "",
+                f"resize {how['resize']}" if how.get("resize") else "",
+            )
+            if part
+        )
+        for name, how in (record.get("networks") or {}).items()
+    ]
+    return {
+        "checkpoint step": _number(record.get("step")),
+        "weights": record.get("weights"),
+        "solver": record.get("solver"),
+        "network calls": _number(record.get("network_calls")),
+        "guidance": guidance and f"{guidance:g}{_interval(record)}",
+        "size": size and "x".join(map(str, size)),
+        "labels": _flat(record.get("labels")),
+        "seed": _number(record.get("seed")),
+        "samples": _flat(record.get("samples")),
+        "side of patches": _number(record.get("patch")),
+        "reference": _flat(record.get("reference")),
+        "feature networks": "; ".join(network),
+        "commit": record.get("commit"),
+        "time": when(record.get("time")),
+    }
+
+
+def when(time: Any) -> str | None:
+    """Returns the time of a record for a person; None if it says none."""
+    try:
+        read = datetime.datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        return _flat(time)
+    return f"{read.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def evaluations(records: Sequence[Record]) -> Section | None:
+    """Returns the main metrics over the training; None where nothing was repeated.
+
+    Only evaluations with equal settings are on one line. A star marks the best.
+    """
+    records = [r for r in records if r.get("step") is not None and "metrics" in r]
+    shown: dict[tuple, list[str]] = {}
+    for name in plots.main_metrics([r["metrics"] for r in records]):
+        shown.setdefault(metric_names.split_name(name)[:2], []).append(name)
+    every = []
+    for (kind, network), group in shown.items():
+        series = [s for name in group for s in _over_steps(records, name, len(group))]
+        if max(len(one.x) for one in series) > 1:
+            title = " ".join(p for p in (kind, network, plots.arrow(kind)) if p)
+            every.append(page.plot(curves.lines(series, title=title, x_label="step")))
+    if not every:
+        return None
+    text = page.paragraph(
+        "Evaluations with equal settings are on one line, with 95% intervals where "
+        "they are known; a star marks the best of it. Metrics of different numbers of "
+        "samples cannot be compared."
+    )
+    return Section("evaluations", "Evaluations over time", text + page.plots(every))
+
+
+def sweep(record: Record) -> Section | None:
+    """Returns the plots and the table of `sweep.json`."""
+    points = record.get("points") or []
+    shown = plots.sweep(points) if points else None
+    if shown is None:
+        return None
+    facts = {
+        "samples at each point": _number(record.get("count")),
+        "points": str(len(points)),
+        **about(record),
+        **dict.fromkeys(["guidance", "network calls"]),  # as the points have them
+    }
+    text = page.facts(facts) + page.plot(shown)
+    if trade := plots.trade_off(points):
+        text += page.plot(trade, "The ends of each line are marked with their guidance")
+    found = plots.table(points, errors=False)
+    numbers = range(len(found.header))
+    text += page.table(found.header, found.rows, numbers=numbers, best=found.best)
+    return Section("sweep", "Sweep of guidance and steps", text)
+
+
+def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[Series]:
+    """Returns a line for each kind of evaluation that has the metric."""
+    count = metric_names.split_name(name)[2]
+    # A held-out loss has nothing to do with how samples were drawn.
+    settings = list(_SETTINGS) if count else ["weights"]
+    kinds: dict[str, dict[float, Record]] = {}
+    for record in records:
+        if record["metrics"].get(name) is not None:
+            asked = {key: record.get(key) for key in settings}
+            # Of one step the last evaluation stands.
+            kinds.setdefault(json.dumps(asked), {})[record["step"]] = record
+    varied = [
+        key
+        for key in settings
+        if len({json.dumps(json.loads(kind)[key]) for kind in kinds}) > 1
+    ]
+    series = []
+    for kind, by_step in kinds.items():
+        asked = json.loads(kind)
+        label = [_SETTINGS[key].format(_flat(asked[key])) for key in varied]
+        if names_here > 1 and count:
+            label.insert(0, f"{plots.number(count)} samples")
+        steps = sorted(by_step)
+        values = [by_step[step]["metrics"][name] for step in steps]
+        bounds = [plots.bounds(by_step[step], name) for step in steps]
+        series.append(
+            Series(
+                *(steps, values, ", ".join(label)),
+                low=[low for low, _ in bounds],
+                high=[high for _, high in bounds],
+                best=metric_names.best(name, values) if len(values) > 1 else None,
+                marks=True,
+            )
+        )
+    return series
+
+
+def _held_out_by_logsnr(found: Record) -> str:
+    """Returns a plot of the held-out loss in each bin; "" if there is none."""
+    bins = sorted((name for name in found if "[" in name), key=training_sections.start)
+    if len(bins) < 2:
+        return ""
+    rows = [
+        [training_sections.bin_name(name), plots.number(found[name])] for name in bins
+    ]
+    table = page.table(["logsnr", "held-out loss"], rows, numbers=(0, 1))
+    return page.fold("Held-out loss by logsnr", table)
+
+
+def _interval(record: Record) -> str:
+    low, high = record.get("guidance_interval") or (None, None)
+    if low is None and high is None:
+        return ""
+    return f", logsnr {'-∞' if low is None else low} to {'∞' if high is None else high}"
+
+
+def _rest(record: Record) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in _SAID_APART}
+
+
+def _number(value: Any) -> str | None:
+    return None if value is None else plots.number(value)
+
+
+def _flat(value: Any) -> str | None:
+    """Returns a setting for a person: the values of a mapping, of a list its items."""
+    if isinstance(value, Mapping):
+        known = {
+            k: v
+            for k, v in value.items()
+            if v not in (None, "", {}) and k != "identity"
+        }
+        return ", ".join(
+            str(_flat(v)) if k == "what" else f"{k} {_flat(v)}"
+            for k, v in known.items()
+        )
+    if isinstance(value, list):
+        return " to ".join("open" if v is None else str(v) for v in value)
+    return None if value is None else str(value)

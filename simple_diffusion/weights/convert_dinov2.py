@@ -1,0 +1,240 @@
+"""Makes the file that DINOv2 is loaded from out of the published ones.
+
+  python -m simple_diffusion.weights.convert_dinov2 \\
+    --weights dinov2_vitb14_pretrain.pth --output dinov2_b.npz
+
+PyTorch itself is not needed, and nothing is downloaded. `--weights` is the
+dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth of facebookresearch/dinov2, or
+the model.safetensors of facebook/dinov2-base or facebook/dinov2-large at Hugging Face;
+both make the same file. Which size it is, the file tells. The weights are subject to
+the licence of their publisher, and so is what is made of them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from simple_diffusion.evaluation.networks import dinov2
+from simple_diffusion.weights import weight_files
+
+_TRAINED_GRID = 37  # tokens along each side in training, of 518 pixels
+
+# Our name: that of the official file, and that of Hugging Face, where "#" is the number
+# of a block and "a|b|c" are three arrays that are ours one after the other.
+_NAMES = {
+    "cls": ("cls_token", "embeddings.cls_token"),
+    "position": ("pos_embed", "embeddings.position_embeddings"),
+    "patch.kernel": (
+        "patch_embed.proj.weight",
+        "embeddings.patch_embeddings.projection.weight",
+    ),
+    "patch.bias": (
+        "patch_embed.proj.bias",
+        "embeddings.patch_embeddings.projection.bias",
+    ),
+    "norm.scale": ("norm.weight", "layernorm.weight"),
+    "norm.bias": ("norm.bias", "layernorm.bias"),
+}
+_BLOCK_NAMES = {
+    "norm1": ("norm1", "norm1"),
+    "qkv": ("attn.qkv", "attention.attention.query|key|value"),
+    "out": ("attn.proj", "attention.output.dense"),
+    "gain1": ("ls1.gamma", "layer_scale1.lambda1"),
+    "norm2": ("norm2", "norm2"),
+    "fc1": ("mlp.fc1", "mlp.fc1"),
+    "fc2": ("mlp.fc2", "mlp.fc2"),
+    "gain2": ("ls2.gamma", "layer_scale2.lambda1"),
+}
+_BLOCKS = ("blocks.", "encoder.layer.")
+_REGISTERS = ("register_tokens", "embeddings.register_tokens")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what goes wrong for a reason the user can mend is one line."""
+    args = _parser().parse_args(argv)
+    try:
+        model = convert(args.weights, args.output)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{args.output}: {model}")
+
+
+def convert(weights: str, output: str) -> str:
+    """Writes the weights in our layout; returns the name of the model.
+
+    Args:
+      weights: a published file.
+      output: path of the .npz file.
+
+    Raises:
+      ValueError: for a file of another kind, or with arrays missing, of other shapes or
+        not finite, naming them.
+      OSError: if a file cannot be read or written.
+    """
+    theirs = _unchunked(weight_files.read(weights))
+    model, kind = _which(weights, theirs)
+    names = _their_names(model, kind)
+    expected = {
+        name: shape
+        for ours, parts in names.items()
+        for name, shape in _their_shapes(model, ours, parts).items()
+    }
+    weight_files.check_arrays(weights, theirs, expected)
+    weight_files.check_finite(weights, {name: theirs[name] for name in expected})
+    layers = {
+        ours: _our_layout(ours, np.concatenate([theirs[name] for name in parts]))
+        for ours, parts in names.items()
+    }
+    depth = dinov2.MODELS[model].depth
+    arrays = {
+        name: np.stack([layers[_of_block(name, k)] for k in range(depth)])
+        if name.startswith("blocks.")
+        else layers[name]
+        for name in dinov2.shapes(model)
+    }
+    weight_files.write(output, {"model": np.array(model), **arrays})
+    return model
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simple_diffusion.weights.convert_dinov2",
+        description="Makes the weights of DINOv2 out of published files.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        help="dinov2_vit[bl]14_pretrain.pth, or Hugging Face's model.safetensors",
+    )
+    add("--output", metavar="FILE", required=True, help="the .npz file to write")
+    return parser
+
+
+def _unchunked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns arrays by name, where blocks.C.K is block K of the network in chunk C."""
+    return {
+        re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", k): arrays[k] for k in arrays
+    }
+
+
+def _which(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
+    """Returns the name of the model, and whose names the file has (0 or 1)."""
+    kind = next((k for k in range(2) if _NAMES["cls"][k] in arrays), None)
+    if kind is None:
+        raise ValueError(f"{file} lacks {' or '.join(_NAMES['cls'])}: it is no DINOv2")
+    if _REGISTERS[kind] in arrays:
+        raise ValueError(
+            f"{file} is a model with registers, whose features are others; take "
+            "the one without them"
+        )
+    shape = arrays[_NAMES["cls"][kind]].shape
+    for model, (width, depth, _) in dinov2.MODELS.items():
+        if shape == (1, 1, width):
+            beyond = f"{_BLOCKS[kind]}{depth}."
+            if any(name.startswith(beyond) for name in arrays):
+                raise ValueError(
+                    f"{file} has more than the {depth} blocks of {model} ({beyond}*)"
+                )
+            return model, kind
+    known = ", ".join(f"{size.width} ({name})" for name, size in dinov2.MODELS.items())
+    raise ValueError(
+        f"{file}: {_NAMES['cls'][kind]} has shape {shape}; known widths are {known}"
+    )
+
+
+def _of_block(name: str, k: int) -> str:
+    return name.replace("blocks.", f"blocks.{k}.", 1)
+
+
+def _their_names(model: str, kind: int) -> dict[str, list[str]]:
+    """Returns what the file calls the arrays of each layer of ours."""
+    names = {ours: [both[kind]] for ours, both in _NAMES.items()}
+    for name in dinov2.shapes(model):
+        if not name.startswith("blocks."):
+            continue
+        _, layer, *role = name.split(".")
+        stem, *others = _BLOCK_NAMES[layer][kind].split("|")
+        stems = [stem] + [re.sub(r"\w+$", other, stem) for other in others]
+        suffix = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
+        ending = suffix[role[0]] if role else ""
+        for k in range(dinov2.MODELS[model].depth):
+            parts = [f"{_BLOCKS[kind]}{k}.{stem}{ending}" for stem in stems]
+            names[_of_block(name, k)] = parts
+    return names
+
+
+def _their_shapes(
+    model: str, ours: str, parts: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the arrays in PyTorch, which make one of ours."""
+    width, side = dinov2.MODELS[model].width, dinov2.PATCH
+    plain = re.sub(r"^blocks\.\d+\.", "blocks.", ours)
+    ours_of = dinov2.shapes(model)[plain]
+    match ours:
+        case "cls":
+            shape = (1, 1, width)
+        case "position":
+            shape = (1, 1 + _TRAINED_GRID**2, width)
+        case "patch.kernel":
+            shape = (width, 3, side, side)
+        case _ if plain != ours:
+            shape = ours_of[:0:-1]  # without the number of blocks; output first
+        case _:
+            shape = ours_of
+    return {name: (shape[0] // len(parts), *shape[1:]) for name in parts}
+
+
+def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns an array of PyTorch in our layout, in float32."""
+    array = np.asarray(array, np.float32)
+    if name == "cls":
+        array = array[0, 0]
+    elif name == "position":
+        array = _positions(array[0])
+    elif name == "patch.kernel":
+        array = array.transpose(2, 3, 1, 0).reshape(-1, len(array))
+    elif name.endswith(".kernel"):
+        array = array.T
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _positions(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
+    """Returns the embeddings of positions for our grid; the first is of no position.
+
+    As the official network does at every call: bicubic, not antialiased, as if the new
+    grid had a tenth of a token more.
+    """
+    whole, table = table[:1], table[1:]
+    table = table.reshape(_TRAINED_GRID, _TRAINED_GRID, -1).astype(np.float64)
+    matrix = _bicubic(_TRAINED_GRID, dinov2.GRID, (dinov2.GRID + 0.1) / _TRAINED_GRID)
+    table = np.einsum("yi,xj,ijd->yxd", matrix, matrix, table, optimize=True)
+    return np.concatenate([whole, table.reshape(-1, table.shape[-1])])
+
+
+def _bicubic(old: int, new: int, scale: float) -> Float[np.ndarray, "new old"]:
+    """Returns the weights of interpolate(mode="bicubic") of PyTorch along one axis.
+
+    Keys' filter with a = -3/4; beyond the border the last value goes on.
+    """
+    a = -0.75
+    at = (np.arange(new) + 0.5) / scale - 0.5
+    first = np.floor(at).astype(int) - 1
+    matrix, rows = np.zeros((new, old)), np.arange(new)
+    for k in range(4):
+        x = np.abs(at - (first + k))
+        near = ((a + 2) * x - (a + 3)) * x**2 + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        column = np.clip(first + k, 0, old - 1)
+        np.add.at(matrix, (rows, column), np.where(x <= 1, near, far))
+    return matrix
+
+
+if __name__ == "__main__":
+    main()

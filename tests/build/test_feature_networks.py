@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import quickstart
+from simple_diffusion.build import data, feature_networks
+from simple_diffusion.evaluation.networks import classifier
+
+
+def tiny():
+    config = quickstart.get_config()
+    config.data.source = "digits"
+    config.data.resolution = 8
+    config.evaluate.classifier_steps = 2
+    return config
+
+
+def test_a_classifier_is_trained_once_and_kept(tmp_path, monkeypatch):
+    config, said = tiny(), []
+    opened = data.data(config)
+    (made,) = feature_networks.networks(
+        config, epath.Path(tmp_path), said.append, opened
+    )
+    assert made.name == "digits"
+    assert made.class_names == tuple("0123456789")
+    assert any("training a classifier of digits" in line for line in said)
+    train = classifier.train
+    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained again"))
+    (again,) = feature_networks.networks(
+        config, epath.Path(tmp_path), said.append, opened
+    )
+    assert again.digest == made.digest
+    # Of other images, or trained otherwise, it is another one.
+    monkeypatch.setattr(classifier, "train", train)
+    config.evaluate.classifier_steps = 3
+    (other,) = feature_networks.networks(
+        config, epath.Path(tmp_path), said.append, opened
+    )
+    assert other.digest != made.digest
+
+
+def test_without_classes_features_are_thumbnails(tmp_path):
+    config, said = tiny(), []
+    config.data.num_classes = 0
+    (made,) = feature_networks.networks(
+        config, epath.Path(tmp_path), said.append, data.data(config)
+    )
+    assert made.name == "thumbnail"
+    assert "without classes" in said[0]
+
+
+def test_the_same_features_are_not_taken_twice(tmp_path):
+    config = tiny()
+    config.data.num_classes = 0
+    config.evaluate.networks = ("source", "thumbnail")
+    opened = data.data(config)
+    made = feature_networks.networks(
+        config, epath.Path(tmp_path), lambda line: None, opened
+    )
+    assert [network.name for network in made] == ["thumbnail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(networks=()), "evaluate.networks is empty; known are source"),
+        (dict(networks=("incption",)), "has 'incption'; known are source, inception"),
+        (
+            dict(networks=("inception",)),
+            "inception_weights must be .*convert_inception",
+        ),
+        (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz is not used.*'source'"),
+        (dict(classifier_steps=0), "classifier_steps=0 must be at least 1"),
+        (dict(resize="bicubic"), "evaluate.resize='bicubic' must be tf1_bilinear"),
+    ],
+)
+def test_networks_that_cannot_be_are_named(change, message):
+    config = tiny()
+    config.evaluate.update(change)
+    with pytest.raises(ValueError, match=message):
+        feature_networks.check(config)
+
+
+def test_weights_that_are_not_there_say_how_they_are_made(tmp_path):
+    config = tiny()
+    config.evaluate.networks = ("inception",)
+    config.evaluate.inception_weights = str(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match="convert_inception"):
+        feature_networks.networks(config, epath.Path(tmp_path), lambda line: None, None)
+    np.savez(tmp_path / "none.npz", a=np.zeros(3))
+    with pytest.raises(ValueError, match="none.npz"):
+        feature_networks.networks(config, epath.Path(tmp_path), lambda line: None, None)
