@@ -16,7 +16,7 @@ from simple_diffusion.weights import convert_inception, weight_files
 
 def network() -> FeatureNetwork:
     """Returns the network with the random weights, by way of files as for true ones."""
-    shapes = convert_inception.port_shapes()
+    shapes = convert_inception.pytorch_shapes()
     with tempfile.TemporaryDirectory() as folder:
         port, made = Path(folder) / "port.npz", Path(folder) / "inception.npz"
         weight_files.write(port, {k: weight(k, s) for k, s in shapes.items()})

@@ -43,7 +43,7 @@ def check(config: Config) -> None:
         if name in c.networks and file is None:
             raise ValueError(
                 f"evaluate.networks has {name!r}: evaluate.{name}_weights must be the "
-                f"file that python -m simple_diffusion.evaluation.convert_{name} makes "
+                f"file that python -m simple_diffusion.modes.convert {name} makes "
                 "of its published weights"
             )
         if name not in c.networks and file is not None:

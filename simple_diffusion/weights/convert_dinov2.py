@@ -1,6 +1,6 @@
 """Makes the file that DINOv2 is loaded from out of the published ones.
 
-  python -m simple_diffusion.weights.convert_dinov2 \\
+  python -m simple_diffusion.modes.convert dinov2 \\
     --weights dinov2_vitb14_pretrain.pth --output dinov2_b.npz
 
 PyTorch itself is not needed, and nothing is downloaded. `--weights` is the
@@ -10,16 +10,13 @@ both make the same file. Which size it is, the file tells. The weights are subje
 the licence of their publisher, and so is what is made of them.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from simple_diffusion.evaluation.networks import dinov2
-from simple_diffusion.weights import weight_files
+from simple_diffusion.weights import dinov2_layout, weight_files
 
 _TRAINED_GRID = 37  # tokens along each side in training, of 518 pixels
 
@@ -53,16 +50,6 @@ _BLOCKS = ("blocks.", "encoder.layer.")
 _REGISTERS = ("register_tokens", "embeddings.register_tokens")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; what goes wrong for a reason the user can mend is one line."""
-    args = _parser().parse_args(argv)
-    try:
-        model = convert(args.weights, args.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{args.output}: {model}")
-
-
 def convert(weights: str, output: str) -> str:
     """Writes the weights in our layout; returns the name of the model.
 
@@ -89,32 +76,15 @@ def convert(weights: str, output: str) -> str:
         ours: _our_layout(ours, np.concatenate([theirs[name] for name in parts]))
         for ours, parts in names.items()
     }
-    depth = dinov2.MODELS[model].depth
+    depth = dinov2_layout.MODELS[model].depth
     arrays = {
         name: np.stack([layers[_of_block(name, k)] for k in range(depth)])
         if name.startswith("blocks.")
         else layers[name]
-        for name in dinov2.shapes(model)
+        for name in dinov2_layout.shapes(model)
     }
     weight_files.write(output, {"model": np.array(model), **arrays})
     return model
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m simple_diffusion.weights.convert_dinov2",
-        description="Makes the weights of DINOv2 out of published files.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "--weights",
-        metavar="FILE",
-        required=True,
-        help="dinov2_vit[bl]14_pretrain.pth, or Hugging Face's model.safetensors",
-    )
-    add("--output", metavar="FILE", required=True, help="the .npz file to write")
-    return parser
 
 
 def _unchunked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,7 +105,7 @@ def _which(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
             "the one without them"
         )
     shape = arrays[_NAMES["cls"][kind]].shape
-    for model, (width, depth, _) in dinov2.MODELS.items():
+    for model, (width, depth, _) in dinov2_layout.MODELS.items():
         if shape == (1, 1, width):
             beyond = f"{_BLOCKS[kind]}{depth}."
             if any(name.startswith(beyond) for name in arrays):
@@ -143,7 +113,9 @@ def _which(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
                     f"{file} has more than the {depth} blocks of {model} ({beyond}*)"
                 )
             return model, kind
-    known = ", ".join(f"{size.width} ({name})" for name, size in dinov2.MODELS.items())
+    known = ", ".join(
+        f"{size.width} ({name})" for name, size in dinov2_layout.MODELS.items()
+    )
     raise ValueError(
         f"{file}: {_NAMES['cls'][kind]} has shape {shape}; known widths are {known}"
     )
@@ -156,7 +128,7 @@ def _of_block(name: str, k: int) -> str:
 def _their_names(model: str, kind: int) -> dict[str, list[str]]:
     """Returns what the file calls the arrays of each layer of ours."""
     names = {ours: [both[kind]] for ours, both in _NAMES.items()}
-    for name in dinov2.shapes(model):
+    for name in dinov2_layout.shapes(model):
         if not name.startswith("blocks."):
             continue
         _, layer, *role = name.split(".")
@@ -164,7 +136,7 @@ def _their_names(model: str, kind: int) -> dict[str, list[str]]:
         stems = [stem] + [re.sub(r"\w+$", other, stem) for other in others]
         suffix = {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}
         ending = suffix[role[0]] if role else ""
-        for k in range(dinov2.MODELS[model].depth):
+        for k in range(dinov2_layout.MODELS[model].depth):
             parts = [f"{_BLOCKS[kind]}{k}.{stem}{ending}" for stem in stems]
             names[_of_block(name, k)] = parts
     return names
@@ -174,9 +146,9 @@ def _their_shapes(
     model: str, ours: str, parts: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the arrays in PyTorch, which make one of ours."""
-    width, side = dinov2.MODELS[model].width, dinov2.PATCH
+    width, side = dinov2_layout.MODELS[model].width, dinov2_layout.PATCH
     plain = re.sub(r"^blocks\.\d+\.", "blocks.", ours)
-    ours_of = dinov2.shapes(model)[plain]
+    ours_of = dinov2_layout.shapes(model)[plain]
     match ours:
         case "cls":
             shape = (1, 1, width)
@@ -213,7 +185,9 @@ def _positions(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
     """
     whole, table = table[:1], table[1:]
     table = table.reshape(_TRAINED_GRID, _TRAINED_GRID, -1).astype(np.float64)
-    matrix = _bicubic(_TRAINED_GRID, dinov2.GRID, (dinov2.GRID + 0.1) / _TRAINED_GRID)
+    matrix = _bicubic(
+        _TRAINED_GRID, dinov2_layout.GRID, (dinov2_layout.GRID + 0.1) / _TRAINED_GRID
+    )
     table = np.einsum("yi,xj,ijd->yxd", matrix, matrix, table, optimize=True)
     return np.concatenate([whole, table.reshape(-1, table.shape[-1])])
 
@@ -234,7 +208,3 @@ def _bicubic(old: int, new: int, scale: float) -> Float[np.ndarray, "new old"]:
         column = np.clip(first + k, 0, old - 1)
         np.add.at(matrix, (rows, column), np.where(x <= 1, near, far))
     return matrix
-
-
-if __name__ == "__main__":
-    main()

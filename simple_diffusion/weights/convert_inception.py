@@ -1,6 +1,6 @@
 """Makes the one file that the Inception network of FID is loaded from.
 
-  python -m simple_diffusion.weights.convert_inception \\
+  python -m simple_diffusion.modes.convert inception \\
     --weights pt_inception-2015-12-05-6726825d.pth --output inception.npz
 
 Nothing is downloaded, and neither PyTorch nor TensorFlow is needed. `--weights` is any
@@ -18,15 +18,11 @@ TensorFlow has kernels as [height, width, in, out], which is our layout, and PyT
 [out, in, height, width].
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from simple_diffusion.evaluation.networks import inception
-from simple_diffusion.weights import weight_files
+from simple_diffusion.weights import inception_layout, weight_files
 
 
 class _Source(NamedTuple):
@@ -39,16 +35,6 @@ class _Source(NamedTuple):
 
     name: str
     axes: tuple[int, ...] = (0,)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; what goes wrong for a reason the user can mend is one line."""
-    args = _parser().parse_args(argv)
-    try:
-        convert(args.weights, args.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{args.output}: the Inception network of FID")
 
 
 def convert(weights: str, output: str) -> None:
@@ -76,25 +62,13 @@ def convert(weights: str, output: str) -> None:
     weight_files.write(output, arrays)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m simple_diffusion.weights.convert_inception",
-        description="Makes the weights of the Inception network of FID.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--weights", metavar="FILE", required=True, help="a .pth or .pb of 2015-12-05")
-    add("--output", metavar="FILE", required=True, help="the .npz file to write")
-    return parser
-
-
-def port_shapes() -> dict[str, tuple[int, ...]]:
+def pytorch_shapes() -> dict[str, tuple[int, ...]]:
     """Returns names and shapes of the tensors in a port to PyTorch."""
     return _shapes(_of_pytorch())
 
 
 def _shapes(sources: dict[str, _Source]) -> dict[str, tuple[int, ...]]:
-    ours = inception.shapes()
+    ours = inception_layout.shapes()
     return {
         source.name: tuple(ours[name][axis] for axis in source.axes)
         for name, source in sources.items()
@@ -118,7 +92,7 @@ def _sources_of(file: str, arrays: dict[str, np.ndarray]) -> dict[str, _Source]:
     if arrays.get("fc.weight", np.zeros(0)).shape == (1000, 2048):
         raise ValueError(
             f"{file} is another network, the Inception v3 of torchvision: fc.weight is "
-            f"1000x2048, in the network of FID {inception.CLASSES}x2048"
+            f"1000x2048, in the network of FID {inception_layout.CLASSES}x2048"
         )
     return _of_pytorch()
 
@@ -126,7 +100,7 @@ def _sources_of(file: str, arrays: dict[str, np.ndarray]) -> dict[str, _Source]:
 def _of_pytorch() -> dict[str, _Source]:
     """Returns the sources of our arrays in a port to PyTorch."""
     found = {}
-    for name, _, _ in inception.convolutions():
+    for name, _, _ in inception_layout.convolutions():
         found[f"{name}.kernel"] = _Source(f"{name}.conv.weight", (3, 2, 0, 1))
         found[f"{name}.scale"] = _Source(f"{name}.bn.weight")
         found[f"{name}.bias"] = _Source(f"{name}.bn.bias")
@@ -155,11 +129,14 @@ def _scopes() -> dict[str, str]:
     What has the same name in one scope is numbered from the second on. Every branch is
     a tower, but for a single convolution; the ends of a fork are mixed in the tower.
     """
-    found = {name: _numbered("conv", k) for k, name in enumerate(inception.STEM)}
-    for k, (block, branches) in enumerate(inception.BLOCKS.items()):
+    found = {name: _numbered("conv", k) for k, name in enumerate(inception_layout.STEM)}
+    for k, (block, branches) in enumerate(inception_layout.BLOCKS.items()):
         towers = 0
         for branch in branches:
-            scope, names = _numbered("mixed", k), inception.names(block, branch)
+            scope, names = (
+                _numbered("mixed", k),
+                inception_layout.convolution_names(block, branch),
+            )
             if len(names) > 1 or branch.pool:
                 scope += f"/{_numbered('tower', towers)}"
                 towers += 1
@@ -173,7 +150,3 @@ def _scopes() -> dict[str, str]:
 
 def _numbered(word: str, k: int) -> str:
     return f"{word}_{k}" if k else word
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Makes the one file that LPIPS is loaded from out of the two that exist for PyTorch.
 
-  python -m simple_diffusion.weights.convert_lpips \\
+  python -m simple_diffusion.modes.convert lpips \\
     --trunk alexnet-owt-7be5be79.pth --lin alex.pth --output lpips_alex.npz
 
 PyTorch itself is not needed, and nothing is downloaded. `--trunk` is what torchvision
@@ -11,26 +11,12 @@ the two networks it is, the files tell. They are subject to the licences of thei
 publishers, and so is what is made of them.
 """
 
-import argparse
 import itertools
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from simple_diffusion.evaluation.networks import lpips
-from simple_diffusion.weights import weight_files
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; what goes wrong for a reason the user can mend is one line."""
-    args = _parser().parse_args(argv)
-    try:
-        trunk = convert(args.trunk, args.lin, args.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{args.output}: LPIPS with {lpips.TRUNKS[trunk].title}")
+from simple_diffusion.weights import lpips_layout, weight_files
 
 
 def convert(trunk_file: str, lin_file: str, output: str) -> str:
@@ -48,8 +34,8 @@ def convert(trunk_file: str, lin_file: str, output: str) -> str:
     """
     convs, lins = weight_files.read(trunk_file), weight_files.read(lin_file)
     trunk = _trunk_of(trunk_file, convs)
-    names, shapes = _their_names(trunk), lpips.shapes(trunk)
-    theirs = {names[k]: _their_layout(k, shape) for k, shape in shapes.items()}
+    names, shapes = pytorch_names(trunk), lpips_layout.shapes(trunk)
+    theirs = {names[k]: pytorch_shape(k, shape) for k, shape in shapes.items()}
     for file, arrays, prefix in (
         (trunk_file, convs, "features."),
         (lin_file, lins, "lin"),
@@ -62,29 +48,14 @@ def convert(trunk_file: str, lin_file: str, output: str) -> str:
     return trunk
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m simple_diffusion.weights.convert_lpips",
-        description="Makes the weights of LPIPS out of files of PyTorch.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--trunk", metavar="FILE", required=True, help="torchvision's AlexNet or VGG16")
-    add(
-        "--lin", metavar="FILE", required=True, help="alex.pth or vgg.pth of LPIPS v0.1"
-    )
-    add("--output", metavar="FILE", required=True, help="the .npz file to write")
-    return parser
-
-
 def _trunk_of(file: str, arrays: dict[str, Any]) -> str:
     """Returns the name of the trunk whose first kernel has the shape of the file's."""
     kernel = arrays.get("features.0.weight")
     if not isinstance(kernel, np.ndarray):
         raise ValueError(f"{file} lacks features.0.weight: it is no AlexNet or VGG16")
-    for trunk in lpips.TRUNKS:
-        shape = lpips.shapes(trunk)["conv0.kernel"]
-        if kernel.shape == _their_layout("conv0.kernel", shape):
+    for trunk in lpips_layout.TRUNKS:
+        shape = lpips_layout.shapes(trunk)["conv0.kernel"]
+        if kernel.shape == pytorch_shape("conv0.kernel", shape):
             return trunk
     raise ValueError(
         f"{file}: features.0.weight has shape {kernel.shape}, which is neither that of "
@@ -92,12 +63,12 @@ def _trunk_of(file: str, arrays: dict[str, Any]) -> str:
     )
 
 
-def _their_names(trunk: str) -> dict[str, str]:
+def pytorch_names(trunk: str) -> dict[str, str]:
     """Returns what the files call our arrays.
 
     torchvision counts every layer: a convolution, its ReLU, a pooling.
     """
-    _, _, stages, pooled, _ = lpips.TRUNKS[trunk]
+    _, _, stages, pooled, _ = lpips_layout.TRUNKS[trunk]
     names, layer, conv = {}, 0, itertools.count()
     for stage, pool in zip(stages, pooled, strict=True):
         layer += pool
@@ -109,7 +80,7 @@ def _their_names(trunk: str) -> dict[str, str]:
     return names | {f"lin{k}": f"lin{k}.model.1.weight" for k in range(len(stages))}
 
 
-def _their_layout(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def pytorch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of one of our arrays in PyTorch: output channels first."""
     if name.endswith(".kernel"):
         h, w, c, d = shape
@@ -124,7 +95,3 @@ def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
     elif name.startswith("lin"):
         array = array[0, :, 0, 0]
     return np.ascontiguousarray(array, np.float32)
-
-
-if __name__ == "__main__":
-    main()

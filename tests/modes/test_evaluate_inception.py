@@ -18,11 +18,10 @@ from tests.modes.small_features import write_folder
 @pytest.mark.slow
 def test_metrics_are_those_of_the_features_of_each_network(tmp_path):
     weights = tmp_path / "inception.npz"
-    shapes = convert_inception.port_shapes()
+    shapes = convert_inception.pytorch_shapes()
     port = {name: feature_weights.weight(name, s) for name, s in shapes.items()}
     weight_files.write(tmp_path / "port.npz", port)
-    source = ["--weights", str(tmp_path / "port.npz")]
-    convert_inception.main([*source, "--output", str(weights)])
+    convert_inception.convert(str(tmp_path / "port.npz"), str(weights))
     images = np.random.default_rng(0).integers(0, 256, (22, 24, 24, 3), np.uint8)
     images[12:] //= 2
     config = test_modes.tiny()

@@ -5,8 +5,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from simple_diffusion.evaluation.networks import inception
-from simple_diffusion.weights import convert_inception, weight_files
+from simple_diffusion.weights import convert_inception, inception_layout, weight_files
 from tests.weights import torch_saves
 
 # Scopes of the graph that was published, one of each kind, and PyTorch's names.
@@ -41,7 +40,7 @@ def ours():
     rng = np.random.default_rng(0)
     return {
         name: rng.integers(1, 2**20, shape).astype(np.float32)
-        for name, shape in inception.shapes().items()
+        for name, shape in inception_layout.shapes().items()
     }
 
 
@@ -50,7 +49,7 @@ def port(ours):
     """As PyTorch has it: output channels first."""
     found = {}
     parts = ("weight", "bias", "running_mean", "running_var")
-    for name, _, _ in inception.convolutions():
+    for name, _, _ in inception_layout.convolutions():
         kernel = np.moveaxis(ours[f"{name}.kernel"], (3, 2), (0, 1))
         found[f"{name}.conv.weight"] = np.ascontiguousarray(kernel)
         for theirs, part in zip(
@@ -62,17 +61,17 @@ def port(ours):
     return found | {"fc.bias": ours["fc.bias"]}
 
 
-def run(weights, output):
-    convert_inception.main(["--weights", str(weights), "--output", str(output)])
+def convert(weights, output):
+    convert_inception.convert(str(weights), str(output))
     return weight_files.read(output)
 
 
-def fails(capsys, weights, output):
-    """Returns what the command says as it fails."""
-    with pytest.raises(SystemExit) as end:
-        run(weights, output)
+def failure(weights, output):
+    """Returns the message of the error; a failure leaves no file behind."""
+    with pytest.raises((ValueError, OSError)) as error:
+        convert(weights, output)
     assert not output.exists()
-    return str(end.value)
+    return str(error.value)
 
 
 def write_graph(path, ours):
@@ -113,7 +112,7 @@ def all_scopes():
     found = ["conv", *(f"conv_{k}" for k in range(1, 5))]
     for k, block in enumerate([a, a, a, b, c, c, c, c, d, e, e]):
         found += [f"mixed{f'_{k}' if k else ''}/{scope}" for scope in block]
-    names = [name for name, _, _ in inception.convolutions()]
+    names = [name for name, _, _ in inception_layout.convolutions()]
     return dict(zip(found, names, strict=True))
 
 
@@ -133,33 +132,33 @@ def test_every_form_gives_the_same_file(tmp_path, ours, port, kind):
         weight_files.write(path, port)
     else:
         write_graph(path, ours)
-    found = run(path, tmp_path / "inception.npz")
+    found = convert(path, tmp_path / "inception.npz")
     assert found.keys() == ours.keys()
     for name, value in ours.items():
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_the_network_of_torchvision_is_refused(tmp_path, port, capsys):
+def test_the_network_of_torchvision_is_refused(tmp_path, port):
     path = tmp_path / "inception_v3_google.npz"
     other = {"Conv2d_1a_3x3.conv.weight": port["Conv2d_1a_3x3.conv.weight"]}
     weight_files.write(path, other | {"fc.weight": np.zeros((1000, 2048))})
-    said = fails(capsys, path, tmp_path / "inception.npz")
-    assert "is another network, the Inception v3 of torchvision" in said
-    assert "fc.weight is 1000x2048, in the network of FID 1008x2048" in said
+    message = failure(path, tmp_path / "inception.npz")
+    assert "is another network, the Inception v3 of torchvision" in message
+    assert "fc.weight is 1000x2048, in the network of FID 1008x2048" in message
 
 
-def test_the_command_says_what_is_wrong(tmp_path, port, capsys):
+def test_a_wrong_file_is_an_error_that_names_it_and_what_it_lacks(tmp_path, port):
     path, output = tmp_path / "weights.npz", tmp_path / "inception.npz"
-    assert "missing.pth" in fails(capsys, tmp_path / "missing.pth", output)
+    assert "missing.pth" in failure(tmp_path / "missing.pth", output)
     weight_files.write(path, {"features.0.weight": np.zeros(3)})
-    assert "weights.npz is not the Inception network" in fails(capsys, path, output)
+    assert "weights.npz is not the Inception network" in failure(path, output)
     weight_files.write(path, {"conv/conv2d_params": np.zeros((3, 3, 3, 32))})
-    said = fails(capsys, path, output)
-    assert "weights.npz lacks conv/batchnorm/gamma, conv/batchnorm/beta, " in said
-    assert said.endswith(" and 459 more")
+    message = failure(path, output)
+    assert "weights.npz lacks conv/batchnorm/gamma, conv/batchnorm/beta, " in message
+    assert message.endswith(" and 459 more")
     second = "Conv2d_2b_3x3.conv.weight"
     weight_files.write(path, port | {second: np.moveaxis(port[second], 1, -1)})
-    said = fails(capsys, path, output)
-    assert f"{second} has shape (64, 3, 3, 32), expected (64, 32, 3, 3)" in said
+    message = failure(path, output)
+    assert f"{second} has shape (64, 3, 3, 32), expected (64, 32, 3, 3)" in message
     weight_files.write(path, port | {"fc.bias": np.full(1008, np.nan)})
-    assert "not finite in fc.bias" in fails(capsys, path, output)
+    assert "not finite in fc.bias" in failure(path, output)

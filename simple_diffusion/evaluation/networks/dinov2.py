@@ -6,8 +6,8 @@ agree better with what people prefer than those of Inception (arXiv:2306.04675).
 has 768 of them, ViT-L 1024, and values of one do not compare with values of the other.
 
 The weights are public, but no part of this library: `load` reads them from a file that
-`python -m simple_diffusion.weights.convert_dinov2` makes from the published ones.
-Its arrays are named as by `shapes`, and `model` is the name of the network.
+`python -m simple_diffusion.modes.convert dinov2` makes from the published ones.
+`dinov2_layout.shapes` lists its arrays; `model` is the name of the network.
 
 Source: Oquab et al., DINOv2 (arXiv:2304.07193); images as EDM2 (arXiv:2312.02696)
 prepares them.
@@ -17,7 +17,6 @@ import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,66 +27,22 @@ from jaxtyping import Array, Float, UInt8
 from simple_diffusion.core.types import Params
 from simple_diffusion.evaluation.networks import resizing
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
-from simple_diffusion.weights import weight_files
+from simple_diffusion.weights import dinov2_layout, weight_files
+from simple_diffusion.weights.dinov2_layout import GRID, MODELS, PATCH
 
-PATCH = 14  # side of the square of a token, in pixels
-GRID = 16  # tokens along each side of the image
 SIDE = GRID * PATCH
 # Of ImageNet, in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 _EPSILON = 1e-6
-_HOW = "python -m simple_diffusion.weights.convert_dinov2"
-
-
-class Size(NamedTuple):
-    """Of a vision transformer.
-
-    Fields:
-      width: features of a token.
-      depth: blocks.
-      heads: of each attention.
-    """
-
-    width: int
-    depth: int
-    heads: int
-
-
-MODELS = {"dinov2_b": Size(768, 12, 12), "dinov2_l": Size(1024, 24, 16)}
-
-
-def shapes(model: str) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of all parameters.
-
-    Kernels are [in, out]; patches are flattened as (row, column, channel). Those that
-    every block has are stacked, and their names begin with "blocks.".
-
-    Args:
-      model: one of `MODELS`.
-    """
-    d, depth, _ = MODELS[model]
-    block = {
-        **{"norm1.scale": (d,), "norm1.bias": (d,)},
-        **{"qkv.kernel": (d, 3 * d), "qkv.bias": (3 * d,)},
-        **{"out.kernel": (d, d), "out.bias": (d,), "gain1": (d,)},
-        **{"norm2.scale": (d,), "norm2.bias": (d,)},
-        **{"fc1.kernel": (d, 4 * d), "fc1.bias": (4 * d,)},
-        **{"fc2.kernel": (4 * d, d), "fc2.bias": (d,), "gain2": (d,)},
-    }
-    return {
-        **{"patch.kernel": (PATCH * PATCH * 3, d), "patch.bias": (d,)},
-        **{"cls": (d,), "position": (1 + GRID * GRID, d)},
-        **{f"blocks.{name}": (depth, *shape) for name, shape in block.items()},
-        **{"norm.scale": (d,), "norm.bias": (d,)},
-    }
+_HOW = "python -m simple_diffusion.modes.convert dinov2"
 
 
 def load(path: str | Path, resize: str = "torch_bicubic") -> FeatureNetwork:
     """Returns DINOv2 with the weights of one local file, named after its size.
 
     Args:
-      path: what `convert_dinov2` made.
+      path: a file that `convert_dinov2` wrote.
       resize: the rule by which images come to 224 x 224, one of `resizing.RULES`.
 
     Raises:
@@ -103,7 +58,7 @@ def load(path: str | Path, resize: str = "torch_bicubic") -> FeatureNetwork:
     model = str(arrays.get("model"))
     if model not in MODELS:
         raise ValueError(f"{path} holds no weights of DINOv2: they are made by {_HOW}")
-    expected = shapes(model)
+    expected = dinov2_layout.shapes(model)
     weight_files.check_arrays(str(path), arrays, expected)
     params = {name: np.asarray(arrays[name], np.float32) for name in expected}
     with path.open("rb") as file:

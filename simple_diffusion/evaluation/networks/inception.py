@@ -16,14 +16,13 @@ The blocks are called as in PyTorch's ports of it; there Mixed_5b to Mixed_7c ar
 mixed_1 to mixed_10 of the graph, and mixed_6 is Mixed_6d.
 
 The weights are public, but no part of this library: `load` reads them from a file that
-`python -m simple_diffusion.weights.convert_inception` makes.
+`python -m simple_diffusion.modes.convert inception` makes.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,165 +33,24 @@ from jaxtyping import Array, Float, UInt8
 from simple_diffusion.core.types import Params
 from simple_diffusion.evaluation.networks import resizing
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
-from simple_diffusion.weights import weight_files
+from simple_diffusion.weights import inception_layout, weight_files
+from simple_diffusion.weights.inception_layout import Branch, Conv
 
 SIDE = 299
-CLASSES = 1008
 # The rules of ADM and torch-fidelity, of pytorch-fid, and of clean-fid.
 RESIZES = ("tf1_bilinear", "torch_bilinear", "clean_bicubic")
 _SPATIAL_BLOCK, _SPATIAL_CHANNELS = "Mixed_6d", 7
 _EPS = 1e-3  # of the normalisation
 _WHAT = "weights of the Inception network"
-_HOW = "python -m simple_diffusion.weights.convert_inception"
-
-
-class Conv(NamedTuple):
-    """A convolution, normalised, before a ReLU.
-
-    Fields:
-      channels: of the result.
-      height, width: of its kernel.
-      stride: of both axes.
-      padded: whether zeros at the border keep the size.
-    """
-
-    channels: int
-    height: int = 1
-    width: int = 1
-    stride: int = 1
-    padded: bool = True
-
-
-class Branch(NamedTuple):
-    """One of the branches of a block, whose results are joined.
-
-    Fields:
-      name: in PyTorch's ports.
-      convs: one after the other.
-      fork: side by side after them, instead of one more.
-      pool: what comes first: "average" or "max" of 3 x 3, or "halve", a maximum with
-        stride 2.
-    """
-
-    name: str
-    convs: tuple[Conv, ...] = ()
-    fork: tuple[Conv, ...] = ()
-    pool: str = ""
-
-
-def _block_of_35(pooled: int) -> tuple[Branch, ...]:
-    return (
-        Branch("branch1x1", (Conv(64),)),
-        Branch("branch5x5", (Conv(48), Conv(64, 5, 5))),
-        Branch("branch3x3dbl", (Conv(64), Conv(96, 3, 3), Conv(96, 3, 3))),
-        Branch("branch_pool", (Conv(pooled),), pool="average"),
-    )
-
-
-def _block_of_17(c: int) -> tuple[Branch, ...]:
-    double = (Conv(c), Conv(c, 7, 1), Conv(c, 1, 7), Conv(c, 7, 1), Conv(192, 1, 7))
-    return (
-        Branch("branch1x1", (Conv(192),)),
-        Branch("branch7x7", (Conv(c), Conv(c, 1, 7), Conv(192, 7, 1))),
-        Branch("branch7x7dbl", double),
-        Branch("branch_pool", (Conv(192),), pool="average"),
-    )
-
-
-def _block_of_8(pool: str) -> tuple[Branch, ...]:
-    fork = (Conv(384, 1, 3), Conv(384, 3, 1))
-    return (
-        Branch("branch1x1", (Conv(320),)),
-        Branch("branch3x3", (Conv(384),), fork),
-        Branch("branch3x3dbl", (Conv(448), Conv(384, 3, 3)), fork),
-        Branch("branch_pool", (Conv(192),), pool=pool),
-    )
-
-
-def _halve(channels: int) -> Conv:
-    return Conv(channels, 3, 3, stride=2, padded=False)
-
-
-STEM = {
-    "Conv2d_1a_3x3": _halve(32),
-    "Conv2d_2a_3x3": Conv(32, 3, 3, padded=False),
-    "Conv2d_2b_3x3": Conv(64, 3, 3),
-    "Conv2d_3b_1x1": Conv(80),
-    "Conv2d_4a_3x3": Conv(192, 3, 3, padded=False),
-}
-_HALVED_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")
-BLOCKS = {
-    "Mixed_5b": _block_of_35(32),  # 35 x 35 pixels
-    "Mixed_5c": _block_of_35(64),
-    "Mixed_5d": _block_of_35(64),
-    "Mixed_6a": (
-        Branch("branch3x3", (_halve(384),)),
-        Branch("branch3x3dbl", (Conv(64), Conv(96, 3, 3), _halve(96))),
-        Branch("branch_pool", pool="halve"),
-    ),
-    "Mixed_6b": _block_of_17(128),  # 17 x 17
-    "Mixed_6c": _block_of_17(160),
-    "Mixed_6d": _block_of_17(160),
-    "Mixed_6e": _block_of_17(192),
-    "Mixed_7a": (
-        Branch("branch3x3", (Conv(192), _halve(320))),
-        Branch(
-            "branch7x7x3", (Conv(192), Conv(192, 1, 7), Conv(192, 7, 1), _halve(192))
-        ),
-        Branch("branch_pool", pool="halve"),
-    ),
-    "Mixed_7b": _block_of_8("average"),  # 8 x 8
-    "Mixed_7c": _block_of_8("max"),
-}
-
-
-def names(block: str, branch: Branch) -> list[str]:
-    """Returns the names of a branch's convolutions, those of the fork at the end."""
-    root, n = f"{block}.{branch.name}", len(branch.convs)
-    if n + len(branch.fork) == 1:
-        return [root]
-    chain = [f"{root}_{k + 1}" for k in range(n)]
-    return chain + [f"{root}_{n + 1}{'ab'[k]}" for k in range(len(branch.fork))]
-
-
-def convolutions() -> Iterator[tuple[str, int, Conv]]:
-    """Yields name, channels of the input, and form of every convolution, in order."""
-    depth = 3
-    for name, conv in STEM.items():
-        yield name, depth, conv
-        depth = conv.channels
-    for block, branches in BLOCKS.items():
-        joined = 0
-        for branch in branches:
-            name, inside = iter(names(block, branch)), depth
-            for conv in branch.convs:
-                yield next(name), inside, conv
-                inside = conv.channels
-            for conv in branch.fork:
-                yield next(name), inside, conv
-            joined += sum(conv.channels for conv in branch.fork) or inside
-        depth = joined
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of the arrays in a file of weights.
-
-    Of each convolution kernel [height, width, in, out], and of its normalisation scale,
-    bias, mean and variance [out]; fc.kernel [2048, 1008] and fc.bias [1008].
-    """
-    found = {}
-    for name, depth, conv in convolutions():
-        found[f"{name}.kernel"] = (conv.height, conv.width, depth, conv.channels)
-        for part in ("scale", "bias", "mean", "variance"):
-            found[f"{name}.{part}"] = (conv.channels,)
-    return found | {"fc.kernel": (2048, CLASSES), "fc.bias": (CLASSES,)}
+_HOW = "python -m simple_diffusion.modes.convert inception"
+_POOLED_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")  # of the stem
 
 
 def load(path: str | Path, resize: str = "tf1_bilinear") -> FeatureNetwork:
     """Returns the network with the weights of one local file.
 
     Args:
-      path: what `convert_inception` made.
+      path: a file that `convert_inception` wrote.
       resize: one of `RESIZES`; FIDs of different rules do not compare.
 
     Raises:
@@ -204,7 +62,7 @@ def load(path: str | Path, resize: str = "tf1_bilinear") -> FeatureNetwork:
         raise ValueError(f"no FID is of {resize!r}: choose from {', '.join(RESIZES)}")
     path = Path(path).expanduser()
     arrays = weight_files.load(path, _WHAT, _HOW)
-    weight_files.check_arrays(str(path), arrays, shapes())
+    weight_files.check_arrays(str(path), arrays, inception_layout.shapes())
     weight_files.check_finite(str(path), arrays)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     apply = functools.partial(_apply, resize)
@@ -214,7 +72,7 @@ def load(path: str | Path, resize: str = "tf1_bilinear") -> FeatureNetwork:
 def fold(arrays: dict[str, np.ndarray]) -> Params:
     """Returns what `forward` takes, on the host: kernels that normalise as well."""
     params = {"fc.kernel": arrays["fc.kernel"].astype(np.float32)}
-    for name, _, _ in convolutions():
+    for name, _, _ in inception_layout.convolutions():
         kernel, scale, bias, mean, variance = (
             arrays[f"{name}.{part}"].astype(np.float64)
             for part in ("kernel", "scale", "bias", "mean", "variance")
@@ -250,11 +108,11 @@ def forward(params: Params, x: Float[Array, "b 299 299 3"]) -> Outputs:
       x: by `prepare`.
     """
     x, spatial = x.astype(jnp.float32), None
-    for name, conv in STEM.items():
+    for name, conv in inception_layout.STEM.items():
         x = _convolve(params, name, x, conv)
-        if name in _HALVED_AFTER:
+        if name in _POOLED_AFTER:
             x = _max(x, 2)
-    for block, branches in BLOCKS.items():
+    for block, branches in inception_layout.BLOCKS.items():
         x = jnp.concatenate([_branch(params, block, b, x) for b in branches], -1)
         if block == _SPATIAL_BLOCK:
             spatial = x[..., :_SPATIAL_CHANNELS].reshape(len(x), -1)
@@ -266,7 +124,7 @@ def forward(params: Params, x: Float[Array, "b 299 299 3"]) -> Outputs:
 def _branch(
     params: Params, block: str, branch: Branch, x: Float[Array, "b h w c"]
 ) -> Float[Array, "b H W d"]:
-    name = iter(names(block, branch))
+    name = iter(inception_layout.convolution_names(block, branch))
     if branch.pool == "halve":
         x = _max(x, 2)
     elif branch.pool == "max":

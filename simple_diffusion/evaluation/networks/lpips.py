@@ -6,9 +6,9 @@ weighted by channel with what was learned from human judgements: eq. 1 of the pa
 
   d = sum_l mean_{h,w} sum_c w_lc (a_lhwc / |a_lhw| - b_lhwc / |b_lhw|)^2.
 
-The weights are public, but no part of this library: `load` reads them from a file that
-`python -m simple_diffusion.weights.convert_lpips` makes from those of PyTorch. Its
-arrays are named as by `shapes`, and `trunk` is the name of the network.
+The weights are public, but not part of this library. `load` reads a file that
+`python -m simple_diffusion.modes.convert lpips` makes from files of PyTorch.
+`lpips_layout.shapes` lists its arrays; `trunk` is the name of the network.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import functools
 import hashlib
 import itertools
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,7 @@ from jaxtyping import Array, Float, UInt8
 
 from simple_diffusion.core import images as pixels
 from simple_diffusion.core.types import HostOrDevice, Params
-from simple_diffusion.weights import weight_files
+from simple_diffusion.weights import lpips_layout, weight_files
 
 # Mean and spread that the trunks were trained with, in [-1, 1] in place of [0, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -35,89 +34,7 @@ _SCALE = (0.458, 0.448, 0.450)
 _EPS = 1e-10  # added to a length, so that features of no length stay zero
 # Of one image, in one call: the features that VGG16 makes of twice as many are 0.8 GB.
 _PIXELS_AT_ONCE = 2**19
-_HOW = "python -m simple_diffusion.weights.convert_lpips"
-
-
-class Conv(NamedTuple):
-    """A convolution with bias, before a ReLU.
-
-    Fields:
-      channels: of the result.
-      side: of its kernel.
-      stride: of both axes.
-      padding: zeros at each border.
-    """
-
-    channels: int
-    side: int = 3
-    stride: int = 1
-    padding: int = 1
-
-
-class Trunk(NamedTuple):
-    """The convolutions of a network, in stages whose last features are compared.
-
-    Fields:
-      title: what the network is called.
-      smallest: side of the smallest images whose last features are not empty.
-      stages: convolutions, each followed by a ReLU.
-      pooled: for each stage, whether its input is pooled.
-      window: of the pooling, whose stride is 2.
-    """
-
-    title: str
-    smallest: int
-    stages: tuple[tuple[Conv, ...], ...]
-    pooled: tuple[bool, ...]
-    window: int
-
-
-TRUNKS = {
-    "alex": Trunk(
-        "AlexNet",
-        31,
-        (
-            (Conv(64, 11, 4, 2),),
-            (Conv(192, 5, 1, 2),),
-            (Conv(384),),
-            (Conv(256),),
-            (Conv(256),),
-        ),
-        (False, True, True, False, False),
-        3,
-    ),
-    "vgg": Trunk(
-        "VGG16",
-        16,
-        (
-            (Conv(64),) * 2,
-            (Conv(128),) * 2,
-            (Conv(256),) * 3,
-            (Conv(512),) * 3,
-            (Conv(512),) * 3,
-        ),
-        (False, True, True, True, True),
-        2,
-    ),
-}
-
-
-def shapes(trunk: str) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of all parameters of LPIPS.
-
-    conv0.kernel [height, width, in, out], conv0.bias [out] and so on in the order of
-    the trunk, then lin0 to lin4, the weights [channels] of the five layers.
-
-    Args:
-      trunk: "alex" or "vgg".
-    """
-    stages = TRUNKS[trunk].stages
-    found, depth = {}, 3
-    for k, conv in enumerate(itertools.chain(*stages)):
-        found[f"conv{k}.kernel"] = (conv.side, conv.side, depth, conv.channels)
-        found[f"conv{k}.bias"] = (conv.channels,)
-        depth = conv.channels
-    return found | {f"lin{k}": (s[-1].channels,) for k, s in enumerate(stages)}
+_HOW = "python -m simple_diffusion.modes.convert lpips"
 
 
 @functools.partial(jax.jit, static_argnames="trunk")
@@ -127,7 +44,7 @@ def distance(
     """Returns LPIPS of each pair, in float32.
 
     Args:
-      params: arrays as described by `shapes`.
+      params: arrays as described by `lpips_layout.shapes`.
       x: RGB images in [-1, 1].
       y: what they are compared with; the order does not matter.
       trunk: "alex" or "vgg".
@@ -147,7 +64,7 @@ def _features(
     params: Params, x: Float[Array, "n h w 3"], trunk: str
 ) -> list[Float[Array, "n _ _ _"]]:
     """Returns the features after each stage."""
-    _, _, stages, pooled, window = TRUNKS[trunk]
+    _, _, stages, pooled, window = lpips_layout.TRUNKS[trunk]
     x = (x.astype(jnp.float32) - jnp.asarray([[[_SHIFT]]])) / jnp.asarray([[[_SCALE]]])
     found, k = [], itertools.count()
     for stage, pool in zip(stages, pooled, strict=True):
@@ -160,7 +77,7 @@ def _features(
 
 
 def _convolve(
-    params: Params, name: str, x: Float[Array, "n h w c"], conv: Conv
+    params: Params, name: str, x: Float[Array, "n h w c"], conv: lpips_layout.Conv
 ) -> Float[Array, "n H W d"]:
     x = lax.conv_general_dilated(
         x,
@@ -183,7 +100,7 @@ class Lpips:
 
     trunk: "alex" or "vgg"; values of one do not compare with values of the other.
     digest: of the file of weights, the first 12 digits of its SHA-256.
-    params: arrays as described by `shapes`.
+    params: arrays as described by `lpips_layout.shapes`.
     """
 
     trunk: str
@@ -192,11 +109,17 @@ class Lpips:
 
     def fits(self, height: int, width: int, channels: int) -> bool:
         """Returns whether images of this size can be judged."""
-        return min(height, width) >= TRUNKS[self.trunk].smallest and channels == 3
+        return (
+            min(height, width) >= lpips_layout.TRUNKS[self.trunk].smallest
+            and channels == 3
+        )
 
     def check(self, height: int, width: int, channels: int) -> None:
         """Raises ValueError for images that are too small for the trunk, or not RGB."""
-        title, side = TRUNKS[self.trunk].title, TRUNKS[self.trunk].smallest
+        title, side = (
+            lpips_layout.TRUNKS[self.trunk].title,
+            lpips_layout.TRUNKS[self.trunk].smallest,
+        )
         if min(height, width) < side:
             raise ValueError(
                 f"LPIPS with {title} needs images of at least {side}x{side} pixels, "
@@ -240,7 +163,7 @@ def load(path: str | Path) -> Lpips:
     """Returns LPIPS with the weights of one local file.
 
     Args:
-      path: what `convert_lpips` made.
+      path: a file that `convert_lpips` wrote.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -250,9 +173,9 @@ def load(path: str | Path) -> Lpips:
     path = Path(path).expanduser()
     arrays = weight_files.load(path, "weights of LPIPS", _HOW)
     trunk = str(arrays.get("trunk"))
-    if trunk not in TRUNKS:
+    if trunk not in lpips_layout.TRUNKS:
         raise ValueError(f"{path} holds no weights of LPIPS: they are made by {_HOW}")
-    expected = shapes(trunk)
+    expected = lpips_layout.shapes(trunk)
     weight_files.check_arrays(str(path), arrays, expected)
     params = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.evaluation.networks import dinov2, resizing
-from simple_diffusion.weights import convert_dinov2, weight_files
+from simple_diffusion.weights import convert_dinov2, dinov2_layout, weight_files
 from tests.evaluation.networks import make_dinov2_fixture as peers
 from tests.weights import torch_saves
 
@@ -18,9 +18,9 @@ FIXTURE = Path(peers.__file__).with_name("dinov2_fixture.npz")
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     """Makes the small network one of the known ones."""
-    dinov2.MODELS["dinov2_tiny"] = dinov2.Size(*peers.TINY)
+    dinov2_layout.MODELS["dinov2_tiny"] = dinov2_layout.Size(*peers.TINY)
     yield
-    del dinov2.MODELS["dinov2_tiny"]
+    del dinov2_layout.MODELS["dinov2_tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_full_sizes_have_as_many_parameters_as_published():
     # Of the published files, with 37 x 37 positions and a token for masks, which is
     # not used here.
     for model, count in (("dinov2_b", 86_580_480), ("dinov2_l", 304_368_640)):
-        width = dinov2.MODELS[model].width
-        shapes = dinov2.shapes(model).values()
+        width = dinov2_layout.MODELS[model].width
+        shapes = dinov2_layout.shapes(model).values()
         ours = sum(int(np.prod(shape)) for shape in shapes)
         assert ours + (37**2 - 16**2) * width + width == count
 
@@ -80,10 +80,10 @@ def test_a_full_size_network_traces_to_its_number_of_features():
     for model, count in (("dinov2_b", 768), ("dinov2_l", 1024)):
         params = {
             name: jax.ShapeDtypeStruct(shape, jnp.float32)
-            for name, shape in dinov2.shapes(model).items()
+            for name, shape in dinov2_layout.shapes(model).items()
         }
         images = jax.ShapeDtypeStruct((2, 64, 48, 3), jnp.uint8)
-        heads = dinov2.MODELS[model].heads
+        heads = dinov2_layout.MODELS[model].heads
 
         def apply(params, images, heads=heads):
             return dinov2._apply(heads, "torch_bicubic", params, images)
@@ -152,10 +152,10 @@ def test_a_file_of_other_or_missing_arrays_is_an_error_that_names_them(
     with pytest.raises(ValueError, match=r"norm.bias has shape \(25,\), expected"):
         dinov2.load(path)
     weight_files.write(path, arrays | {"model": np.array("dinov2_s")})
-    with pytest.raises(ValueError, match="holds no weights of DINOv2.*convert_dinov2"):
+    with pytest.raises(ValueError, match="holds no weights of DINOv2.*convert dinov2"):
         dinov2.load(path)
-    with pytest.raises(FileNotFoundError, match="no file .*missing.*convert_dinov2"):
+    with pytest.raises(FileNotFoundError, match="no file .*missing.*convert dinov2"):
         dinov2.load(tmp_path / "missing.npz")
     path.write_bytes(b"<html>")
-    with pytest.raises(ValueError, match="cannot be read as .npz.*convert_dinov2"):
+    with pytest.raises(ValueError, match="cannot be read as .npz.*convert dinov2"):
         dinov2.load(path)

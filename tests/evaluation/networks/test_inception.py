@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import feature_weights
 from simple_diffusion.evaluation.networks import inception
-from simple_diffusion.weights import convert_inception, weight_files
+from simple_diffusion.weights import convert_inception, inception_layout, weight_files
 from tests.evaluation.networks import make_inception_fixture as fixture
 from tests.weights import torch_saves
 
@@ -22,13 +22,13 @@ NEAR = 1e-4
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """Path of the weights, which the command has made."""
+    """Path of the converted weights."""
     folder = tmp_path_factory.mktemp("inception")
-    shapes = convert_inception.port_shapes()
+    shapes = convert_inception.pytorch_shapes()
     port = {name: feature_weights.weight(name, s) for name, s in shapes.items()}
     weights = torch_saves.save(folder / "port.pth", port)
     output = folder / "inception.npz"
-    convert_inception.main(["--weights", str(weights), "--output", str(output)])
+    convert_inception.convert(str(weights), str(output))
     return output
 
 
@@ -116,8 +116,8 @@ def test_an_average_at_the_border_is_of_what_lies_inside():
 
 
 def test_there_are_94_convolutions_and_a_layer_of_classes():
-    assert len(list(inception.convolutions())) == 94
-    assert sum(np.prod(s) for s in inception.shapes().values()) == 23_885_392
+    assert len(list(inception_layout.convolutions())) == 94
+    assert sum(np.prod(s) for s in inception_layout.shapes().values()) == 23_885_392
 
 
 def test_other_rules_of_resizing_are_refused(converted):
@@ -126,7 +126,7 @@ def test_other_rules_of_resizing_are_refused(converted):
 
 
 def test_a_missing_file_is_an_error_that_says_what_makes_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file .*none.npz.*convert_incep"):
+    with pytest.raises(FileNotFoundError, match="no file .*none.npz.*convert incep"):
         inception.load(tmp_path / "none.npz")
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from simple_diffusion.evaluation.networks import lpips
-from simple_diffusion.weights import convert_lpips
+from simple_diffusion.weights import convert_lpips, lpips_layout
 from tests.weights import torch_saves
 
 # The layers of torchvision's networks, each a number in the names of its weights:
@@ -103,7 +103,7 @@ def pair(h, w):
 
 
 def convert(folder, trunk, convs, lins):
-    """Returns the path of the weights, which the command has made."""
+    """Returns the path of the converted weights."""
     paths = (
         folder / f"{trunk}.pth",
         folder / f"{trunk}_lin.pth",
@@ -111,8 +111,7 @@ def convert(folder, trunk, convs, lins):
     )
     torch_saves.save(paths[0], convs)
     torch_saves.save(paths[1], lins)
-    flags = zip(("--trunk", "--lin", "--output"), map(str, paths), strict=True)
-    convert_lpips.main([word for flag in flags for word in flag])
+    convert_lpips.convert(*map(str, paths))
     return paths[2]
 
 
@@ -177,7 +176,7 @@ def test_every_convolution_asks_for_full_precision():
     # Or a GPU would round to TF32 and a TPU to bfloat16, which a CPU does not show.
     params = {
         k: jax.ShapeDtypeStruct(shape, jnp.float32)
-        for k, shape in lpips.shapes("vgg").items()
+        for k, shape in lpips_layout.shapes("vgg").items()
     }
     x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     text = lpips.distance.lower(params, x, x, "vgg").as_text()
@@ -238,57 +237,57 @@ def test_a_file_of_other_or_missing_arrays_is_an_error_that_names_them(
     with pytest.raises(ValueError, match=r"lin1 has shape \(64,\), expected \(192,\)"):
         lpips.load(path)
     np.savez(path, **arrays | {"trunk": "squeeze"})
-    with pytest.raises(ValueError, match="holds no weights of LPIPS.*convert_lpips"):
+    with pytest.raises(ValueError, match="holds no weights of LPIPS.*convert lpips"):
         lpips.load(path)
 
 
 def test_a_file_of_another_kind_is_an_error_that_says_what_makes_one(
     converted, tmp_path
 ):
-    with pytest.raises(FileNotFoundError, match="no file .*missing.*convert_lpips"):
+    with pytest.raises(FileNotFoundError, match="no file .*missing.*convert lpips"):
         lpips.load(tmp_path / "missing.npz")
     path = tmp_path / "other"
     for content in (b"", b"<html>", b"\x80\x02]."):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read as .npz.*convert_lpips"):
+        with pytest.raises(ValueError, match="cannot be read as .npz.*convert lpips"):
             lpips.load(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match="cannot be read as .npz.*convert_lpips"):
+    with pytest.raises(ValueError, match="cannot be read as .npz.*convert lpips"):
         lpips.load(path)
-    with pytest.raises(ValueError, match="holds no weights of LPIPS.*convert_lpips"):
+    with pytest.raises(ValueError, match="holds no weights of LPIPS.*convert lpips"):
         lpips.load(converted["alex"].with_suffix(".pth"))
 
 
-def command(capsys, trunk, lin, output):
-    """Returns what the command says as it fails."""
-    with pytest.raises(SystemExit) as end:
-        args = "--trunk", str(trunk), "--lin", str(lin), "--output", str(output)
-        convert_lpips.main(args)
-    return str(end.value)
+def failure(trunk, lin, output):
+    """Returns the message of the error that the converter raises."""
+    with pytest.raises((ValueError, OSError)) as error:
+        convert_lpips.convert(str(trunk), str(lin), str(output))
+    return str(error.value)
 
 
-def test_the_command_says_which_file_lacks_what(converted, tmp_path, capsys):
+def test_a_wrong_file_is_an_error_that_names_it_and_what_it_lacks(converted, tmp_path):
     folder, output = converted["alex"].parent, tmp_path / "out.npz"
     trunk, lin = folder / "alex.pth", folder / "alex_lin.pth"
-    said = command(capsys, lin, trunk, output)
-    assert "alex_lin.pth lacks features.0.weight" in said
-    said = command(capsys, trunk, trunk, output)
-    assert "alex.pth lacks lin0.model.1.weight, lin1" in said
-    said = command(capsys, trunk, folder / "vgg_lin.pth", output)
+    message = failure(lin, trunk, output)
+    assert "alex_lin.pth lacks features.0.weight" in message
+    message = failure(trunk, trunk, output)
+    assert "alex.pth lacks lin0.model.1.weight, lin1" in message
+    message = failure(trunk, folder / "vgg_lin.pth", output)
     assert (
-        "lin1.model.1.weight has shape (1, 128, 1, 1), expected (1, 192, 1, 1)" in said
+        "lin1.model.1.weight has shape (1, 128, 1, 1), expected (1, 192, 1, 1)"
+        in message
     )
-    said = command(capsys, tmp_path / "missing.pth", lin, output)
-    assert said.startswith("error: ") and "missing.pth" in said
+    message = failure(tmp_path / "missing.pth", lin, output)
+    assert "missing.pth" in message
     other = torch_saves.save(
         tmp_path / "other.pth", {"features.0.weight": np.zeros((8, 3, 3, 3))}
     )
-    assert "neither that of AlexNet nor" in command(capsys, other, lin, output)
+    assert "neither that of AlexNet nor" in failure(other, lin, output)
     trap = torch_saves.write_zip(
         tmp_path / "trap.pth", torch_saves.call("os.system", torch_saves.push("true"))
     )
-    assert "trap.pth holds os.system" in command(capsys, trap, lin, output)
+    assert "trap.pth holds os.system" in failure(trap, lin, output)
     alone = torch_saves.write_zip(tmp_path / "alone.pth", torch_saves.push([1]))
-    assert "holds a list, and no state_dict" in command(capsys, trunk, alone, output)
+    assert "holds a list, and no state_dict" in failure(trunk, alone, output)
     assert not output.exists() and not [*tmp_path.glob("*.partial")]
