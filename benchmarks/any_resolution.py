@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import scene_figures
-from configs import anyres_scenes, quickstart
+from simple_diffusion.configs import anyres_scenes, quickstart
 from simple_diffusion.core import images
 from simple_diffusion.data.scenes import scenes
 from simple_diffusion.modes import sample, train
@@ -126,13 +126,13 @@ def picture(folder: Path, name: str, path: Path, columns: int = 12) -> None:
     """Writes the first samples of a rung at every size, one row each."""
     rows = [np.load(folder / f"{name}_{size}.npz")["arr_0"] for size in SIZES]
     side = max(r.shape[2] for r in rows) + 4
-    canvas = []
+    geometry = []
     for row in rows:
         tiles = [_centred(image, side) for image in row[:columns]]
         band = np.concatenate(tiles, axis=1)
         used = (side - row.shape[1]) // 2
-        canvas.append(band[max(used - 2, 0) : side - max(used - 2, 0)])
-    images.write_png(path, images.enlarge(np.concatenate(canvas), 2))
+        geometry.append(band[max(used - 2, 0) : side - max(used - 2, 0)])
+    images.write_png(path, images.enlarge(np.concatenate(geometry), 2))
 
 
 def _centred(image: np.ndarray, side: int) -> np.ndarray:

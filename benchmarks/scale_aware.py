@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import anyres_scenes
 from simple_diffusion.build import diffusion, network, training
+from simple_diffusion.configs import anyres_scenes
 from simple_diffusion.core.types import Batch
 from simple_diffusion.nets import safa
 from simple_diffusion.training import sharding, state, step
@@ -50,11 +50,11 @@ def training_step(which: str, side: int, batch_size: int) -> Callable[[], Any]:
     config.model.safa = (which,)
     config.data.resolution = side
     config.data.patches.update(smallest=side, largest=2 * side)
-    built = network.model(config, 12)
+    net = network.network(config, 12)
     optimizer, averages = training.adam(config, 10_000), training.averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    current = [state.blueprint(built.init, optimizer, averages, mesh=mesh).create()]
-    objective = diffusion.objective(config, built)
+    current = [state.blueprint(net.init, optimizer, averages, mesh=mesh).create()]
+    objective = diffusion.objective(config, net)
     one = jax.jit(
         step.make_train_step(objective, optimizer, averages), donate_argnums=0
     )

@@ -6,7 +6,7 @@ block, and scale-aware kernels (SAFA) in some layers. It does not state network,
 schedule, steps or optimiser; those of `unet` are of the public code of the same group.
 """
 
-from configs import base, networks
+from simple_diffusion.configs import base, networks
 
 VARIANTS = ("ours", "paper")
 

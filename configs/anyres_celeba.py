@@ -10,7 +10,7 @@ reports FID 11.1 at 64, 26.8 at 96 and 43.3 at 128, and 4.50 for a model of 64 a
 Status: not run.
 """
 
-from configs import anyres
+from simple_diffusion.configs import anyres
 
 # (y0, x0, y1, x1) of 128x128 pixels in a picture of 218x178.
 CROPS = {"face": (57, 25, 185, 153), "center": (45, 25, 173, 153)}

@@ -9,7 +9,7 @@ FID 32.2 at 128, 64.1 at 192 and 126 at 256, and 19.3 for a model of 128 alone.
 Status: not run.
 """
 
-from configs import anyres
+from simple_diffusion.configs import anyres
 
 
 def get_config(variant: str = "ours"):

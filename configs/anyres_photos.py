@@ -13,7 +13,7 @@ and `paper` (see anyres.py). On a CPU, for a look:
 Status: not run.
 """
 
-from configs import anyres, base
+from simple_diffusion.configs import anyres, base
 
 
 def get_config(variant: str = "ours"):

@@ -9,7 +9,7 @@ Variants: `ours` (the default) and `paper` (see anyres.py). Both have the quicks
 network and, because minutes must do, its prediction and loss.
 """
 
-from configs import anyres, base, quickstart
+from simple_diffusion.configs import anyres, base, quickstart
 
 
 def get_config(variant: str = "ours"):

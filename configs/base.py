@@ -90,7 +90,7 @@ def patches(smallest: int, largest: int | None) -> ConfigDict:
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
     # Imported here so that the sections of this file can be read in order.
-    from configs import evaluation, networks
+    from simple_diffusion.configs import evaluation, networks
 
     config = ConfigDict()
 
@@ -390,7 +390,7 @@ def restore() -> ConfigDict:
             mask_mode="nearest",
             # Operators as published, including their slips.
             compat=False,
-            # File of LPIPS weights; see simple_diffusion/weights/convert_lpips.py.
+            # File of LPIPS weights; see simple_diffusion/modes/convert.py.
             lpips_weights=placeholder(str),
         )
     )

@@ -5,7 +5,7 @@
 1 797 images of ten classes come with scikit-learn; nothing is downloaded.
 """
 
-from configs import quickstart
+from simple_diffusion.configs import quickstart
 
 
 def get_config():

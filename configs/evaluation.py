@@ -46,7 +46,7 @@ def evaluate() -> ConfigDict:
             # source (a classifier that is trained on data.source) | inception | dinov2
             # | thumbnail: one or several.
             networks=("source",),
-            # Files that simple_diffusion/evaluation/convert_*.py make.
+            # Files that python -m simple_diffusion.modes.convert writes.
             inception_weights=placeholder(str),
             dinov2_weights=placeholder(str),
             # How images come to 299x299 for inception: tf1_bilinear (as in published

@@ -3,7 +3,7 @@
 Sources: simple diffusion (arXiv 2301.11093), appendix B, and SiD2 (arXiv 2410.19324).
 """
 
-from configs import base, networks
+from simple_diffusion.configs import base, networks
 
 PATCHING = {64: "none", 128: "none", 256: "dwt_1", 512: "dwt_2"}
 UNET = {

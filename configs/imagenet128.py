@@ -7,7 +7,7 @@ U-Net FID 2.26 (train) / 2.88 (eval), 1.5 M steps; U-ViT 1.94 / 3.23.
 U-Net: 64 TPUv2 devices. Status: not run.
 """
 
-from configs import imagenet
+from simple_diffusion.configs import imagenet
 
 
 def get_config(variant: str = "uvit"):

@@ -7,7 +7,7 @@ U-Net FID 3.76 (train) / 3.71 (eval); U-ViT 2.77 / 3.75, 2.44 guided by 1.10.
 U-ViT: 128 TPUv4 devices, 3.9 days. Status: not run.
 """
 
-from configs import imagenet
+from simple_diffusion.configs import imagenet
 
 
 def get_config(variant: str = "uvit"):

@@ -7,7 +7,7 @@ U-Net FID 4.30 (train) / 4.28 (eval); U-ViT 3.54 / 4.53, 3.02 guided by 1.10.
 U-ViT: 128 TPUv4 devices, 3.9 days. Status: not run.
 """
 
-from configs import imagenet
+from simple_diffusion.configs import imagenet
 
 
 def get_config(variant: str = "uvit"):

@@ -9,7 +9,7 @@ Expected (unet): FID about 4.1 at 500k steps and 2.7 at 2 M, as stated by its au
 Status: not run.
 """
 
-from configs import base, imagenet, networks
+from simple_diffusion.configs import base, imagenet, networks
 
 
 def get_config(variant: str = "unet"):

@@ -7,7 +7,7 @@ differs from the papers' recipes is here because a few minutes must do: each lin
 why.
 """
 
-from configs import base
+from simple_diffusion.configs import base
 
 
 def get_config():

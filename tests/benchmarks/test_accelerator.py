@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import devices, recipe, shares
-from configs import imagenet64, imagenet512
 from simple_diffusion.build import network
+from simple_diffusion.configs import imagenet64, imagenet512
 from simple_diffusion.nets import position
 from simple_diffusion.nets.transformer import Block
 from simple_diffusion.nets.uvit import STYLE
@@ -163,8 +163,8 @@ def test_a_recipe_of_plain_values_builds_the_network_of_its_config(variant):
     tree = recipe.load(f"configs/imagenet512.py:{variant}")
     plain = recipe.sections(json.loads(json.dumps(tree)))
     scale = position.Scale(512, None, "log2")
-    wanted = network.network(config.model, 512, 1000, scale)
-    assert network.network(plain.model, 512, 1000, scale) == wanted
+    wanted = network.module(config.model, 512, 1000, scale)
+    assert network.module(plain.model, 512, 1000, scale) == wanted
 
 
 def test_changes_are_values_or_words_and_reach_only_keys_that_exist():

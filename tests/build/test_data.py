@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base
 from simple_diffusion.build import data
+from simple_diffusion.configs import base
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import quickstart
 from simple_diffusion.build import data, feature_networks
+from simple_diffusion.configs import quickstart
 from simple_diffusion.evaluation.networks import classifier
 
 
@@ -67,7 +67,7 @@ def test_the_same_features_are_not_taken_twice(tmp_path):
         (dict(networks=("incption",)), "has 'incption'; known are source, inception"),
         (
             dict(networks=("inception",)),
-            "inception_weights must be .*convert_inception",
+            "inception_weights must be .*modes.convert inception",
         ),
         (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz is not used.*'source'"),
         (dict(classifier_steps=0), "classifier_steps=0 must be at least 1"),
@@ -85,7 +85,7 @@ def test_weights_that_are_not_there_say_how_they_are_made(tmp_path):
     config = tiny()
     config.evaluate.networks = ("inception",)
     config.evaluate.inception_weights = str(tmp_path / "none.npz")
-    with pytest.raises(FileNotFoundError, match="convert_inception"):
+    with pytest.raises(FileNotFoundError, match="modes.convert inception"):
         feature_networks.networks(config, epath.Path(tmp_path), lambda line: None, None)
     np.savez(tmp_path / "none.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="none.npz"):

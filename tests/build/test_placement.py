@@ -11,8 +11,8 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from configs import imagenet512
 from simple_diffusion.build import network, training
+from simple_diffusion.configs import imagenet512
 from simple_diffusion.training import sharding, state
 
 MIB = 2**20
@@ -74,7 +74,7 @@ def shapes():
     """Returns the state of a run as shapes."""
     config = imagenet512.get_config("uvit")
     plan = state.blueprint(
-        network.model(config, num_classes=1000).init,
+        network.network(config, num_classes=1000).init,
         training.adam(config, total_steps=500_000),
         training.averages(config),
         mesh=sharding.make_mesh(devices=jax.devices()[:1]),

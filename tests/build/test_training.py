@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import base
 from simple_diffusion.build import training
+from simple_diffusion.configs import base
 
 
 def config(**train):

@@ -1,6 +1,5 @@
 """Every recipe, as far as a CPU can try it: shapes, keys, and one small step."""
 
-import importlib
 import itertools
 
 import jax
@@ -14,6 +13,7 @@ from simple_diffusion.build import (
     diffusion,
     feature_networks,
     network,
+    recipes,
     sampling,
     training,
 )
@@ -23,6 +23,8 @@ from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
 from simple_diffusion.training import sharding, state, step
 from tests.vectors import vector
+
+recipe = recipes.load
 
 IMAGENET = itertools.product((64, 128, 256, 512), ("unet", "uvit", "sid2"))
 ANYRES = itertools.product(("scenes", "photos", "flickrscenery"), ("ours", "paper"))
@@ -34,12 +36,6 @@ RECIPES = [
     *(f"anyres_{r}:{v}" for r, v in ANYRES),
     *(f"anyres_celeba:{v}" for v in CELEBA),
 ]
-
-
-def recipe(name):
-    module, _, variant = name.partition(":")
-    get_config = importlib.import_module(f"configs.{module}").get_config
-    return get_config(variant) if variant else get_config()
 
 
 def classes(config):
@@ -85,17 +81,17 @@ def build_everything(config):
     training.watch(config)
     training.adam(config, plan.total)
     training.averages(config)
-    built = network.model(config, classes(config))
-    diffusion.objective(config, built)
-    sampling.plan(config, built, ())
-    sampling.sampling(config, built)
-    sampling.further(config, built)
+    net = network.network(config, classes(config))
+    diffusion.objective(config, net)
+    sampling.plan(config, net, ())
+    sampling.sampling(config, net)
+    sampling.further(config, net)
     build_evaluation.plan(config)
     build_evaluation.sweep(config)
     feature_networks.check(config)
     config.restore.update(input="photo.png", hole_mask="mask.png")
-    restoration.plan(config, built, ())
-    restoration.restoration(config, built, built.size[:2])
+    restoration.plan(config, net, ())
+    restoration.restoration(config, net, net.size[:2])
 
 
 @pytest.mark.parametrize(
@@ -115,8 +111,8 @@ def build_everything(config):
 )
 def test_the_papers_networks_have_the_papers_number_of_parameters(name, count):
     config = recipe(name)
-    built = network.model(config, classes(config))
-    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    net = network.network(config, classes(config))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
     assert arrays.tree_size(shapes) == count
 
 
@@ -147,12 +143,12 @@ def reduced(config):
 @pytest.mark.parametrize("name", [r for r in RECIPES if not r.endswith("_center")])
 def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
     config = reduced(recipe(name))
-    built = network.model(config, num_classes=3)
+    net = network.network(config, num_classes=3)
     optimizer = training.adam(config, total_steps=10**6)
     averages = training.averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    start = state.blueprint(built.init, optimizer, averages, mesh=mesh).create()
-    objective = diffusion.objective(config, built)
+    start = state.blueprint(net.init, optimizer, averages, mesh=mesh).create()
+    objective = diffusion.objective(config, net)
     train_step = jax.jit(step.make_train_step(objective, optimizer, averages))
     b, side = config.train.batch_size, config.data.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)

@@ -1,6 +1,6 @@
 """A recipe that trains in seconds: the quickstart's, with a tiny network."""
 
-from configs import quickstart
+from simple_diffusion.configs import quickstart
 
 
 def get_config():

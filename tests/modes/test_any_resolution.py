@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import anyres_scenes
+from simple_diffusion.configs import anyres_scenes
 from simple_diffusion.core import images
 from simple_diffusion.evaluation.networks import feature_network
 from simple_diffusion.modes import evaluate, restore, sample, train

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from configs import quickstart
+from simple_diffusion.configs import quickstart
 from simple_diffusion.core import images
 from simple_diffusion.modes import evaluate, sample, train
 from simple_diffusion.training import loop, report

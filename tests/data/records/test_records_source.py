@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import base
 from simple_diffusion.build import data as build_data
+from simple_diffusion.configs import base
 from simple_diffusion.data import patches, pipeline
 from simple_diffusion.data.errors import BadImage, DataError
 from simple_diffusion.data.records import records_source, shards
