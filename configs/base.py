@@ -311,6 +311,14 @@ def default() -> ConfigDict:
     config.evaluate = evaluation.evaluate()
     config.sweep = evaluation.sweep()
     config.restore = restore()
+    config.export = ConfigDict(
+        dict(
+            # Folder of the export; none means export in the workdir.
+            output=placeholder(str),
+            # Of the stored parameters: float32 | bfloat16
+            dtype="float32",
+        )
+    )
     return config.lock()
 
 

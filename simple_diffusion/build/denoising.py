@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build.image_geometry import Bind, Canvas, check_size
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.image_geometry import Bind, ImageGeometry, check_size
+from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Conditioning, DenoiseFn, Params
+from simple_diffusion.core.types import Conditioning, DenoiseFn, Params, Weights
 from simple_diffusion.diffusion import denoiser
 from simple_diffusion.sampling import guidance
 
@@ -24,46 +24,44 @@ class Denoising:
     clip: what is done to its estimates.
     """
 
-    built: Model
-    weak: Model | None
+    net: Network
+    weak: Network | None
     weight: guidance.Weight
     clip: Callable[[DenoiseFn], DenoiseFn]
 
-    def check(self, canvas: Canvas) -> None:
+    def check(self, geometry: ImageGeometry) -> None:
         """Raises ValueError if the weaker model cannot divide images of this size."""
         if self.weak is not None:
             key = "sample.guidance_workdir: sample.size"
-            check_size(self.weak, canvas.input, key)
+            check_size(self.weak, geometry.input, key)
 
     def on(
         self,
-        canvas: Canvas,
-        params: Params,
-        weak_params: Params | None,
+        geometry: ImageGeometry,
+        weights: Weights,
         label: jax.Array,
     ) -> DenoiseFn:
         """Returns the denoise function of images of one size.
 
         Args:
-          canvas: their size, and how it is reached.
-          params: of the model.
-          weak_params: of the weaker model, if there is one.
+          geometry: their size, and how it is reached.
+          weights: of the model, and of the weaker one if there is one.
           label: the class of each image, [b]; the number of classes is none of them.
         """
-        built, weak = self.built, self.weak
-        cond = Conditioning(label=label if built.num_classes else None)
-        if built.knows_place or (weak is not None and weak.knows_place):
-            box = jnp.broadcast_to(jnp.array([canvas.box]), (len(label), 4))
-            cond = dataclasses.replace(cond, box=box, whole=canvas.told)
-        strong = canvas.fuse(_bind(built, params))
-        weaker = None if weak is None else canvas.fuse(_bind(weak, weak_params))
-        return self.clip(_guided(self.weight, strong, weaker, cond, built.num_classes))
+        net, weak = self.net, self.weak
+        cond = Conditioning(label=label if net.num_classes else None)
+        if net.knows_place or (weak is not None and weak.knows_place):
+            box = jnp.broadcast_to(jnp.array([geometry.box]), (len(label), 4))
+            cond = dataclasses.replace(cond, box=box, full_size=geometry.network_size)
+        strong = geometry.fuse(_bind(net, weights.network))
+        weaker = None if weak is None else geometry.fuse(_bind(weak, weights.weak))
+        return self.clip(_guided(self.weight, strong, weaker, cond, net.num_classes))
 
 
 def denoising(
     config: Config,
-    built: Model,
-    weak: Model | None = None,
+    net: Network,
+    weak: Network | None = None,
     *,
     guided: bool,
     clip: str,
@@ -73,7 +71,7 @@ def denoising(
 
     Args:
       config: the whole config.
-      built: the model.
+      net: the model.
       weak: the model to guide by, if not by the null class.
       guided: whether there is anything to be guided by.
       clip: static, dynamic or none.
@@ -82,10 +80,10 @@ def denoising(
     Raises:
       ValueError: for an unknown name, and a weaker model in which z has another scale.
     """
-    if weak is not None and weak.family != built.family:
+    if weak is not None and weak.family != net.family:
         raise ValueError(
             f"sample.guidance_workdir: the weaker model has diffusion.family="
-            f"{weak.family.name}, this one {built.family.name}"
+            f"{weak.family.name}, this one {net.family.name}"
         )
     clips = {
         "static": guidance.clip_static,
@@ -93,7 +91,7 @@ def denoising(
         "none": lambda denoise: denoise,
     }
     weight = _weight(config.sample) if guided else 1.0
-    return Denoising(built, weak, weight, pick(clips, clip, clip_key))
+    return Denoising(net, weak, weight, pick(clips, clip, clip_key))
 
 
 def _weight(c: Config) -> guidance.Weight:
@@ -104,9 +102,9 @@ def _weight(c: Config) -> guidance.Weight:
     return guidance.interval(c.guidance, low, high)
 
 
-def _bind(built: Model, params: Params | None) -> Bind:
+def _bind(net: Network, params: Params | None) -> Bind:
     def bind(cond: Conditioning) -> DenoiseFn:
-        return denoiser.denoise_fn(built.apply, params, built.kind, cond, built.family)
+        return denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
 
     return bind
 

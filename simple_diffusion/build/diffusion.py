@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import WeightFn
 from simple_diffusion.diffusion import (
@@ -36,7 +36,7 @@ def schedule(config: Config, side: int | float | None = None) -> schedules.Sched
     if side is None or not config.diffusion.shift_by_resolution:
         return own
     shift = 2.0 * math.log(reference(config) / side)
-    return schedules.Shifted(own, shift) if shift else own
+    return schedules.ShiftedSchedule(own, shift) if shift else own
 
 
 def _schedule(config: Config, side: int) -> schedules.Schedule:
@@ -47,12 +47,12 @@ def _schedule(config: Config, side: int) -> schedules.Schedule:
             return schedules.cosine(*bounds)
         case "shifted_cosine":
             base = schedules.cosine(*bounds)
-            return schedules.shifted(base, s.noise_d, side, s.keep_end_points)
+            return schedules.shift_schedule(base, s.noise_d, side, s.keep_end_points)
         case "interpolated_cosine":
             base = schedules.cosine(*bounds)
-            clean = schedules.shifted(base, s.clean_d, side)
-            noisy = schedules.shifted(base, s.noisy_d, side)
-            return schedules.interpolated(clean, noisy)
+            clean = schedules.shift_schedule(base, s.clean_d, side)
+            noisy = schedules.shift_schedule(base, s.noisy_d, side)
+            return schedules.interpolate_schedules(clean, noisy)
         case "flow":
             shift = 2.0 * math.log(s.noise_d / side) if s.noise_d else 0.0
             return schedules.flow(*bounds, shift)
@@ -89,7 +89,7 @@ def weight(
     return pick(table, c.weighting, "loss.weighting")
 
 
-def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
+def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
     """Returns what training minimises."""
     c, d = config.loss, config.diffusion
     laws = {
@@ -101,14 +101,14 @@ def objective(config: Config, built: Model) -> objectives.DiffusionObjective:
     shifts = d.shift_by_resolution and config.data.patches is not None
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
-        apply=built.apply,
+        apply=net.apply,
         schedule=schedule(config),
-        time_law=pick(laws, d.time_law, "diffusion.time_law"),
-        weight=weight(config, built.family),
+        time_distribution=pick(laws, d.time_law, "diffusion.time_law"),
+        weight=weight(config, net.family),
         loss=multiscale if c.multiscale else loss.mse,
-        kind=built.kind,
-        family=built.family,
-        num_classes=built.num_classes,
+        kind=net.kind,
+        family=net.family,
+        num_classes=net.num_classes,
         label_drop=c.label_drop,
         reference=reference(config) if shifts else None,
     )

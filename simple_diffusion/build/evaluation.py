@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion, image_geometry
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.network import Network
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Batch, Conditioning, Params
@@ -209,7 +209,7 @@ def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
 
 def evaluator(
     config: Config,
-    built: Model,
+    net: Network,
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
     mesh: Mesh,
@@ -218,12 +218,12 @@ def evaluator(
 
     Args:
       config: the whole config.
-      built: the model.
+      net: the model.
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
       mesh: the devices.
     """
-    objective = diffusion.objective(config, built)
+    objective = diffusion.objective(config, net)
     stratified = time_distributions.stratified()
     seed = plan(config).seed
 
@@ -235,10 +235,8 @@ def evaluator(
         loss, aux = objective(params, batch, draw, train=False)
         label = jnp.asarray(batch.label)
         box = jnp.asarray(batch.box)
-        cond = Conditioning(label=label if built.num_classes else None, box=box)
-        denoise = denoiser.denoise_fn(
-            built.apply, params, built.kind, cond, built.family
-        )
+        cond = Conditioning(label=label if net.num_classes else None, box=box)
+        denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
         time_key, key = jax.random.split(rng.key_for(seed, number, "likelihood"))
         bound = likelihood.bound(
             denoise,
@@ -246,12 +244,12 @@ def evaluator(
             objective.schedule,
             stratified.sample(time_key, len(label)),
             rng.per_example(key, jnp.arange(len(label))),
-            built.family,
+            net.family,
         )
         return loss, aux["logsnr"], bound.total
 
     return Evaluator(
         held_out=held_out,
-        loss=partial(jax.jit(sharding.pin_maps(measure, mesh)), params),
+        loss=partial(jax.jit(sharding.pin_feature_maps(measure, mesh)), params),
         bin_edges=step.BIN_EDGES,
     )

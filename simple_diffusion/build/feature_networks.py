@@ -138,7 +138,9 @@ def _classifier(config: Config, folder: epath.Path, say: Say) -> FeatureNetwork:
 
     def batches() -> Iterator[Batch]:
         for _ in itertools.count():  # whole images, whatever the model is trained on
-            yield from opened.whole(opened.epoch, recipe.batch_size, size, "train")
+            yield from opened.full_images(
+                opened.epoch, recipe.batch_size, size, "train"
+            )
 
     trained = classifier.train(recipe, batches(), name, names, say)
     if jax.process_count() > 1:  # the numbers of one: others may round otherwise

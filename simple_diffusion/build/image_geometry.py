@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Conditioning, DenoiseFn
 from simple_diffusion.diffusion import schedules
@@ -22,12 +22,13 @@ Bind = Callable[[Conditioning], DenoiseFn]
 
 
 @dataclasses.dataclass(frozen=True)
-class Canvas:
+class ImageGeometry:
     """Images of one size, and the way to them.
 
     size: height and width.
-    box, whole: the part of a whole image that they are, and its height and width.
-    told: the height and width that the network is told, see `sample.extrapolate`.
+    box, full_size: the part of a full image that they are, and its height and width.
+    network_size: the height and width of the full image as the network is given them,
+      see `sample.extrapolate`.
     schedule, grid: of this size, and the noise levels that are visited.
     windows, fuse: how many an image is made of, and how they are put together.
     input: height and width of what the network is given at a time.
@@ -35,51 +36,51 @@ class Canvas:
 
     size: tuple[int, int]
     box: tuple[float, ...]
-    whole: tuple[int, int]
-    told: tuple[int, int]
+    full_size: tuple[int, int]
+    network_size: tuple[int, int]
     schedule: schedules.Schedule
     grid: np.ndarray
     windows: int | None
     fuse: Callable[[Bind], Bind]
     input: tuple[int, int]
 
-    def first(self, t: float) -> int:
+    def start_index(self, t: float) -> int:
         """Returns where in the grid the noise levels of at most this time begin."""
         # A little less, lest rounding leave out the step that begins just there.
         level = float(self.schedule(jnp.float32(t))) - 1e-3
         return min(int(np.searchsorted(self.grid, level)), len(self.grid) - 1)
 
-    def enlarged(self, x: jax.Array, box: tuple[float, ...]) -> jax.Array:
+    def enlarge(self, x: jax.Array, box: tuple[float, ...]) -> jax.Array:
         """Returns smaller images at this size: the part of them that it is.
 
         Args:
-          x: images that are the part `box` of the same whole.
+          x: images that are the part `box` of the same full image.
           box: corners (y0, x0, y1, x1) of that part, which holds this one.
         """
         y0, x0, y1, x1 = box
         extent = y1 - y0, x1 - x0
-        sides = [round(n * e) for n, e in zip(self.whole, extent, strict=True)]
+        sides = [round(n * e) for n, e in zip(self.full_size, extent, strict=True)]
         large = jax.image.resize(x, (len(x), *sides, x.shape[-1]), "cubic")
-        top = round((self.box[0] - y0) * self.whole[0])
-        left = round((self.box[1] - x0) * self.whole[1])
+        top = round((self.box[0] - y0) * self.full_size[0])
+        left = round((self.box[1] - x0) * self.full_size[1])
         height, width = self.size
         return large[:, top : top + height, left : left + width]
 
 
-def canvas(
+def image_geometry(
     config: Config,
-    built: Model,
+    net: Network,
     text: str | None,
     steps: int,
     *,
     mesh: Mesh | None = None,
     key: str = "sample.size",
-) -> Canvas:
-    """Returns the canvas of a size, made in windows as `config.sample` says.
+) -> ImageGeometry:
+    """Returns the geometry of a size, made in windows as `config.sample` says.
 
     Args:
       config: the whole config.
-      built: the model.
+      net: the model.
       text: HxW; None is the size that the schedule is stated for, square.
       steps: how many noise levels the solver visits.
       mesh: the devices that share windows, if there are any.
@@ -92,23 +93,25 @@ def canvas(
     size = parse_size(text, diffusion.reference(config), key)
     tiles = _windows(c, *size, mesh)
     if tiles:
-        check_size(built, tiles.size, "sample.window")
+        check_size(net, tiles.size, "sample.window")
     else:
-        check_size(built, size, key)
-    box, whole = _frame(c.frame, *size)
+        check_size(net, size, key)
+    box, full_size = _frame(c.frame, *size)
     # Beyond the largest size of the training noise and scale stay those of that size.
-    told = whole
-    if not c.extrapolate and built.largest is not None:
+    network_size = full_size
+    if not c.extrapolate and net.largest is not None:
         # The longer side is the one that goes further beyond, unless it may be longer.
-        longest = built.largest * built.aspect
-        factor = min(1.0, built.largest / min(whole), longest / max(whole))
-        told = round(factor * whole[0]), round(factor * whole[1])
-    own = diffusion.schedule(config, math.sqrt(told[0] * told[1]))
+        longest = net.largest * net.aspect
+        factor = min(1.0, net.largest / min(full_size), longest / max(full_size))
+        network_size = round(factor * full_size[0]), round(factor * full_size[1])
+    own = diffusion.schedule(config, math.sqrt(network_size[0] * network_size[1]))
     fuse = tiles.fuse if tiles else lambda bind: bind
     count = tiles.count if tiles else None
     part = tiles.size if tiles else size
     levels = _grid(c.grid, own, steps)
-    return Canvas(size, box, whole, told, own, levels, count, fuse, part)
+    return ImageGeometry(
+        size, box, full_size, network_size, own, levels, count, fuse, part
+    )
 
 
 def _grid(name: str, own: schedules.Schedule, steps: int) -> np.ndarray:
@@ -123,7 +126,7 @@ def _grid(name: str, own: schedules.Schedule, steps: int) -> np.ndarray:
 def _frame(
     name: str, height: int, width: int
 ) -> tuple[tuple[float, ...], tuple[int, int]]:
-    """Returns the box of an image, and the size of the whole that it belongs to."""
+    """Returns the box of an image, and the size of the full image it is part of."""
     side = max(height, width)
     y, x = 0.5 * height / side, 0.5 * width / side
     frames = {
@@ -159,7 +162,7 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
 
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     fuse = functools.partial(
-        windows.fused,
+        windows.fuse_windows,
         window=side,
         stride=stride,
         batch=batch,
@@ -167,7 +170,7 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
         devices=ways,
         constrain=constrain,
     )
-    count = windows.count((height, width), side, stride)
+    count = windows.count_windows((height, width), side, stride)
     return _Tiles((min(side, height), min(side, width)), count, fuse)
 
 
@@ -184,14 +187,14 @@ def parse_size(
     return int(numbers[0]), int(numbers[1])
 
 
-def check_size(built: Model, size: tuple[int, int], key: str) -> None:
+def check_size(net: Network, size: tuple[int, int], key: str) -> None:
     """Raises ValueError, naming the key, if the network cannot divide images so."""
 
     def trace() -> jax.Array:
-        params = built.init(jax.random.key(0))
-        label = jnp.zeros(1, jnp.int32) if built.num_classes else None
-        z_t = jnp.zeros((1, *size, built.size[2]))
-        return built.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
+        params = net.init(jax.random.key(0))
+        label = jnp.zeros(1, jnp.int32) if net.num_classes else None
+        z_t = jnp.zeros((1, *size, net.size[2]))
+        return net.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
 
     # The network knows best what it can divide; shapes alone cost nothing.
     try:

@@ -25,7 +25,7 @@ from simple_diffusion.nets.layers import Level, Style
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Network:
     """A network, and the process it denoises.
 
     apply, init: the network as pure functions.
@@ -49,7 +49,7 @@ class Model:
     aspect: float = 1.0
 
 
-def model(config: Config, num_classes: int) -> Model:
+def network(config: Config, num_classes: int) -> Network:
     """Returns the network of a config; no parameters are made yet.
 
     Args:
@@ -71,7 +71,7 @@ def model(config: Config, num_classes: int) -> Model:
             f"model.position={config.model.position!r} is a table that takes every "
             "patch for a whole image; with data.patches use rope or none"
         )
-    net = network(config.model, side, num_classes, scale)
+    net = module(config.model, side, num_classes, scale)
 
     def apply(
         params: Params,
@@ -93,7 +93,7 @@ def model(config: Config, num_classes: int) -> Model:
 
     kinds = {kind: kind for kind in parameterization.KINDS}
     families = {"vp": process.VP, "flow": process.FLOW}
-    return Model(
+    return Network(
         apply=apply,
         init=init,
         size=(side, side, 3),
@@ -112,7 +112,7 @@ def _knows_place(m: Config) -> bool:
     return m.place_bands > 0 or knows_scale or m.position == "rope"
 
 
-def network(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.Module:
+def module(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.Module:
     """Returns the linen module of a `model` section for square inputs of this side.
 
     `scale` says what sides their whole images have.

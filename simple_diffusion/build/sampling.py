@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from simple_diffusion.build.codec import PIXELS
 from simple_diffusion.build.denoising import denoising
-from simple_diffusion.build.image_geometry import Canvas, canvas
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.image_geometry import ImageGeometry, image_geometry
+from simple_diffusion.build.network import Network
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Params, Solver
+from simple_diffusion.core.types import Codec, Key, Progress, Solver, Weights
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers
 
@@ -25,20 +26,14 @@ class Plan:
     """Which images are drawn.
 
     labels: the class of each image, [count].
-    weights, checkpoint_step, best_checkpoint: which parameters, as in the config.
-    guidance_workdir, guidance_step: of the weaker model to guide by, if any.
+    batch_size: images at a time.
     """
 
     labels: np.ndarray
     batch_size: int
-    weights: str
-    checkpoint_step: int | None
-    best_checkpoint: bool
-    guidance_workdir: str | None
-    guidance_step: int | None
 
 
-def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
+def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
     """Returns which images `config.sample` asks for.
 
     Raises:
@@ -53,17 +48,9 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
             f"sample.best_checkpoint=True and sample.checkpoint_step="
             f"{c.checkpoint_step} are two ways to name a checkpoint; keep one"
         )
-    classes = parse_classes(c.classes, class_names, built.num_classes)
+    classes = parse_classes(c.classes, class_names, net.num_classes)
     labels = generate.balanced_labels(classes, c.count)
-    return Plan(
-        labels,
-        c.batch_size,
-        c.weights,
-        c.checkpoint_step,
-        c.best_checkpoint,
-        c.guidance_workdir,
-        c.guidance_step,
-    )
+    return Plan(labels, c.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +58,9 @@ class Sampling:
     """How images are drawn, as far as it does not depend on parameters.
 
     size: height and width of the images in pixels.
-    draw: (params, weak params or None, index [b], label [b]) -> uint8 images
-      [b, h, w, c]; pure, and an image depends on its own index and label alone.
+    draw: (weights, seed [b], index [b], label [b]) -> uint8 images [b, h, w, c]; pure,
+      and an image depends on its own seed, index and label alone.
+    seed: that of the config.
     network_calls: per image, a guided one counting once.
     guidance: the weight in effect: 1 where there is nothing to be guided by.
     windows: how many an image is made of; None if it is made at once. Devices then
@@ -81,6 +69,7 @@ class Sampling:
 
     size: tuple[int, int]
     draw: Callable[..., jax.Array]
+    seed: int
     network_calls: int
     guidance: float
     windows: int | None
@@ -88,12 +77,14 @@ class Sampling:
 
 def sampling(
     config: Config,
-    built: Model,
-    weak: Model | None = None,
+    net: Network,
+    weak: Network | None = None,
     *,
     size: str | None = None,
     size_key: str = "sample.also_sizes",
     mesh: Mesh | None = None,
+    codec: Codec = PIXELS,
+    progress: Progress | None = None,
 ) -> Sampling:
     """Returns the sampler of `config.sample`.
 
@@ -101,11 +92,13 @@ def sampling(
 
     Args:
       config: the whole config.
-      built: the model.
+      net: the model.
       weak: the model to guide by, if not by the null class.
       size: HxW, in place of `sample.size`.
       size_key: where that comes from, for messages.
       mesh: the devices that share windows, if there are any.
+      codec: from the space of the model to images.
+      progress: called on the host at every step of the solver.
 
     Raises:
       ValueError: for unknown names, sizes the network cannot divide, and a weaker model
@@ -115,37 +108,46 @@ def sampling(
     key = "sample.size" if size is None else size_key
     if c.steps < 1:
         raise ValueError(f"sample.steps={c.steps} must be at least 1")
-    fine = canvas(config, built, size or c.size, c.steps, mesh=mesh, key=key)
-    coarse = _coarse(config, built, fine)
+    fine = image_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
+    coarse = _coarse(config, net, fine)
     # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
     # pictures that has no classes.
-    guided = built.num_classes > 0 or weak is not None
-    own = denoising(config, built, weak, guided=guided, clip=c.clip)
+    guided = net.num_classes > 0 or weak is not None
+    own = denoising(config, net, weak, guided=guided, clip=c.clip)
     for each in (fine, coarse or fine):
         own.check(each)
     # Read here: what is traced later must not look at the config.
-    seed, channels = c.seed, built.size[2]
-    step = solver(config, c.solver, built.family, c.eta)
+    channels, family = net.size[2], net.family
+    step = solver(config, c.solver, family, c.eta)
     if not 0 < c.coarse_time <= 1:
         raise ValueError(f"sample.coarse_time={c.coarse_time} must be in (0, 1]")
-    late = fine.first(c.coarse_time)
+    late = fine.start_index(c.coarse_time)
+    stages = [len(fine.grid)]
+    if coarse is not None:
+        stages = [len(coarse.grid), len(fine.grid) - late]
 
     def draw(
-        params: Params, weak_params: Params | None, index: jax.Array, label: jax.Array
+        weights: Weights, seed: jax.Array, index: jax.Array, label: jax.Array
     ) -> jax.Array:
-        def fresh(canvas: Canvas) -> jax.Array:
-            keys = rng.per_example(rng.key_for(seed, 0, "sample"), index)
-            denoise = own.on(canvas, params, weak_params, label)
-            shape = (*canvas.size, channels)
-            return loop.sample(denoise, step, canvas.grid, keys, shape, built.family)
+        def keys(name: str) -> Key:
+            return jax.vmap(lambda s, k: rng.example_key(s, name, k))(seed, index)
 
-        if coarse is None:
-            return images.to_uint8(fresh(fine))
-        x = fine.enlarged(fresh(coarse), coarse.box)
-        keys = rng.per_example(rng.key_for(seed, 0, "refine"), index)
-        denoise = own.on(fine, params, weak_params, label)
-        x = loop.refine(denoise, step, fine.grid[late:], keys, x, built.family)
-        return images.to_uint8(x)
+        def sample(geometry: ImageGeometry) -> jax.Array:
+            denoise = own.on(geometry, weights, label)
+            shape = (*geometry.size, channels)
+            return loop.sample(
+                *(denoise, step, geometry.grid, keys("sample"), shape, family),
+                progress=_stage(progress, stages, 0),
+            )
+
+        x = sample(coarse or fine)
+        if coarse is not None:
+            x = loop.refine(
+                *(own.on(fine, weights, label), step, fine.grid[late:]),
+                *(keys("refine"), fine.enlarge(x, coarse.box), family),
+                progress=_stage(progress, stages, 1),
+            )
+        return images.to_uint8(codec.decode(weights.codec, x))
 
     per_step = calls_per_step(c.solver)
     network_calls = per_step * (len(fine.grid) - 1) + 1
@@ -154,28 +156,37 @@ def sampling(
     return Sampling(
         size=fine.size,
         draw=draw,
+        seed=c.seed,
         network_calls=network_calls,
         guidance=c.guidance if guided else 1.0,
         windows=fine.windows,
     )
 
 
-def further(
-    config: Config, built: Model, mesh: Mesh | None = None
+def _stage(progress: Progress | None, steps: list[int], stage: int) -> Progress | None:
+    """Returns the progress of one of several stages, counted over all of them."""
+    if progress is None:
+        return None
+    before = sum(steps[:stage])
+    return lambda done, _, x_hat: progress(before + done, sum(steps), x_hat)
+
+
+def samplers_of_extra_sizes(
+    config: Config, net: Network, mesh: Mesh | None = None
 ) -> dict[str, Sampling]:
     """Returns samplers of the sizes that are shown at the end of training."""
     sizes = config.sample.also_sizes
-    return {size: sampling(config, built, size=size, mesh=mesh) for size in sizes}
+    return {size: sampling(config, net, size=size, mesh=mesh) for size in sizes}
 
 
-def _coarse(config: Config, built: Model, fine: Canvas) -> Canvas | None:
-    """Returns the canvas of the image that is drawn first; None if there is none."""
+def _coarse(config: Config, net: Network, fine: ImageGeometry) -> ImageGeometry | None:
+    """Returns the geometry of the image that is drawn first; None if there is none."""
     text = config.sample.coarse_size
     if text is None:
         return None
     steps, key = config.sample.steps, "sample.coarse_size"
-    small = canvas(config, built, text, steps, key=key)
-    if math.prod(small.whole) >= math.prod(fine.whole):
+    small = image_geometry(config, net, text, steps, key=key)
+    if math.prod(small.full_size) >= math.prod(fine.full_size):
         return None
     (y0, x0, y1, x1), (a, b, c, d) = small.box, fine.box
     if y0 > a or x0 > b or y1 < c or x1 < d:

@@ -166,7 +166,7 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def watch(config: Config) -> cluster.Watch:
+def watch(config: Config) -> cluster.Watchdog:
     """Returns what says where a run stands still; every process prints its own.
 
     Raises:
@@ -180,11 +180,11 @@ def watch(config: Config) -> cluster.Watch:
         raise ValueError(
             f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
         )
-    return cluster.Watch(
+    return cluster.Watchdog(
         partial(print, flush=True),
-        patience=c.stall_warning_seconds,
-        limit=c.stall_limit_seconds,
-        silence=c.peer_timeout_seconds,
+        warn_after=c.stall_warning_seconds,
+        timeout=c.stall_limit_seconds,
+        heartbeat_timeout=c.peer_timeout_seconds,
     )
 
 

@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Iterator
 from typing import IO, Any
 
-import jax
 from etils import epath
+
+from simple_diffusion.core import console
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
@@ -16,10 +17,11 @@ PARTIAL = ".partial"  # ends the name of a file that is being written
 CONFIG = "config.json"
 CLASSES = "classes.json"
 METRICS = "metrics.json"
+SAMPLES = "samples.png"
 
 
 @contextlib.contextmanager
-def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+def open_atomic(path: epath.PathLike) -> Iterator[IO[bytes]]:
     """Yields a file that takes the place of another one when it is complete.
 
     Several processes may write the same at once; the last one to end wins.
@@ -41,7 +43,7 @@ def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
-def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
+def resolve_folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """Returns the workdir as a path, on a disk or in a bucket.
 
     Args:
@@ -83,14 +85,14 @@ def read(path: epath.Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError:
-        say(f"{path} is damaged and passed over")
+        console.print_line(f"{path} is damaged and passed over")
         return None
 
 
 def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
     """Writes the newest metrics, with what they are metrics of."""
     path = folder / METRICS
-    if is_first_process():
+    if console.is_first_process():
         write(path, record)
     return path
 
@@ -98,21 +100,6 @@ def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
 def read_metrics(folder: epath.Path) -> dict[str, Any]:
     """Returns what `write_metrics` wrote, {} if nothing yet."""
     return read(folder / METRICS) or {}
-
-
-def is_first_process() -> bool:
-    """Returns whether this is the process that writes files and messages.
-
-    Where there is but one, JAX is not asked: that would start its devices, which a
-    training that runs beside this process may hold.
-    """
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def say(line: str) -> None:
-    """Prints a line, on the first process only."""
-    if is_first_process():
-        print(line, flush=True)
 
 
 def differences(before: Any, now: Any, path: str) -> list[str]:

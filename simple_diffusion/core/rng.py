@@ -31,6 +31,15 @@ def per_example(key: Key, index: Int[Array, "b"]) -> Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
+def example_key(seed: Int[Array, ""], name: str, index: Int[Array, ""]) -> Key:
+    """Returns the key for one purpose of one sampled image, from its seed and number.
+
+    It equals `per_example(key_for(seed, 0, name), index)`, one by one: images with
+    different seeds can be in one batch.
+    """
+    return jax.random.fold_in(key_for(seed, 0, name), index)
+
+
 def at(keys: Key, index: Int[Array, ""]) -> Key:
     """Returns the keys [b] of the same examples for one of several draws."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

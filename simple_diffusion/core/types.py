@@ -3,6 +3,7 @@
 Shapes: b batch, h height, w width, c channels, n tokens, d features.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
@@ -22,8 +23,8 @@ class Batch:
 
     image: uint8 pixels; scaling to [-1, 1] happens on the device.
     label: class numbers from 0; all zero for a source without classes.
-    box: corners (y0, x0, y1, x1) of the image in units of the whole it was cut from;
-      (0, 0, 1, 1) where nothing was cut.
+    box: corners (y0, x0, y1, x1) of the image in units of the full image it was cut
+      from; (0, 0, 1, 1) where nothing was cut.
     mask: False marks an example that only pads the batch to its size.
     """
 
@@ -38,8 +39,8 @@ class Conditioning:
     """Everything a network may be conditioned on; a field that is None is not used.
 
     label: class numbers; the number of classes itself is the null class.
-    box: as in `Batch.box`; the network's input is that part of a whole image.
-    whole: height and width in pixels of the whole images, where all are of one size,
+    box: as in `Batch.box`; the network's input is that part of a full image.
+    full_size: height and width in pixels of the full images, where all are of one size,
       which the compiler can make use of; None where each follows from its own box.
     tokens: features to attend to, such as embedded text, with `token_mask` True where
       a token is real.
@@ -51,7 +52,9 @@ class Conditioning:
     tokens: Float[Array, "b n d"] | None = None
     token_mask: Bool[Array, "b n"] | None = None
     image: Float[Array, "b h w c"] | None = None
-    whole: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    full_size: tuple[int, int] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
 
 
 @runtime_checkable
@@ -105,14 +108,35 @@ class LossFn(Protocol):
 
 
 class Codec(NamedTuple):
-    """To and from the space in which diffusion happens; the identity for pixels.
+    """To and from the space in which diffusion happens, as pure functions.
 
-    encode: images in [-1, 1], [b, h, w, 3] -> x, [b, h', w', c].
-    decode: x -> images in [-1, 1].
+    encode: (params, images in [-1, 1], [b, h, w, c]) -> x, [b, h / factor,
+      w / factor, k].
+    decode: (params, x) -> images in [-1, 1].
+    factor: pixels per cell of x along each side; 1 for pixels.
     """
 
-    encode: Any
-    decode: Any
+    encode: Callable[[Params, Array], Array]
+    decode: Callable[[Params, Array], Array]
+    factor: int = 1
+
+
+class Weights(NamedTuple):
+    """All the parameters that images are drawn with, as one tree of arrays.
+
+    network: of the model.
+    weak: of the weaker model to guide by; None if there is none.
+    codec: of the codec; empty for pixels.
+    """
+
+    network: Params
+    weak: Params | None = None
+    codec: Params = ()
+
+
+# (steps done, steps in all, x_hat [b, h, w, c]) -> None, on the host, while images are
+# drawn; the devices do not wait for it. An exception that it raises ends the drawing.
+Progress = Callable[[int, int, Any], None]
 
 
 class Solver(NamedTuple):

@@ -1,10 +1,10 @@
-"""Turns a folder or a TFDS data set into large files that are read in any order, once.
+"""Converts a folder or a TFDS dataset, once, into large files with random access.
 
   python -m simple_diffusion.modes.prepare \\
     --input folder:/path/to/pictures --output /data/records --size 512
 
 and train with --config.data.source=records:/data/records. Run the same command again to
-go on where it was interrupted and, once it is complete, to check that all is there.
+continue after an interruption and, once it is complete, to check all files.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from simple_diffusion.data.records import encoding, preparation
 _NATIVE = "native"
 _LOSSLESS = "lossless"
 _QUALITY = 95
-_INTERRUPTED = 130  # what a shell makes of Ctrl-C
+_INTERRUPTED = 130  # exit status of a command stopped by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; what goes wrong for a reason the user can mend is one line."""
+    """Runs the command; an error that the user can correct is one line."""
     logging.basicConfig(format="%(message)s")
     parser = _parser()
     args = parser.parse_args(argv)
@@ -30,57 +30,59 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--input is needed, except to --verify a complete --output")
     try:
         if args.input is None:
-            preparation.check(args.output, say=_say)
+            preparation.check(args.output, report=_report)
         else:
             preparation.prepare(
                 _settings(parser, args),
                 args.output,
                 workers=args.workers,
                 verify=args.verify,
-                say=_say,
+                report=_report,
             )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        _say("stopped; finished shards are kept, the same command goes on from there")
+        _report(
+            "stopped; finished shards are kept, the same command continues from there"
+        )
         sys.exit(_INTERRUPTED)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simple_diffusion.modes.prepare",
-        description="Turns images into large files that are read in any order, once.",
+        description="Converts images, once, into large files with random access.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--input", metavar="SOURCE", help="folder:PATH or tfds:NAME")
     add("--output", metavar="FOLDER", required=True, help="new, empty or begun before")
-    add("--data_dir", metavar="FOLDER", help="where TFDS data sets were prepared")
+    add("--data_dir", metavar="FOLDER", help="folder of prepared TFDS datasets")
     add(
         "--size",
         type=_size,
         default=_NATIVE,
         help="the shorter side in pixels, which larger images are reduced to; native "
-        "(default): the files as they are",
+        "(default): the original files",
     )
     add("--resize", choices=("area", "antialias"), help="the filter; default: area")
     add(
         "--quality",
         type=_quality,
-        help=f"of the JPEG files that are made of reduced images, 1 to 100, default "
-        f"{_QUALITY}; or lossless, for PNG",
+        help=f"of the JPEG files of reduced images, 1 to 100, default {_QUALITY}; or "
+        "lossless, for PNG",
     )
     add("--shard_megabytes", type=_positive, default=256.0, help="default: 256")
-    add("--workers", type=_count, help="images at a time; default: one for each CPU")
+    add("--workers", type=_count, help="images in parallel; default: one for each CPU")
     add(
         "--verify",
         action="store_true",
-        help="of a complete output, compare checksums and not just sizes; with --input "
-        "make again what is damaged",
+        help="of a complete output, compare checksums and not just sizes; with "
+        "--input, write damaged files again",
     )
     return parser
 
@@ -88,13 +90,13 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> encoding.Settings:
-    """Returns what is asked for; ends the program if it makes no sense."""
+    """Returns the settings of the flags; exits if they contradict each other."""
     native = args.size == _NATIVE
     for flag in ("resize", "quality"):
         if native and getattr(args, flag) is not None:
-            parser.error(f"--{flag} means nothing without --size PIXELS")
+            parser.error(f"--{flag} has no effect without --size PIXELS")
     if args.data_dir is not None and not args.input.startswith("tfds:"):
-        parser.error("--data_dir means nothing without --input tfds:NAME")
+        parser.error("--data_dir has no effect without --input tfds:NAME")
     return encoding.Settings(
         input=args.input,
         data_dir=args.data_dir,

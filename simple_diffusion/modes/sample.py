@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from simple_diffusion.build import network, sampling, training
-from simple_diffusion.core import files, images
+from simple_diffusion.build import training
+from simple_diffusion.core import console, files, images
 from simple_diffusion.core.options import Config
-from simple_diffusion.pipelines import compiled, image_grids, runs, trained_weights
+from simple_diffusion.pipelines import image_grids, open_run, runs
 
 
 class Result(NamedTuple):
@@ -37,50 +37,39 @@ def run(config: Config, workdir: str) -> Result:
 
 
 def _run(config: Config, workdir: str) -> Result:
-    folder = files.folder(workdir)
-    names = runs.class_names(folder)
-    runs.compare(config, folder, files.say)
-    built = network.model(config, len(names))
-    mesh = training.mesh(config)
-    plan = sampling.plan(config, built, names)
-    step, params = trained_weights.load(folder, built, mesh, plan)
-    weak, weak_params = trained_weights.load_weak(plan, len(names), mesh)
-    sampler = sampling.sampling(config, built, weak, mesh=mesh)
-    draw = compiled.drawer(sampler, mesh, plan.batch_size)
-    height, width = sampler.size
-    files.say(
-        f"sampling {len(plan.labels)} images of {height}x{width} from step {step}: "
-        f"{config.sample.solver}, {sampler.network_calls} network calls each, "
-        f"guidance {sampler.guidance:g}"
-        + (f", {sampler.windows} windows an image" if sampler.windows else "")
+    folder = files.resolve_folder(workdir)
+    names = runs.load_classes(folder)
+    runs.print_differences(config, folder)
+    model = open_run.open_run(config, workdir)
+    samples = model.prepare_samples()
+    height, width = samples.size
+    console.print_line(
+        f"sampling {len(samples)} images of {height}x{width} from step {model.step}: "
+        f"{config.sample.solver}, {samples.network_calls} network calls each, "
+        f"guidance {samples.guidance:g}"
+        + (f", {samples.windows} windows an image" if samples.windows else "")
     )
-    on_patches = runs.config(folder).data.get("patches") is not None
-    if sampler.size != built.size[:2] and not on_patches:
-        files.say(
-            f"note: this model was trained at {built.size[0]}x{built.size[1]} without "
-            "data.patches: at another size it extrapolates, and structure usually "
-            "breaks; configs/anyres_*.py train for any size"
-        )
-    start, drawn = time.perf_counter(), []
-    for batch in draw(params, plan.labels, weak_params):
-        drawn.append(batch)
-        done = sum(map(len, drawn))
+    if samples.note is not None:
+        console.print_line(samples.note)
+    start, batches, done = time.perf_counter(), [], 0
+    for batch in samples:
+        batches.append(batch)
+        done += len(batch)
         rate = done / (time.perf_counter() - start)
-        left = (len(plan.labels) - done) / rate
-        files.say(
-            f"  {done}/{len(plan.labels)}  {rate:.2f} images/s  {left:.0f} s left"
+        left = (len(samples) - done) / rate
+        console.print_line(
+            f"  {done}/{len(samples)}  {rate:.2f} images/s  {left:.0f} s left"
         )
-    every = np.concatenate(drawn)
-    grid = folder / "samples" / "grid.png"
+    drawn, place = np.concatenate(batches), folder / "samples"
+    grid = place / "grid.png"
     if jax.process_index() == 0:
-        for old in (folder / "samples").glob("*.png"):
+        for old in place.glob("*.png"):
             old.unlink()  # a mixture of two runs would be neither
-        for k, (image, label) in enumerate(zip(every, plan.labels, strict=True)):
+        for k, (image, label) in enumerate(zip(drawn, samples.labels, strict=True)):
             name = names[label] if names else str(label)
-            path = folder / "samples" / image_grids.file_name(k, 5, name)
-            images.write_png(path, image)
-        image_grids.write_grid(grid, every, plan.labels)
-        with (folder / "samples" / "samples.npz").open("wb") as file:
-            np.savez(file, every, plan.labels)
-    files.say(f"{len(every)} PNGs, grid.png and samples.npz in {folder / 'samples'}")
-    return Result(every, plan.labels, grid)
+            images.write_png(place / image_grids.file_name(k, 5, name), image)
+        image_grids.write_grid(grid, drawn, samples.labels)
+        with (place / "samples.npz").open("wb") as file:
+            np.savez(file, drawn, samples.labels)
+    console.print_line(f"{len(drawn)} PNGs, grid.png and samples.npz in {place}")
+    return Result(drawn, samples.labels, grid)

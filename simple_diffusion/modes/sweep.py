@@ -5,14 +5,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from simple_diffusion.build import evaluation, training
-from simple_diffusion.core import files
+from simple_diffusion.build import data, evaluation, training
+from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
-from simple_diffusion.evaluation import feature_bank
-from simple_diffusion.modes import evaluate
-from simple_diffusion.pipelines.evaluation import record
+from simple_diffusion.pipelines import open_run, runs
+from simple_diffusion.pipelines.evaluation import sweep
 from simple_diffusion.report import plots
-from simple_diffusion.training import cluster
+from simple_diffusion.training import sharding
 
 FOLDER = "sweep"
 RECORD = "sweep.json"
@@ -32,55 +31,25 @@ def run(config: Config, workdir: str) -> list[dict[str, Any]]:
 
 
 def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
-    count, settings = evaluation.sweep(config)
-    plan = evaluation.plan_of_model(config, "a sweep")
-    metrics = tuple(m for m in plan.metrics if m != "memorisation")
-    folder, model = evaluate.load(config, workdir)
-    compared = evaluate.comparison(config, folder, model.mesh, model.opened)
-    # Found out before an hour of drawing: whatever cannot be drawn.
-    samplers = [evaluate.sampler_of(_at(config, point), model) for point in settings]
-    place = folder / FOLDER
-    points: list[dict[str, Any]] = []
+    folder = files.resolve_folder(workdir)
+    runs.load_classes(folder)  # an error if nothing was trained there
+    runs.print_differences(config, folder)
+    sweep_plan = evaluation.sweep(config)
+    dataset = data.data(config, sharding.data_shard(training.mesh(config)))
+    trained = open_run.open_run(config, workdir).trained
+    place, points = folder / FOLDER, []
     stored = files.read(place / RECORD) or {}
     known = {p.get("mark"): p for kind in KINDS for p in stored.get(kind, [])}
-    for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
-        here = _at(config, point)
-        drawn = evaluate.samples(here, model, compared, sampler, count)
-        # How it is drawn, how it is compared, and what is asked of it.
-        compares = compared.settings(drawn.images.size, drawn.label)
-        mark = feature_bank.digest(
-            drawn.images.identity | compares | {"metrics": metrics}
-        )
-        said = ", ".join(f"{key}={value}" for key, value in point.items())
-        if cluster.all_agree(mark in known):  # or one would draw alone
-            files.say(f"point {k}/{len(settings)}: {said}: known")
-        else:
-            files.say(f"point {k}/{len(settings)}: {said}")
-            generated = evaluate.gathered(compared, drawn, store=False)
-            found = evaluate.measure(compared, drawn, generated, metrics)
-            known[mark] = {
-                "network_calls": sampler.network_calls,
-                "mark": mark,
-                **record.measured(record.tell(found)),
-            }
-        # Settings that make no difference, such as guidance without classes, share one.
-        points.append({**known[mark], **point})
+    for point, about in sweep.evaluate_points(
+        config, folder, trained, dataset, sweep_plan, known
+    ):
+        points.append(point)
         if jax.process_index() == 0:
-            about = {"count": count, **record.drawn(here, sampler, model.step)}
-            about |= compared.record() | record.circumstances(config)
-            shown = {p["mark"] for p in points}
-            others = [p for mark, p in known.items() if mark not in shown]
+            marks = {p["mark"] for p in points}
+            others = [p for mark, p in known.items() if mark not in marks]
             _write(place, about, points, others)
-    files.say(f"table, plots and numbers: {place}")
+    console.print_line(f"table, plots and numbers: {place}")
     return points
-
-
-def _at(config: Config, point: dict[str, Any]) -> Config:
-    """Returns the config with the keys of a point in `sample`."""
-    here = config.copy_and_resolve_references()
-    for key, value in point.items():
-        here.sample[key] = value
-    return here
 
 
 def _write(
@@ -89,8 +58,11 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     record = about | dict(zip(KINDS, (points, others), strict=True))
     files.write(folder / RECORD, record)
-    (folder / "table.md").write_text(plots.sweep_table(points))
-    for name, draw in (("sweep", plots.sweep), ("trade_off", plots.trade_off)):
+    (folder / "table.md").write_text(plots.format_markdown(points))
+    for name, draw in (
+        ("sweep", plots.plot_sweep),
+        ("trade_off", plots.plot_trade_off),
+    ):
         svg = draw(points)
         if svg is not None:
             (folder / f"{name}.svg").write_text(svg)

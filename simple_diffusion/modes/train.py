@@ -1,28 +1,28 @@
 """Mode `train`: from a config to a trained model, a grid of samples and its metrics."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from simple_diffusion.build import codec as codecs
 from simple_diffusion.build import (
     data,
     diffusion,
     network,
-    sampling,
     training,
 )
-from simple_diffusion.core import arrays, files
+from simple_diffusion.core import arrays, console, files
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Batch
+from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
-from simple_diffusion.pipelines import compiled, image_grids, runs, trained_weights
-from simple_diffusion.pipelines.evaluation import during_training
+from simple_diffusion.pipelines import runs, trained_weights, training_grids
+from simple_diffusion.pipelines.evaluation.during_training import TrainingEvaluations
+from simple_diffusion.pipelines.trained import Trained
+from simple_diffusion.pipelines.training_grids import TrainingGrids
 from simple_diffusion.training import (
     checkpoint,
     cluster,
@@ -32,9 +32,6 @@ from simple_diffusion.training import (
     state,
     step,
 )
-
-GRID = "samples.png"
-GRIDS = "grids"
 
 
 class Result(NamedTuple):
@@ -58,95 +55,77 @@ def run(config: Config, workdir: str) -> Result:
         return _run(config, workdir, watch)
 
 
-def _run(config: Config, workdir: str, watch: cluster.Watch) -> Result:
-    # Everything is built before the first array is made: a wrong key costs seconds.
-    folder = files.folder(workdir)
+def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
+    # All objects are built before the first array is made: a wrong key costs seconds.
+    folder = files.resolve_folder(workdir)
     mesh = training.mesh(config)
-    opened = data.data(config, sharding.share(mesh))
-    built = network.model(config, opened.num_classes)
-    plan = training.plan(config, opened.epoch)
+    dataset = data.data(config, sharding.data_shard(mesh))
+    net = network.network(config, dataset.num_classes)
+    plan = training.plan(config, dataset.epoch)
     training.check_batch(plan.batch_size, mesh, plan.accumulate)
-    sampler = sampling.sampling(config, built, mesh=mesh)
-    others = sampling.further(config, built, mesh)
-    picture_plan = sampling.plan(config, built, opened.class_names)
-    draw = compiled.drawer(sampler, mesh, picture_plan.batch_size)
-
-    def further_grid(size: str) -> epath.Path:
-        return folder / f"samples_{size}.png"
+    codec, codec_params = codecs.codec(config)
+    frozen = Weights(network=None, codec=codec_params)
+    untrained = Trained(net, frozen, mesh, dataset.class_names, codec=codec)
+    grids = TrainingGrids(config, folder, untrained)
 
     def show(now: int, current: state.TrainState) -> None:
-        drawn = draw(current.ema["main"], picture_plan.labels)
-        last = now >= plan.total
-        path = folder / (GRID if last else f"{GRIDS}/step_{now:07d}.png")
-        # The same noise and classes every time, so that progress can be seen.
-        whole = np.concatenate(list(drawn if last else itertools.islice(drawn, 1)))
-        if jax.process_index() == 0:
-            image_grids.write_grid(path, whole, picture_plan.labels[: len(whole)])
-        files.say(f"samples of step {now}: {path}")
-        for size, other in others.items() if last else ():
-            path = further_grid(size)
-            drawn = compiled.drawer(other, mesh, picture_plan.batch_size)
-            shown = picture_plan.labels[: picture_plan.batch_size]
-            whole = np.concatenate(list(drawn(current.ema["main"], shown)))
-            if jax.process_index() == 0:
-                image_grids.write_grid(path, whole, shown)
-            files.say(f"samples at {size}: {path}")
+        weights = frozen._replace(network=current.ema["main"])
+        grids.write(now, weights, is_last=now >= plan.total)
 
-    tester = during_training.Checks(config, folder, opened, built, mesh, sampler, draw)
-    grids = [folder / GRID, *map(further_grid, others)]
-    outcome = _train(config, folder, opened, built, plan, mesh, show, tester, watch)
+    evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
+    outcome = _train(config, folder, dataset, net, plan, mesh, show, evaluations, watch)
     if outcome.status == loop.STOPPED:
-        return Result(outcome.status, outcome.state, {}, folder / GRID)
-    watch.doing("showing and evaluating the result", endless=True)
+        return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
+    watch.set_activity("showing and evaluating the result", is_unlimited=True)
     if outcome.status == loop.ALREADY_COMPLETE:
-        runs.remember(config, folder, opened.class_names, files.say)
+        runs.save_config(config, folder, dataset.class_names)
     last = int(outcome.state.step)  # more than plan.total in a run that was longer
     record = files.read_metrics(folder)
     # As the first process sees it, which writes the files: all draw, or none.
-    shown, known = cluster.first_says(
-        [all(path.exists() for path in grids), record.get("step") == last]
+    is_shown, is_known = cluster.broadcast_from_first(
+        [all(path.exists() for path in grids.paths), record.get("step") == last]
     )
-    if not shown:  # killed between last save and grids
+    if not is_shown:  # killed between last save and grids
         show(last, outcome.state)
-    if not known:
-        record = tester.final(outcome.state)
+    if not is_known:
+        record = evaluations.final(outcome.state)
     metrics = record.get("metrics", {})
     _summarise(metrics, folder)
-    return Result(outcome.status, outcome.state, metrics, folder / GRID)
+    return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
 
 
 def _train(
     config: Config,
     folder: epath.Path,
-    opened: data.Data,
-    built: network.Model,
+    dataset: data.Data,
+    net: network.Network,
     plan: training.Plan,
     mesh: Mesh,
     show: Callable[[int, state.TrainState], None],
-    tester: during_training.Checks,
-    watch: cluster.Watch,
+    evaluations: TrainingEvaluations,
+    watch: cluster.Watchdog,
 ) -> loop.Outcome:
     optimizer = training.adam(config, plan.total)
     averages = training.averages(config)
     blueprint = state.blueprint(
-        built.init, optimizer, averages, mesh=mesh, seed=plan.seed
+        net.init, optimizer, averages, mesh=mesh, seed=plan.seed
     )
     train_step = step.make_train_step(
-        diffusion.objective(config, built),
+        diffusion.objective(config, net),
         optimizer,
         averages,
         seed=plan.seed,
         accumulate=plan.accumulate,
     )
-    train_step = sharding.pin_maps(train_step, mesh, config.mesh.split_rows)
+    train_step = sharding.pin_feature_maps(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
         # Not before: now it is known that the checkpoints in this workdir, if any, are
         # of this model, and its records may be overwritten.
-        runs.remember(config, folder, opened.class_names, files.say)
-        tester.begin(first_step)
+        runs.save_config(config, folder, dataset.class_names)
+        evaluations.begin(first_step)
         return feed.Feed(
-            opened.train(first_step), training.batch_shardings(config, mesh)
+            dataset.train(first_step), training.batch_shardings(config, mesh)
         )
 
     with contextlib.ExitStack() as stack:
@@ -156,11 +135,11 @@ def _train(
         stack.callback(checkpoints.close)
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
         stack.callback(log.close)
-        _introduce(config, folder, opened, blueprint, mesh)
+        _introduce(config, folder, dataset, blueprint, mesh)
         actions = [loop.Action(plan.sample_every or plan.total, show)]
         if plan.evaluate_every:
-            stack.callback(tester.close)
-            actions.append(loop.Action(plan.evaluate_every, tester.during))
+            stack.callback(evaluations.close)
+            actions.append(loop.Action(plan.evaluate_every, evaluations.during))
         if plan.snapshot_every:
             path = folder / trained_weights.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)
@@ -186,26 +165,26 @@ def _train(
 def _introduce(
     config: Config,
     folder: epath.Path,
-    opened: data.Data,
+    dataset: data.Data,
     blueprint: state.Blueprint,
     mesh: Mesh,
 ) -> None:
     """Says what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
-    amount = "endless" if opened.epoch >= training.ENDLESS else f"{opened.epoch:,}"
-    files.say(
+    amount = "endless" if dataset.epoch >= training.ENDLESS else f"{dataset.epoch:,}"
+    console.print_line(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
         f"{jax.devices()[0].platform} device(s); {amount} images of "
-        f"{opened.num_classes} classes; workdir {folder}"
+        f"{dataset.num_classes} classes; workdir {folder}"
     )
 
 
 def _summarise(metrics: dict[str, float], folder: epath.Path) -> None:
     """Says what there is to see; one line per number that sums up the run."""
-    files.say(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
+    console.print_line(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
     for name, value in metrics.items():
         if "[" not in name:  # a single bin of logsnr
-            files.say(f"  {name:32s} {value:.4f}")
-    files.say(f"pictures: {folder / GRID}")
-    if (folder / GRIDS).exists():
-        files.say(f"how they came about: {folder / GRIDS}")
+            console.print_line(f"  {name:32s} {value:.4f}")
+    console.print_line(f"pictures: {folder / files.SAMPLES}")
+    if (folder / training_grids.FOLDER).exists():
+        console.print_line(f"how they came about: {folder / training_grids.FOLDER}")

@@ -1,39 +1,39 @@
 """Config and class names of a run, in its workdir."""
 
+import importlib
 import json
-from collections.abc import Callable
+from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simple_diffusion.core import files
+from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 
 # What the trained parameters depend on.
 _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
-def remember(
+def save_config(
     config: Config,
     folder: epath.Path,
     class_names: tuple[str, ...],
-    say: Callable[[str], None],
 ) -> None:
-    """Writes config and class names; says which keys differ from those of before."""
+    """Writes config and class names; prints which keys differ from those of before."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
     before = files.read(folder / files.CONFIG)
     for section in _SECTIONS if before else ():
         for line in files.differences(before.get(section), now[section], section):
-            say(f"changed since this run began: {line}")
+            console.print_line(f"changed since this run began: {line}")
     files.write(folder / files.CONFIG, now)
     files.write(folder / files.CLASSES, class_names)
 
 
-def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> None:
-    """Says which keys that say what the model is differ from those of its training.
+def print_differences(config: Config, folder: epath.Path) -> None:
+    """Prints which keys of the model differ from those of its training.
 
     Much of what a model was trained with leaves no trace in its parameters, such as the
     range of sizes in which it knows the scale.
@@ -44,10 +44,10 @@ def compare(config: Config, folder: epath.Path, say: Callable[[str], None]) -> N
     now = json.loads(config.to_json_best_effort())
     for section in ("data", "model", "diffusion"):
         for line in files.differences(before.get(section), now[section], section):
-            say(f"differs from the training: {line}")
+            console.print_line(f"differs from the training: {line}")
 
 
-def config(folder: epath.Path) -> Config:
+def load_config(folder: epath.Path) -> Config:
     """Returns the config that a run was last trained with.
 
     Raises:
@@ -56,10 +56,47 @@ def config(folder: epath.Path) -> Config:
     found = files.read(folder / files.CONFIG)
     if found is None:
         raise ValueError(f"{folder} holds no trained model ({files.CONFIG} is missing)")
-    return ConfigDict(found)
+    return complete_config(found)
 
 
-def class_names(folder: epath.Path) -> tuple[str, ...]:
+def complete_config(found: dict[str, Any]) -> Config:
+    """Returns a stored config, with the defaults of keys that it does not have yet."""
+    # Not at the top: the recipes are data to this library, and need not be there to
+    # import it.
+    base = importlib.import_module("simple_diffusion.configs.base")
+    config = base.default()
+    with config.unlocked(), config.ignore_type():
+        _update(config, found)
+    return config.lock()
+
+
+# Their keys depend on their kind: they are taken as they are stored.
+_OF_A_KIND = ("model", "schedule", "patches")
+
+
+def _update(section: ConfigDict, found: dict[str, Any]) -> None:
+    for key, value in found.items():
+        if isinstance(value, dict):
+            present = section.get(key)
+            if key not in _OF_A_KIND and isinstance(present, ConfigDict):
+                _update(present, value)
+                continue
+            fresh = ConfigDict()
+            _update(fresh, value)
+            value = fresh
+        elif isinstance(value, list):
+            value = _to_tuple(value)
+        # A key that is None on both sides keeps the type that the default gives it.
+        if value is not None or section.get(key) is not None:
+            section[key] = value
+
+
+def _to_tuple(value: Any) -> Any:
+    """Returns lists as tuples, which JSON does not know and configs hold."""
+    return tuple(map(_to_tuple, value)) if isinstance(value, list) else value
+
+
+def load_classes(folder: epath.Path) -> tuple[str, ...]:
     """Returns the names of the classes of the run; () if it has none.
 
     Raises:

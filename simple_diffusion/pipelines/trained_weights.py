@@ -5,9 +5,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import network
-from simple_diffusion.build.network import Model
-from simple_diffusion.build.sampling import Plan
+from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
+from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Params
 from simple_diffusion.pipelines import runs
 from simple_diffusion.training import checkpoint, sharding, store
@@ -19,7 +19,7 @@ _POWER = "power_"
 
 
 def load(
-    workdir: epath.Path, built: Model, mesh: Mesh, plan: Plan
+    workdir: epath.Path, net: Network, mesh: Mesh, config: Config
 ) -> tuple[int | None, Params]:
     """Returns the step and parameters that the section `sample` asks for.
 
@@ -27,18 +27,19 @@ def load(
       ValueError: as `load_named`, or there is no best checkpoint.
       CheckpointError: as `load_named`.
     """
-    folder = workdir / (BEST if plan.best_checkpoint else CHECKPOINTS)
-    if plan.best_checkpoint and not (folder.exists() and any(folder.iterdir())):
+    c = config.sample
+    folder = workdir / (BEST if c.best_checkpoint else CHECKPOINTS)
+    if c.best_checkpoint and not (folder.exists() and any(folder.iterdir())):
         raise ValueError(
             f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
             "best; train with train.evaluate_every_steps to keep one"
         )
-    return load_named(workdir, built, mesh, plan.weights, plan.checkpoint_step, folder)
+    return load_named(workdir, net, mesh, c.weights, c.checkpoint_step, folder)
 
 
 def load_named(
     workdir: epath.Path,
-    built: Model,
+    net: Network,
     mesh: Mesh,
     name: str,
     step: int | None = None,
@@ -48,7 +49,7 @@ def load_named(
 
     Args:
       workdir: of the training run.
-      built: the model they are for.
+      net: the network they are for.
       mesh: the devices.
       name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
         from the snapshots of the lengths that were.
@@ -59,7 +60,7 @@ def load_named(
       ValueError: for a name of another form, or a checkpoint without the average.
       CheckpointError: if there is no such checkpoint or it does not fit the model.
     """
-    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=where
@@ -92,26 +93,36 @@ def load_named(
     except store.Mismatch:
         snapshots = workdir / SNAPSHOTS
         params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
-        placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return step, jax.device_put(params, placed)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return step, jax.device_put(params, shardings)
 
 
 def load_weak(
-    plan: Plan, num_classes: int, mesh: Mesh
-) -> tuple[Model | None, Params | None]:
+    config: Config, num_classes: int, mesh: Mesh
+) -> tuple[Network | None, Params | None]:
     """Returns the weaker model to guide by and its parameters; None if there is none.
 
     Of whatever size it was trained in; of the same run, an earlier step.
+
+    Args:
+      config: whose `sample.guidance_workdir` names it.
+      num_classes: of the model that it guides.
+      mesh: the devices.
+
+    Raises:
+      ValueError: it is of another version of this library, or was never trained.
+      CheckpointError: as `load_named`.
     """
-    if plan.guidance_workdir is None:
+    c = config.sample
+    if c.guidance_workdir is None:
         return None, None
-    folder = files.folder(plan.guidance_workdir, "sample.guidance_workdir")
+    folder = files.resolve_folder(c.guidance_workdir, "sample.guidance_workdir")
     try:
-        weak = network.model(runs.config(folder), num_classes)
+        weak = network.network(runs.load_config(folder), num_classes)
     except (AttributeError, KeyError) as error:
         raise ValueError(
             f"sample.guidance_workdir={folder}: its config.json is of another version "
             f"of this library ({error})"
         ) from error
-    _, params = load_named(folder, weak, mesh, plan.weights, plan.guidance_step)
+    _, params = load_named(folder, weak, mesh, c.weights, c.guidance_step)
     return weak, params

@@ -16,9 +16,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from simple_diffusion.core import rng
-from simple_diffusion.core.types import DenoiseFn, HostOrDevice, Key, Solver
+from simple_diffusion.core.types import (
+    DenoiseFn,
+    HostOrDevice,
+    Key,
+    Progress,
+    Solver,
+)
 from simple_diffusion.diffusion import process
 from simple_diffusion.diffusion.process import VP, Family
+from simple_diffusion.sampling import loop
 
 Image = Float[Array, "b h w c"]
 
@@ -38,9 +45,6 @@ class Travel(NamedTuple):
 
 
 ONE_WAY = Travel()
-
-# Progress is told so often, and at the first and the last move.
-_TICKS = 50
 
 
 def itinerary(steps: int, travel: Travel) -> list[int]:
@@ -92,7 +96,7 @@ def restore(
     shape: tuple[int, ...],
     family: Family = VP,
     travel: Travel = ONE_WAY,
-    tick: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Image:
     """Returns one image per key; all that is random about it comes from its own key.
 
@@ -107,8 +111,8 @@ def restore(
       shape: (h, w, c) of an image.
       family: the scale of z.
       travel: when to go back.
-      tick: called on the host now and then, with the moves made and those in all; the
-        devices do not wait for it.
+      progress: called on the host after every move, forwards or back; the last
+        one gives the finished image.
     """
     grid = jnp.asarray(grid, jnp.float32)
     last = grid.shape[0] - 1
@@ -137,21 +141,18 @@ def restore(
         # What the solver remembers is of another path.
         return z, solver.init(z), x_hat
 
-    total = len(start)
-    every = max(1, total // _TICKS)
-
-    def tell(index: Array) -> None:
-        if tick is not None and (int(index) % every == 0 or int(index) in (1, total)):
-            tick(int(index), total)
+    moves = len(start) + 1
 
     def move(carry, at):
         index, a, b = at
-        if tick is not None:
-            jax.debug.callback(tell, index)
         here = a, b, rng.at(keys, index)
         if travel.repeat == 1:
-            return down(carry, *here), None
-        return jax.lax.cond(a < b, down, back, carry, *here), None
+            carry = down(carry, *here)
+        else:
+            carry = jax.lax.cond(a < b, down, back, carry, *here)
+        if progress is not None:
+            loop.report(progress, index, moves, carry[2])
+        return carry, None
 
     _, sigma = family.alpha_sigma(grid[0])
     z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
@@ -159,7 +160,10 @@ def restore(
     index = jnp.arange(1, len(start) + 1)
     levels = index, grid[last - start], grid[last - end]
     (z, _, _), _ = jax.lax.scan(move, (z, solver.init(z), jnp.zeros_like(z)), levels)
-    return finish(denoise(z, jnp.broadcast_to(grid[-1], keys.shape)))
+    x = finish(denoise(z, jnp.broadcast_to(grid[-1], keys.shape)))
+    if progress is not None:
+        loop.report(progress, moves, moves, x)
+    return x
 
 
 def _moves(visited: list[int]) -> tuple[np.ndarray, np.ndarray]:

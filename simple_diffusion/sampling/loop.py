@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core import rng
-from simple_diffusion.core.types import DenoiseFn, HostOrDevice, Key, Solver
+from simple_diffusion.core.types import (
+    DenoiseFn,
+    HostOrDevice,
+    Key,
+    Progress,
+    Solver,
+)
 from simple_diffusion.diffusion import process
 from simple_diffusion.diffusion.process import VP, Family
 
@@ -17,6 +23,7 @@ def sample(
     keys: Key,
     shape: tuple[int, ...],
     family: Family = VP,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Returns one image per key.
 
@@ -31,12 +38,12 @@ def sample(
       keys: one typed key per image, [b].
       shape: (h, w, c) of an image.
       family: the scale of z.
+      progress: called on the host after every noise level of the grid.
     """
     grid = jnp.asarray(grid, jnp.float32)
     _, sigma = family.alpha_sigma(grid[0])
     z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
-    z = integrate(denoise, solver, z, grid, keys)
-    return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
+    return _finish(denoise, solver, z, grid, keys, progress)
 
 
 def refine(
@@ -46,6 +53,7 @@ def refine(
     keys: Key,
     x: Float[Array, "b h w c"],
     family: Family = VP,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Returns images like x, made anew from what is left of x at the first noise level.
 
@@ -59,8 +67,28 @@ def refine(
     noise = rng.normal_per_example(rng.at(keys, jnp.int32(0)), x.shape[1:])
     level = jnp.broadcast_to(grid[0], keys.shape)
     z = process.add_noise(family, x, noise, level)
-    z = integrate(denoise, solver, z, grid, keys)
-    return denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
+    return _finish(denoise, solver, z, grid, keys, progress)
+
+
+def _finish(
+    denoise: DenoiseFn,
+    solver: Solver,
+    z: Float[Array, "b h w c"],
+    grid: Float[Array, "n"],
+    keys: Key,
+    progress: Progress | None,
+) -> Float[Array, "b h w c"]:
+    """Returns the image that z at the first noise level leads to."""
+    z = integrate(denoise, solver, z, grid, keys, progress)
+    x_hat = denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
+    if progress is not None:
+        report(progress, len(grid), len(grid), x_hat)
+    return x_hat
+
+
+def report(progress: Progress, done: int | Array, steps: int, x_hat: Array) -> None:
+    """Calls back to the host from inside a compiled program."""
+    jax.debug.callback(lambda k, x: progress(int(k), steps, x), done, x_hat)
 
 
 def integrate(
@@ -69,6 +97,7 @@ def integrate(
     z: Float[Array, "b h w c"],
     grid: Float[HostOrDevice, "n"],
     keys: Key,
+    progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
     """Returns z at the last noise level of the grid, given z at the first.
 
@@ -80,8 +109,17 @@ def integrate(
     def body(carry, at):
         z_t, state = carry
         index, logsnr_t, logsnr_s = at
+        estimates = []
+
+        def watched(z: Array, logsnr: Array) -> Array:
+            estimates.append(denoise(z, logsnr))
+            return estimates[-1]
+
         step_keys = rng.at(keys, index)
-        return solver.step(denoise, z_t, state, logsnr_t, logsnr_s, step_keys), None
+        carry = solver.step(watched, z_t, state, logsnr_t, logsnr_s, step_keys)
+        if progress is not None:
+            report(progress, index, len(grid), estimates[-1])
+        return carry, None
 
     # Index 0 is the noise that `sample` starts from.
     index = jnp.arange(1, grid.shape[0])

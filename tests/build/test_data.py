@@ -31,7 +31,7 @@ def test_whole_images_are_whole_at_any_size_with_or_without_patches(config):
     for with_patches in (True, False):
         if not with_patches:
             config.data.patches = None
-        batch = next(data.data(config).whole(4, 4, (8, 20)))
+        batch = next(data.data(config).full_images(4, 4, (8, 20)))
         assert batch.image.shape == (4, 8, 20, 3)
         assert batch.box.tolist() == [[0, 0, 1, 1]] * 4
 
@@ -46,13 +46,21 @@ def test_without_patches_images_are_whole_squares(config):
         batches.close()
 
 
-def test_the_keys_of_patches_reach_their_law(config):
+def test_the_keys_of_patches_reach_their_distribution(config):
     config.data.patches.probability_smallest = 1.0
     config.data.patches.aspect = None
     boxes = next(data.data(config).train(0)).box
     assert np.allclose(boxes[:, 2:] - boxes[:, :2], 8 / 12)
     config.data.patches.law = "normal"
     with pytest.raises(ValueError, match="data.patches.law='normal' must be one of"):
+        data.data(config)
+
+
+def test_a_number_of_classes_for_images_without_any_is_an_error(config, tmp_path):
+    Image.new("RGB", (30, 30)).save(tmp_path / "1.png")
+    config.data.source = f"folder:{tmp_path}"
+    config.data.num_classes = 3
+    with pytest.raises(ValueError, match="data.num_classes=3 needs label, which this"):
         data.data(config)
 
 
@@ -81,7 +89,11 @@ def test_the_crop_box_reaches_the_source(config, tmp_path):
     config.data.crop_box = (10, 5, 22, 17)
     config.data.patches.largest = 12
     opened = data.data(config)
-    for batches in (opened.train(0), opened.held_out(1, 8), opened.whole(1, 8, (6, 4))):
+    for batches in (
+        opened.train(0),
+        opened.held_out(1, 8),
+        opened.full_images(1, 8, (6, 4)),
+    ):
         batch = next(batches)
         assert (batch.image[batch.mask] == 255).all() and batch.mask.any()
         batches.close()

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from simple_diffusion.build import diffusion
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.codec import PIXELS
+from simple_diffusion.build.network import Network
 from simple_diffusion.build.restoration import restoration
-from simple_diffusion.build.restoration.degradation import degradation
+from simple_diffusion.build.restoration.degradation import parse_degradation
+from simple_diffusion.configs import base
 from simple_diffusion.core import rng
-from simple_diffusion.core.types import Codec
+from simple_diffusion.core.types import Codec, Weights
 from simple_diffusion.diffusion import process
 from simple_diffusion.restoration import ddnm, travel
 from simple_diffusion.sampling import grids
@@ -27,7 +28,7 @@ def gaussian(family=process.VP, channels=3, num_classes=0):
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         return denoise(z_t, logsnr)
 
-    return Model(
+    return Network(
         apply=apply,
         init=lambda key: {},
         size=(8, 8, channels),
@@ -56,14 +57,15 @@ def half():
     return known
 
 
-def restored(config, built=None, codec=None, n=4):
-    built = gaussian() if built is None else built
-    how = restoration.restoration(config, built, SIZE, codec=codec)
+def restored(config, net=None, codec=PIXELS, n=4):
+    net = gaussian() if net is None else net
+    how = restoration.restoration(config, net, SIZE, codec=codec)
     x = jax.random.uniform(jax.random.key(0), (n, *SIZE, 3), minval=-1.0)
-    index, label = jnp.arange(n), jnp.full(n, built.num_classes)
+    seed, index = jnp.zeros(n, jnp.uint32), jnp.arange(n)
+    label = jnp.full(n, net.num_classes)
     known = jnp.asarray(half()[:n])
-    y = how.measure(x, known, index)
-    found = jax.jit(how.restore)({}, None, index, label, y, known)
+    y = how.measure(x, known, seed, index)
+    found = jax.jit(how.restore)(Weights({}), seed, index, label, y, known)
     return how, x, y, known, found
 
 
@@ -111,10 +113,10 @@ def test_noise_is_stated_for_images_from_0_to_1(task):
     how, x, y, known, found = restored(config)
     clean = restoration.restoration(settings(task="super_resolution"), gaussian(), SIZE)
     if task == "super_resolution":
-        noise = y - clean.measure(x, known, jnp.arange(4))
+        noise = y - clean.measure(x, known, jnp.zeros(4, int), jnp.arange(4))
         np.testing.assert_allclose(noise.std(), 0.2, rtol=0.1)
     # And so does the solver take it.
-    operator = degradation(config).operator(SIZE, known)
+    operator = parse_degradation(config).operator(SIZE, known)
     keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(4))
     solver = ddnm.ddnm_plus(operator, y, 0.2)
     own = diffusion.schedule(config, (SIZE[0] * SIZE[1]) ** 0.5)
@@ -127,8 +129,8 @@ def test_the_measurement_of_an_image_depends_on_its_number_alone():
     config = settings(task="denoise", sigma_y=0.1)
     how = restoration.restoration(config, gaussian(), SIZE)
     x, known = jnp.zeros((3, *SIZE, 3)), jnp.ones((3, *SIZE, 1))
-    every = how.measure(x, known, jnp.array([4, 5, 6]))
-    one = how.measure(x[:1], known[:1], jnp.array([5]))
+    every = how.measure(x, known, jnp.zeros(3, int), jnp.array([4, 5, 6]))
+    one = how.measure(x[:1], known[:1], jnp.zeros(1, int), jnp.array([5]))
     np.testing.assert_array_equal(every[1], one[0])
 
 
@@ -152,13 +154,13 @@ def test_windows_leave_no_seam_and_reproduce_the_measurement(task):
         edge = jnp.pad(z_t, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         return 0.2 * z_t + 0.4 * (edge[:, 1:-1, 2:] + edge[:, 1:-1, :-2])
 
-    built = dataclasses.replace(gaussian(), apply=apply)
+    net = dataclasses.replace(gaussian(), apply=apply)
     config = settings(task=task)
     config.sample.update(window=8, window_stride=4)
-    how, _, y, known, found = restored(config, built)
+    how, _, y, known, found = restored(config, net)
     assert how.windows == 3
     assert float(how.residual(found, y, known).max()) < 1e-5
-    _, _, _, _, whole = restored(settings(task=task), built)
+    _, _, _, _, whole = restored(settings(task=task), net)
     np.testing.assert_allclose(found, whole, atol=1e-4)
 
 
@@ -177,8 +179,8 @@ def test_a_weaker_model_guides_without_classes():
     arguments = jnp.arange(1), jnp.zeros(1, jnp.int32), jnp.zeros((1, 4, 8, 3))
     known = jnp.ones((1, *SIZE, 1))
     np.testing.assert_allclose(
-        how.restore({}, {}, *arguments, known),
-        want.restore({}, None, *arguments, known),
+        how.restore(Weights({}, {}), *arguments, known),
+        want.restore(Weights({}), *arguments, known),
         atol=1e-4,
     )
 
@@ -191,14 +193,16 @@ def seen_labels(config, label, names=()):
         seen.append(cond.label)
         return jnp.zeros_like(z_t)
 
-    built = dataclasses.replace(gaussian(num_classes=3), apply=apply)
-    plan = restoration.plan(config, built, names)
-    how = restoration.restoration(config, built, SIZE)
+    net = dataclasses.replace(gaussian(num_classes=3), apply=apply)
+    plan = restoration.plan(config, net, names)
+    how = restoration.restoration(config, net, SIZE)
     seen.clear()
     known = jnp.ones((1, *SIZE, 1))
     with jax.disable_jit():
         y = jnp.zeros((1, *SIZE, 3))
-        how.restore({}, None, jnp.arange(1), jnp.array([label(plan)]), y, known)
+        zero = jnp.zeros(1, jnp.int32)
+        label = jnp.array([label(plan)])
+        how.restore(Weights({}), zero, jnp.arange(1), label, y, known)
     return plan, np.concatenate(seen)
 
 
@@ -226,19 +230,19 @@ def patch_codec(kept=4):
     order = np.argsort(np.add.outer(np.arange(n), np.arange(n)).ravel(), kind="stable")
     basis = jnp.asarray(np.kron(axis, axis)[order[:kept]], jnp.float32)  # [kept, 16]
 
-    def encode(image):
+    def encode(params, image):
         b, h, w, c = image.shape
         blocks = image.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 5, 2, 4)
         cells = blocks.reshape(b, h // n, w // n, c, n * n) @ basis.T
         return cells.reshape(b, h // n, w // n, c * kept)
 
-    def decode(cells):
+    def decode(params, cells):
         b, h, w, _ = cells.shape
         blocks = cells.reshape(b, h, w, 3, kept) @ basis
         blocks = blocks.reshape(b, h, w, 3, n, n).transpose(0, 1, 4, 2, 5, 3)
         return blocks.reshape(b, h * n, w * n, 3)
 
-    return Codec(encode, decode)
+    return Codec(encode, decode, factor=n)
 
 
 def in_latents(n=512, dilate=(0, 0), **changes):
@@ -249,8 +253,8 @@ def in_latents(n=512, dilate=(0, 0), **changes):
     known = np.ones((1, *size, 1), np.float32)
     known[:, 4:8, 4:8] = 0  # one cell of the latent image
     many = [jnp.repeat(v, n, axis=0) for v in (x * known, known)]
-    index, label = jnp.arange(n), jnp.zeros(n, jnp.int32)
-    found = jax.jit(how.restore)({}, None, index, label, *many)
+    index, zero = jnp.arange(n), jnp.zeros(n, jnp.int32)
+    found = jax.jit(how.restore)(Weights({}), zero, index, zero, *many)
     return codec, x, known, np.asarray(found)
 
 
@@ -261,7 +265,7 @@ def test_in_latents_the_hole_has_the_law_of_the_prior_and_the_rest_is_pasted():
     every = np.broadcast_to(x, found.shape)
     np.testing.assert_array_equal(found[inside], every[inside])
     # The hole is one cell: mean m and spread s in each of its numbers.
-    cells = np.asarray(codec.encode(jnp.asarray(found)))[:, 1, 1]
+    cells = np.asarray(codec.encode((), jnp.asarray(found)))[:, 1, 1]
     model = Gaussian()
     np.testing.assert_allclose(cells.mean(), model.mean, atol=0.03)
     np.testing.assert_allclose(cells.std(), model.std, rtol=0.06)
@@ -282,15 +286,21 @@ def test_the_hole_grows_in_latents_and_the_known_pixels_stay(dilate, imposed):
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         return jnp.full_like(z_t, 9.0)
 
-    built = dataclasses.replace(gaussian(channels=12), apply=apply)
+    net = dataclasses.replace(gaussian(channels=12), apply=apply)
     codec, seen = patch_codec(), []
-    spy = Codec(codec.encode, lambda cells: seen.append(cells) or codec.decode(cells))
-    how = restoration.restoration(config, built, (16, 16), codec=spy)
+
+    def decode(params, cells):
+        seen.append(cells)
+        return codec.decode(params, cells)
+
+    spy = codec._replace(decode=decode)
+    how = restoration.restoration(config, net, (16, 16), codec=spy)
     x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3), minval=-1.0)
     known = np.ones((1, 16, 16, 1), np.float32)
     known[:, 4:8, 4:8] = 0
     found = how.restore(
-        {}, None, jnp.arange(1), jnp.zeros(1, jnp.int32), x * known, jnp.asarray(known)
+        *(Weights({}), jnp.zeros(1, jnp.int32), jnp.arange(1), jnp.zeros(1, jnp.int32)),
+        *(x * known, jnp.asarray(known)),
     )
     filled = (np.asarray(seen[-1]) == 9.0).all(axis=-1)[0]
     assert (~filled).sum() == imposed
@@ -304,9 +314,9 @@ def test_growing_the_hole_in_pixels_leaves_less_to_hold_on_to():
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         return jnp.roll(z_t, 1, axis=2)
 
-    built = dataclasses.replace(gaussian(), apply=apply)
-    _, _, _, _, plain = restored(settings(), built)
-    _, x, _, known, grown = restored(settings(dilate=(1, 1)), built)
+    net = dataclasses.replace(gaussian(), apply=apply)
+    _, _, _, _, plain = restored(settings(), net)
+    _, x, _, known, grown = restored(settings(dilate=(1, 1)), net)
     inside = np.broadcast_to(np.asarray(known) == 1, grown.shape)
     np.testing.assert_array_equal(np.asarray(grown)[inside], np.asarray(x)[inside])
     assert not np.allclose(plain, grown)
@@ -316,7 +326,7 @@ def test_growing_the_hole_in_pixels_leaves_less_to_hold_on_to():
 def test_the_identity_codec_is_in_painting_in_pixels(name):
     mode = {"mask_mode": name["mode"]} if name else {}
     config = settings(dilate=(0, 0), **mode)
-    same = Codec(lambda x: x, lambda x: x)
+    same = Codec(lambda _, x: x, lambda _, x: x)
     _, _, _, _, pixels = restored(config)
     _, _, _, _, cells = restored(config, codec=same)
     np.testing.assert_array_equal(pixels, cells)
@@ -399,22 +409,22 @@ def test_only_in_painting_is_linear_in_latents():
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )
 def test_a_plan_names_the_key_that_is_wrong(changes, match):
-    built = gaussian(num_classes=3)
+    net = gaussian(num_classes=3)
     with pytest.raises(ValueError, match=match):
-        restoration.plan(settings(**changes), built, ("a", "b", "c"))
+        restoration.plan(settings(**changes), net, ("a", "b", "c"))
 
 
 def test_a_blur_of_another_sigma_has_the_taps_that_count():
     how = dict(task="deblur", kernel="gaussian", blur_sigma=(1.0, 2.0), blur_taps=None)
     with pytest.raises(ValueError, match="restore.blur_taps=13"):
         # Twelve pixels to both sides are more than a mirror of 5 has.
-        degradation(settings(**how)).operator((16, 5), jnp.ones((1, 16, 5, 1)))
-    degradation(settings(**how)).operator((16, 6), jnp.ones((1, 16, 6, 1)))
+        parse_degradation(settings(**how)).operator((16, 5), jnp.ones((1, 16, 5, 1)))
+    parse_degradation(settings(**how)).operator((16, 6), jnp.ones((1, 16, 6, 1)))
 
 
 def test_compat_is_the_published_operator():
     config = settings(task="inpaint+super_resolution", compat=True)
-    operator = degradation(config).operator(SIZE, jnp.asarray(half()))
+    operator = parse_degradation(config).operator(SIZE, jnp.asarray(half()))
     x = jax.random.uniform(jax.random.key(0), (4, *SIZE, 3))
     y = operator.forward(x)
     assert float(jnp.abs(operator.forward(operator.pinv(y)) - y).max()) > 0.1

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, networks
 from simple_diffusion.build import diffusion, image_geometry, network, sampling
+from simple_diffusion.configs import base, networks
+from simple_diffusion.core.types import Weights
 from simple_diffusion.diffusion import process
 
 
@@ -22,7 +23,7 @@ def tiny(num_classes=3):
         base_channels=4,
         emb_channels=8,
     )
-    return config, network.model(config, num_classes)
+    return config, network.network(config, num_classes)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +41,9 @@ def test_a_class_that_does_not_exist_lists_those_that_do(text):
 
 
 def test_labels_go_through_the_classes_in_turn():
-    config, built = tiny()
+    config, net = tiny()
     config.sample.count = 5
-    plan = sampling.plan(config, built, ("a", "b", "c"))
+    plan = sampling.plan(config, net, ("a", "b", "c"))
     assert plan.labels.tolist() == [0, 1, 2, 0, 1]
 
 
@@ -53,61 +54,61 @@ def test_a_size_that_is_none_names_the_key(text):
 
 
 def test_a_size_the_network_cannot_divide_names_the_multiple():
-    config, built = tiny()
+    config, net = tiny()
     config.sample.size = "9x8"
     with pytest.raises(ValueError, match="sample.size=9x8.*multiples of 2"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 def test_a_resolution_the_network_cannot_divide_names_the_key():
     config, _ = tiny()
     config.data.resolution = 9
     with pytest.raises(ValueError, match="data.resolution=9.*multiples of 2"):
-        network.model(config, 3)
+        network.network(config, 3)
 
 
 def test_a_model_without_classes_is_sampled_without_guidance():
-    config, built = tiny(num_classes=0)
-    params = built.init(jax.random.key(0))
+    config, net = tiny(num_classes=0)
+    params = net.init(jax.random.key(0))
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     config.sample.update(steps=2, guidance=1.0)
-    plain = sampling.sampling(config, built).draw(params, None, index, label)
+    plain = sampling.sampling(config, net).draw(Weights(params), 0 * index, index, label)
     config.sample.guidance = 3.0
-    sampler = sampling.sampling(config, built)
+    sampler = sampling.sampling(config, net)
     assert sampler.guidance == 1.0  # which is what a record of it must say
-    guided = sampler.draw(params, None, index, label)
+    guided = sampler.draw(Weights(params), 0 * index, index, label)
     np.testing.assert_array_equal(plain, guided)
 
 
 def test_a_weaker_model_of_another_scale_is_an_error():
-    config, built = tiny()
-    weak = dataclasses.replace(built, family=process.FLOW)
+    config, net = tiny()
+    weak = dataclasses.replace(net, family=process.FLOW)
     with pytest.raises(ValueError, match="family=flow, this one vp"):
-        sampling.sampling(config, built, weak)
+        sampling.sampling(config, net, weak)
 
 
 @pytest.mark.parametrize("key", ["solver", "grid", "clip"])
 def test_an_unknown_option_lists_the_known_ones(key):
-    config, built = tiny()
+    config, net = tiny()
     config.sample[key] = "magic"
     with pytest.raises(ValueError, match=f"sample.{key}='magic' must be one of"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 @pytest.mark.parametrize(
     ("solver", "calls"), [("ancestral", 7), ("ddim", 7), ("dpmpp_2m", 7), ("heun", 13)]
 )
 def test_network_calls_are_counted_as_the_solver_makes_them(solver, calls):
-    config, built = tiny()
+    config, net = tiny()
     config.sample.solver, config.sample.steps = solver, 7
-    assert sampling.sampling(config, built).network_calls == calls
+    assert sampling.sampling(config, net).network_calls == calls
 
 
 def test_a_level_table_with_a_missing_entry_says_which_column():
     config, _ = tiny()
     config.model.blocks = (1, 1, 1)
     with pytest.raises(ValueError, match="blocks: 3"):
-        network.model(config, 3)
+        network.network(config, 3)
 
 
 def anyres(**model):
@@ -115,24 +116,24 @@ def anyres(**model):
     config, _ = tiny()
     config.data.patches = base.patches(8, 16)
     config.model.update(place_bands=2, scale_embedding=True, **model)
-    return config, network.model(config, 3)
+    return config, network.network(config, 3)
 
 
-def seen_by_the_network(config, built, monkeypatch):
+def seen_by_the_network(config, net, monkeypatch):
     """Runs a network that only looks; returns the box and the whole it is told."""
     seen = {}
 
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         seen.setdefault("shape", z_t.shape)
-        seen["whole"], seen["box"] = cond.whole, cond.box
+        seen["whole"], seen["box"] = cond.full_size, cond.box
         return jnp.zeros_like(z_t)
 
-    looking = dataclasses.replace(built, apply=apply)
+    looking = dataclasses.replace(net, apply=apply)
     monkeypatch.setattr(image_geometry, "check_size", lambda *_: None)  # it divides all
     sampler = sampling.sampling(config, looking)
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     with jax.disable_jit():
-        sampler.draw({}, None, index, label)
+        sampler.draw(Weights({}), 0 * index, index, label)
     return seen
 
 
@@ -143,17 +144,17 @@ def seen_by_the_network(config, built, monkeypatch):
 def test_a_wide_image_is_a_whole_or_the_middle_of_a_square(
     frame, box, whole, monkeypatch
 ):
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(size="8x16", frame=frame, steps=2)
-    seen = seen_by_the_network(config, built, monkeypatch)
+    seen = seen_by_the_network(config, net, monkeypatch)
     assert seen["whole"] == whole
     np.testing.assert_allclose(seen["box"], np.tile([box], (len(seen["box"]), 1)))
 
 
 def test_a_model_without_places_is_told_none(monkeypatch):
-    config, built = tiny()
+    config, net = tiny()
     config.sample.update(size="8x16", steps=2)
-    seen = seen_by_the_network(config, built, monkeypatch)
+    seen = seen_by_the_network(config, net, monkeypatch)
     assert seen["whole"] is None and seen["box"] is None
 
 
@@ -168,28 +169,28 @@ def test_noise_levels_follow_the_resolution(shifts, steps):
 
 @pytest.mark.parametrize("guided", [1.0, 2.0])
 def test_windows_as_large_as_the_image_change_nothing(guided):
-    config, built = anyres()
-    params = lively(built)
+    config, net = anyres()
+    params = lively(net)
     config.sample.update(size="16x16", steps=2, guidance=guided)
     index, label = jnp.arange(2), jnp.array([0, 2])
-    whole = sampling.sampling(config, built)
+    whole = sampling.sampling(config, net)
     config.sample.window = 16
-    windows = sampling.sampling(config, built)
+    windows = sampling.sampling(config, net)
     assert (whole.windows, windows.windows) == (None, 1)
-    a, b = (jax.jit(s.draw)(params, None, index, label) for s in (whole, windows))
+    a, b = (jax.jit(s.draw)(Weights(params), 0 * index, index, label) for s in (whole, windows))
     np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
 
 
 def test_windows_are_counted_and_must_suit_the_network():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(size="16x24", window=8, window_stride=4)
-    assert sampling.sampling(config, built).windows == 3 * 5
+    assert sampling.sampling(config, net).windows == 3 * 5
     config.sample.window = 7
     with pytest.raises(ValueError, match="sample.window=7x7.*multiples of 2.*8x8"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
     config.sample.window = 0
     with pytest.raises(ValueError, match="sample.window=0"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 @pytest.mark.parametrize(
@@ -207,26 +208,26 @@ def test_which_models_know_places():
     # Only patches make places known: without them every image is a whole.
     config, _ = anyres()
     config.data.patches = None
-    assert not network.model(config, 3).knows_place
+    assert not network.network(config, 3).knows_place
 
 
-def lively(built):
-    params = built.init(jax.random.key(0))
+def lively(net):
+    params = net.init(jax.random.key(0))
     return jax.tree.map(
         lambda v: v + 0.05 * jnp.sin(jnp.arange(v.size).reshape(v.shape)), params
     )
 
 
 def test_a_coarse_image_lends_its_structure_to_a_larger_one():
-    config, built = anyres()
-    params, index, label = lively(built), jnp.arange(2), jnp.array([0, 2])
+    config, net = anyres()
+    params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
-    small = jax.jit(sampling.sampling(config, built).draw)(params, None, index, label)
+    small = jax.jit(sampling.sampling(config, net).draw)(Weights(params), 0 * index, index, label)
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
-    sampler = sampling.sampling(config, built)
+    sampler = sampling.sampling(config, net)
     # So late that next to nothing of the small image is lost in the noise. (Drawn from
     # noise at once, the large one is 80 grey levels away.)
-    large = jax.jit(sampler.draw)(params, None, index, label)
+    large = jax.jit(sampler.draw)(Weights(params), 0 * index, index, label)
     shape = (2, 16, 16, 3)
     enlarged = jax.image.resize(small.astype(jnp.float32), shape, "cubic")
     assert float(jnp.abs(large - jnp.clip(enlarged, 0, 255)).mean()) < 8
@@ -234,9 +235,9 @@ def test_a_coarse_image_lends_its_structure_to_a_larger_one():
 
 
 def test_the_cut_of_a_coarse_image_is_its_middle():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
-    one = image_geometry.canvas(config, built, "8x16", config.sample.steps)
+    one = image_geometry.image_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
     cut = one.enlarged(x, (0.0, 0.0, 1.0, 1.0))
     assert cut.shape == (1, 8, 16, 3)
@@ -245,9 +246,9 @@ def test_the_cut_of_a_coarse_image_is_its_middle():
 
 
 def test_the_coarse_image_is_left_out_where_it_would_not_be_coarser():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(size="8x8", coarse_size="8x8", steps=4)
-    assert sampling.sampling(config, built).network_calls == 4
+    assert sampling.sampling(config, net).network_calls == 4
 
 
 @pytest.mark.parametrize(
@@ -255,63 +256,63 @@ def test_the_coarse_image_is_left_out_where_it_would_not_be_coarser():
     [("coarse_size", "9x9"), ("coarse_size", "8"), ("coarse_time", 0.0)],
 )
 def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(size="16x16", coarse_size="8x8")
     config.sample[key] = value
     with pytest.raises(ValueError, match=f"sample.{key}={value!r}".replace("'", ".?")):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 @pytest.mark.parametrize(("extrapolate", "told"), [(False, (8, 16)), (True, (32, 64))])
 def test_beyond_the_largest_size_of_training_the_network_is_told_that(
     extrapolate, told
 ):
-    config, built = anyres()
+    config, net = anyres()
     config.sample.extrapolate = extrapolate
-    one = image_geometry.canvas(config, built, "32x64", config.sample.steps)
-    assert one.told == told
+    one = image_geometry.image_geometry(config, net, "32x64", config.sample.steps)
+    assert one.network_size == told
     first = diffusion.schedule(config, (told[0] * told[1]) ** 0.5)(jnp.float32(1.0))
     np.testing.assert_allclose(one.grid[0], first, rtol=1e-6)
-    within = image_geometry.canvas(config, built, "12x16", config.sample.steps)
-    assert within.told == (12, 16)
+    within = image_geometry.image_geometry(config, net, "12x16", config.sample.steps)
+    assert within.network_size == (12, 16)
 
 
 def test_a_coarse_image_that_was_cut_is_not_cut_again():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(frame="cut")
-    coarse = image_geometry.canvas(config, built, "4x8", config.sample.steps)
-    fine = image_geometry.canvas(config, built, "8x16", config.sample.steps)
+    coarse = image_geometry.image_geometry(config, net, "4x8", config.sample.steps)
+    fine = image_geometry.image_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 8, 3))
     want = jax.image.resize(x, (1, 8, 16, 3), "cubic")
     np.testing.assert_array_equal(fine.enlarged(x, coarse.box), want)
 
 
 def test_a_coarse_image_that_shows_too_little_is_an_error():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.update(frame="cut", size="16x16", coarse_size="4x8")
     with pytest.raises(ValueError, match="sample.coarse_size=4x8 shows less"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 def test_a_size_of_zero_names_the_nearest():
-    config, built = tiny()
+    config, net = tiny()
     config.sample.size = "0x8"
     with pytest.raises(ValueError, match="sample.size=0x8.*nearest is 2x8"):
-        sampling.sampling(config, built)
+        sampling.sampling(config, net)
 
 
 def test_a_further_size_that_does_not_divide_names_its_key():
-    config, built = anyres()
+    config, net = anyres()
     config.sample.also_sizes = ("8x9",)
     with pytest.raises(ValueError, match="sample.also_sizes=8x9"):
-        sampling.further(config, built)
+        sampling.further(config, net)
 
 
 def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
     config, _ = anyres()
     config.data.patches.smallest = 12
-    built = network.model(config, 3)
-    assert sampling.sampling(config, built).size == (12, 12)
+    net = network.network(config, 3)
+    assert sampling.sampling(config, net).size == (12, 12)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +328,9 @@ def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
 def test_each_use_of_places_makes_them_known(model):
     config, _ = tiny()
     config.data.patches = base.patches(8, 16)
-    assert not network.model(config, 3).knows_place
+    assert not network.network(config, 3).knows_place
     config.model.update(model)
-    assert network.model(config, 3).knows_place
+    assert network.network(config, 3).knows_place
 
 
 def test_a_table_of_positions_is_refused_for_patches():
@@ -337,15 +338,15 @@ def test_a_table_of_positions_is_refused_for_patches():
     config.data.patches = base.patches(8, 16)
     config.model = networks.uvit()
     with pytest.raises(ValueError, match="model.position='learned' is a table"):
-        network.model(config, 3)
+        network.network(config, 3)
 
 
 def test_a_weaker_model_that_cannot_divide_the_size_names_the_key():
-    config, built = anyres()
+    config, net = anyres()
     other, _ = tiny()
     other.data.resolution = 16
     other.model.update(channels=(8, 8, 8, 8), blocks=(1,) * 4, heads=(1,) * 4)
-    weak = network.model(other, 3)
+    weak = network.network(other, 3)
     config.sample.size = "12x12"
     with pytest.raises(ValueError, match="guidance_workdir.*multiples of 8"):
-        sampling.sampling(config, built, weak)
+        sampling.sampling(config, net, weak)

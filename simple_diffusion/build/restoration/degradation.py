@@ -54,7 +54,7 @@ class Degradation:
         return self.tasks == ("inpaint",)
 
 
-def degradation(config: Config) -> Degradation:
+def parse_degradation(config: Config) -> Degradation:
     """Returns what `restore.task` names.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -10,17 +9,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from simple_diffusion.build import sampling
+from simple_diffusion.build.codec import PIXELS
 from simple_diffusion.build.denoising import denoising
-from simple_diffusion.build.image_geometry import canvas, parse_size
-from simple_diffusion.build.network import Model
+from simple_diffusion.build.image_geometry import image_geometry, parse_size
+from simple_diffusion.build.network import Network
 from simple_diffusion.build.restoration.degradation import (
     Degradation,
     Size,
-    degradation,
+    parse_degradation,
 )
 from simple_diffusion.core import rng
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Codec, Params, Solver
+from simple_diffusion.core.types import Codec, Params, Progress, Solver, Weights
 from simple_diffusion.diffusion.process import Family
 from simple_diffusion.restoration import ddnm, latent, null_space, travel
 from simple_diffusion.restoration.operators import LinearOperator
@@ -30,7 +30,7 @@ from simple_diffusion.restoration.operators import LinearOperator
 class Plan:
     """What is restored.
 
-    task, lost: what was lost, as it is named and as an operator.
+    task, degradation: what was lost, as it is named and as an operator.
     input, hole_mask, output: where from, with which mask, where to; as in the config.
     degrade: whether inputs are whole, and to be degraded first.
     size: height and width that inputs are brought to; None leaves them as they are.
@@ -41,7 +41,7 @@ class Plan:
     """
 
     task: str
-    lost: Degradation
+    degradation: Degradation
     input: str
     hole_mask: str | None
     output: str | None
@@ -53,25 +53,25 @@ class Plan:
     lpips_weights: str | None
 
 
-def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
+def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
     """Returns what `config.restore` asks for.
 
     Raises:
       ValueError: for numbers out of range, names that do not exist, and keys that must
         be set.
     """
-    c, lost = config.restore, degradation(config)
+    c, degradation = config.restore, parse_degradation(config)
     if c.samples < 1:
         raise ValueError(f"restore.samples={c.samples} must be at least 1")
-    classes = [built.num_classes]
+    classes = [net.num_classes]
     if c.classes is not None:
         key = "restore.classes"
-        classes = sampling.parse_classes(c.classes, class_names, built.num_classes, key)
+        classes = sampling.parse_classes(c.classes, class_names, net.num_classes, key)
     size = None if c.size is None else parse_size(c.size, 0, "restore.size")
-    _algorithm(config, built.family)  # an error now, and not once for each input
+    _algorithm(config, net.family)  # an error now, and not once for each input
     found = Plan(
-        task="+".join(lost.tasks),
-        lost=lost,
+        task="+".join(degradation.tasks),
+        degradation=degradation,
         input=c.input or "",
         hole_mask=c.hole_mask or None,
         output=c.output,
@@ -86,11 +86,11 @@ def plan(config: Config, built: Model, class_names: tuple[str, ...]) -> Plan:
         raise ValueError(
             "restore.input must name an image, a folder of images, or held_out:COUNT"
         )
-    if found.hole_mask is not None and not lost.needs_mask:
+    if found.hole_mask is not None and not degradation.needs_mask:
         raise ValueError(
             f"restore.hole_mask is for tasks with inpaint, not restore.task={c.task}"
         )
-    if lost.needs_mask and found.hole_mask is None:
+    if degradation.needs_mask and found.hole_mask is None:
         raise ValueError(
             f"restore.task={c.task} needs restore.hole_mask: an image in which white "
             "is filled, a folder of them, box:HxW or random:SHARE"
@@ -107,10 +107,10 @@ class Restoration:
 
     size: height and width of the images in pixels.
     measured: shape of one measurement.
-    measure: (image, known_mask, index [b]) -> y, with noise.
+    measure: (image, known_mask, seed [b], index [b]) -> y, with noise.
     guess: (y, known_mask) -> A⁺y, the image that holds what was measured and no more.
-    restore: (params, weak params or None, index, label, y, known_mask) -> image. What
-      is random about it depends on its own index alone.
+    restore: (weights, seed, index, label, y, known_mask) -> image. What is random about
+      it depends on its own seed and index alone.
     residual: (image, y, known_mask) -> [b], the root mean square of A x - y.
     network_calls: per image, a guided one counting once.
     windows: how many an image is made of; None if it is made at once.
@@ -128,98 +128,100 @@ class Restoration:
 
 def restoration(
     config: Config,
-    built: Model,
+    net: Network,
     size: Size,
-    weak: Model | None = None,
+    weak: Network | None = None,
     *,
     mesh: Mesh | None = None,
-    codec: Codec | None = None,
-    tick: Callable[[int, int], None] | None = None,
+    codec: Codec = PIXELS,
+    progress: Progress | None = None,
 ) -> Restoration:
     """Returns how images of a size are restored.
 
     Args:
       config: the whole config.
-      built: the model.
+      net: the model.
       size: height and width of the restored images in pixels.
       weak: the model to guide by, if not by the null class.
       mesh: the devices that share windows, if there are any.
-      codec: to and from the space that the model is of; None is pixels.
-      tick: called now and then, see `travel.restore`.
+      codec: to and from the space of the model.
+      progress: called on the host at every move, see `travel.restore`.
 
     Raises:
       ValueError: for numbers out of range, unknown names, sizes that do not divide, and
         what does not go together.
     """
     c = config.restore
-    lost = degradation(config)
-    way, noise, steps = _algorithm(config, built.family)
-    if codec is not None and (noise or not lost.keeps_pixels):
+    degradation = parse_degradation(config)
+    way, noise, steps = _algorithm(config, net.family)
+    if codec.factor != 1 and (noise or not degradation.keeps_pixels):
         raise ValueError(
             f"restore.task={c.task}, restore.sigma_y={c.sigma_y}: in the latents of an "
             "autoencoder only inpaint without noise is linear"
         )
-    observe, cells = _cells(config, size, lost, codec)
-    sheet = canvas(
-        config, built, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
+    observe, cells = _cells(config, size, degradation, codec)
+    geometry = image_geometry(
+        config, net, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
     )
-    guided = weak is not None or (built.num_classes > 0 and c.classes is not None)
+    guided = weak is not None or (net.num_classes > 0 and c.classes is not None)
     own = denoising(
-        config, built, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
+        config, net, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
     )
-    own.check(sheet)
+    own.check(geometry)
     # Read here: what is traced later must not look at the config.
-    seed, channels, decode = config.sample.seed, built.size[2], _decode(codec)
+    channels = net.size[2]
 
-    def measure(x: jax.Array, known_mask: jax.Array, index: jax.Array) -> jax.Array:
-        y = lost.operator(size, known_mask).forward(x)
+    def measure(
+        x: jax.Array, known_mask: jax.Array, seed: jax.Array, index: jax.Array
+    ) -> jax.Array:
+        y = degradation.operator(size, known_mask).forward(x)
         if not noise:
             return y
-        keys = rng.per_example(rng.key_for(seed, 0, "measurement"), index)
+        keys = jax.vmap(lambda s, k: rng.example_key(s, "measurement", k))(seed, index)
         y = y + noise * rng.normal_per_example(keys, y.shape[1:])
-        return y * known_mask if lost.keeps_pixels else y
+        return y * known_mask if degradation.keeps_pixels else y
 
     def restore(
-        params: Params,
-        weak_params: Params | None,
+        weights: Weights,
+        seed: jax.Array,
         index: jax.Array,
         label: jax.Array,
         y: jax.Array,
         known_mask: jax.Array,
     ) -> jax.Array:
-        operator, target = observe(y, known_mask)
-        keys = rng.per_example(rng.key_for(seed, 0, "restore"), index)
+        operator, target = observe(weights.codec, y, known_mask)
+        keys = jax.vmap(lambda s, k: rng.example_key(s, "restore", k))(seed, index)
 
         def finish(x_hat: jax.Array) -> jax.Array:
             # At the end of the way the share of DDNM+ is 0.
             return x_hat if noise else null_space.project(operator, x_hat, target)
 
         x = travel.restore(
-            own.on(sheet, params, weak_params, label),
+            own.on(geometry, weights, label),
             steps(operator, target),
             finish,
-            sheet.grid,
+            geometry.grid,
             keys,
-            (*sheet.size, channels),
-            built.family,
+            (*geometry.size, channels),
+            net.family,
             way,
-            tick,
+            progress,
         )
-        x = decode(x)
-        keeps = lost.keeps_pixels and not noise
+        x = codec.decode(weights.codec, x)
+        keeps = degradation.keeps_pixels and not noise
         return latent.paste(x, y, known_mask) if keeps else x
 
     def guess(y: jax.Array, known_mask: jax.Array) -> jax.Array:
-        return lost.operator(size, known_mask).pinv(y)
+        return degradation.operator(size, known_mask).pinv(y)
 
     def residual(x: jax.Array, y: jax.Array, known_mask: jax.Array) -> jax.Array:
-        error = lost.operator(size, known_mask).forward(x) - y
+        error = degradation.operator(size, known_mask).forward(x) - y
         return jnp.sqrt(jnp.square(error).reshape(len(error), -1).mean(axis=1))
 
-    example = jnp.zeros((1, *size, 3 if codec is not None else channels))
+    example = jnp.zeros((1, *size, 3 if codec.factor != 1 else channels))
     mask = jnp.ones((1, *size, 1))
     zero = jnp.zeros(1, jnp.int32)
-    y = jax.eval_shape(measure, example, mask, zero)
+    y = jax.eval_shape(measure, example, mask, zero, zero)
     per_step = sampling.calls_per_step(c.solver)
     return Restoration(
         size=size,
@@ -229,7 +231,7 @@ def restoration(
         restore=restore,
         residual=residual,
         network_calls=per_step * (travel.network_calls(c.steps, way) - 1) + 1,
-        windows=sheet.windows,
+        windows=geometry.windows,
     )
 
 
@@ -273,7 +275,7 @@ def _solver(
 
     def ordinary(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
         plain = sampling.solver(config, name, family, eta)
-        return functools.partial(null_space.projected, plain)
+        return functools.partial(null_space.project_solver, plain)
 
     if as_ddim and (sigma_y or c.solver != "ddnm"):
         raise ValueError(
@@ -291,20 +293,16 @@ def _solver(
 
 
 def _cells(
-    config: Config, size: Size, lost: Degradation, codec: Codec | None
+    config: Config, size: Size, degradation: Degradation, codec: Codec
 ) -> tuple[Callable[..., tuple[LinearOperator, jax.Array]], Size]:
     """Returns what is observed in the space of the model, and the size there.
 
-    The first is (y, known_mask) -> (operator, target).
+    The first is (codec params, y, known_mask) -> (operator, target).
     """
-    c, factor = config.restore, 1
-    if codec is not None:
-        image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-        latents = jax.eval_shape(codec.encode, image)
-        factor = math.ceil(size[0] / latents.shape[1])
-    usual = (0, 0) if codec is None else (2, 2)
+    c, factor = config.restore, codec.factor
+    usual = (0, 0) if factor == 1 else (2, 2)
     grow = usual if c.dilate is None else c.dilate
-    if c.dilate is not None and not lost.keeps_pixels:
+    if c.dilate is not None and not degradation.keeps_pixels:
         raise ValueError(f"restore.dilate is for restore.task=inpaint, not {c.task}")
     if len(grow) != 2:
         raise ValueError(
@@ -320,20 +318,16 @@ def _cells(
     )
 
     def observe(
-        y: jax.Array, known_mask: jax.Array
+        codec_params: Params, y: jax.Array, known_mask: jax.Array
     ) -> tuple[LinearOperator, jax.Array]:
-        if lost.keeps_pixels:
+        if degradation.keeps_pixels:
             known = known_cells(known_mask)
             # The encoder sees the hole black, as the method's authors have it.
             black = jnp.where(known_mask > 0, y, -1.0)
-            cells = y if codec is None else codec.encode(black)
+            cells = codec.encode(codec_params, y if factor == 1 else black)
             h, w = known.shape[1:3]
-            return lost.operator((h, w), known), cells * known
-        return lost.operator(size, known_mask), y
+            return degradation.operator((h, w), known), cells * known
+        return degradation.operator(size, known_mask), y
 
     jax.eval_shape(known_cells, jax.ShapeDtypeStruct((1, *size, 1), jnp.float32))
     return observe, (size[0] // factor, size[1] // factor)
-
-
-def _decode(codec: Codec | None) -> Callable[[jax.Array], jax.Array]:
-    return (lambda x: x) if codec is None else codec.decode

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
-from simple_diffusion.core import files
+from simple_diffusion.core import console, files
 from simple_diffusion.data.sources.protocols import Split
 from simple_diffusion.evaluation import feature_bank, metric_names, published, scoring
 from simple_diffusion.evaluation.feature_bank import Banks
@@ -41,7 +41,7 @@ class Comparison:
 
     plan: of the evaluation.
     networks: with their weights.
-    opened: the data source; None where nothing is compared with it.
+    dataset: the data source; None where nothing is compared with it.
     mesh: the devices.
     folder: where features are kept.
     """
@@ -50,13 +50,13 @@ class Comparison:
         self,
         plan: Plan,
         networks: list[FeatureNetwork],
-        opened: Data | None,
+        dataset: Data | None,
         mesh: Mesh,
         folder: epath.Path,
     ):
         self.plan = plan
         self.networks = networks
-        self._opened = opened
+        self._dataset = dataset
         self._mesh = mesh
         self._folder = folder
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -71,7 +71,7 @@ class Comparison:
             plan.seed, plan.neighbours, plan.density_neighbours
         )
         self._notes: list[str] = []
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def reference(self, size: Size, label: int | None = None) -> Reference:
         """Returns what images of a size are compared with.
@@ -86,10 +86,10 @@ class Comparison:
         """
         key = size, label
         if key not in self._references:
-            self._references[key] = self._made(size, label)
+            self._references[key] = self._open_reference(size, label)
         return self._references[key]
 
-    def gathered(
+    def features_of(
         self, images: ImageSet, keep: int, store: bool = True, path: Any = None
     ) -> Banks:
         """Returns what the networks say of a set.
@@ -121,7 +121,7 @@ class Comparison:
         self._used.add(path.name)
         # They go on together, from one place, whatever each has seen of the disk.
         place = 0 if stored is None else stored.position
-        if not cluster.all_agree(cluster.first_says([place]) == [place]):
+        if not cluster.all_true(cluster.broadcast_from_first([place]) == [place]):
             stored = None
 
         def save(banks: Banks) -> None:
@@ -138,7 +138,7 @@ class Comparison:
             save=save if store else None,
             progress=_progress(images.count),
         )
-        cluster.all_agree(True)  # that it is written, before anyone reads it
+        cluster.all_true(True)  # that it is written, before anyone reads it
         return found
 
     def metrics(
@@ -156,7 +156,7 @@ class Comparison:
         theirs = reference.banks
         prefix = "" if plan.patch is None else f"patch{plan.patch}_"
         for network in self.networks:
-            if network.name not in theirs.of:
+            if network.name not in theirs.by_network:
                 self.note(f"{plan.reference} says nothing of {network.name}")
                 continue
             guess, is_inception = (
@@ -169,9 +169,11 @@ class Comparison:
                     f"likely by {guess}; with evaluate.resize={network.resize} "
                     "distances to it do not compare"
                 )
-            mine, real = (banks.of[network.name] for banks in (generated, theirs))
+            mine, real = (
+                banks.by_network[network.name] for banks in (generated, theirs)
+            )
             labels = generated.labels
-            found = scoring.metrics(
+            found = scoring.compute_metrics(
                 network, mine, real, labels, wanted, self._options, self.note
             )
             for metric in found:
@@ -181,9 +183,9 @@ class Comparison:
         """Says what a reader of the metrics should know, and puts it on record."""
         if line not in self._notes:
             self._notes.append(line)
-        if line not in self._told:
-            self._told.add(line)
-            files.say(f"  note: {line}")
+        if line not in self._printed:
+            self._printed.add(line)
+            console.print_line(f"  note: {line}")
 
     def forget_notes(self) -> None:
         """Begins another evaluation, of which earlier notes say nothing."""
@@ -205,14 +207,18 @@ class Comparison:
 
         None where there is no data source, or nothing of it is held out.
         """
-        if self._opened is None:
+        if self._dataset is None:
             return None
         keep = self.plan.reference_features
         train = self._of_data(size, "train", keep, None)
         held_out = self._of_data(size, "holdout", _HELD_OUT, None)
         if held_out.count < 2:
             return None
-        return train, self.gathered(train, keep), self.gathered(held_out, _HELD_OUT)
+        return (
+            train,
+            self.features_of(train, keep),
+            self.features_of(held_out, _HELD_OUT),
+        )
 
     def record(self) -> dict[str, Any]:
         """Returns what was compared with what, for the record."""
@@ -230,7 +236,7 @@ class Comparison:
             "notes": list(self._notes),
         }
 
-    def tidy(self) -> None:
+    def remove_unused(self) -> None:
         """Removes features in the folder, but for those used and a few younger ones."""
         if jax.process_index() or not self._folder.exists():
             return
@@ -244,10 +250,10 @@ class Comparison:
                 if piece.stat().mtime < time.time() - _ABANDONED_SECONDS:
                     piece.unlink()  # of a process that was killed
 
-    def _made(self, size: Size, label: int | None) -> Reference:
+    def _open_reference(self, size: Size, label: int | None) -> Reference:
         plan, spec = self.plan, self.plan.reference
         kind, _, name = spec.partition(":")
-        if kind == "npz" and published.holds_statistics(Path(name).expanduser()):
+        if kind == "npz" and published.has_statistics(Path(name).expanduser()):
             return self._published(Path(name).expanduser(), spec, size)
         path = None
         if kind in ("data", "statistics"):
@@ -263,16 +269,18 @@ class Comparison:
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, plan.size, batch)
         references.check_same_size(images, size, spec)
-        files.say(f"reference: {images.count} images of {references.said(spec, plan)}")
+        console.print_line(
+            f"reference: {images.count} images of {references.describe(spec, plan)}"
+        )
         try:
-            banks = self.gathered(images, plan.reference_features, path=path)
+            banks = self.features_of(images, plan.reference_features, path=path)
         except feature_bank.Mismatch as error:
             raise ValueError(
                 f"evaluate.reference={spec}: {error}. Name another file to compute "
                 "these statistics, or change the keys back"
             ) from error
         about = {
-            "what": references.said(spec, plan),
+            "what": references.describe(spec, plan),
             "n": banks.n,
             "hash": feature_bank.digest(banks.identity),
             "identity": banks.identity,
@@ -290,11 +298,11 @@ class Comparison:
             images = image_files.open_files(spec, key, self.plan.size, batch)
             references.check_same_size(images, size, spec)
             keep = self.plan.reference_features
-            banks = self.gathered(images, keep)
+            banks = self.features_of(images, keep)
             # Distances by the published statistics, all else by these few images.
-            few = banks.of["inception"]
+            few = banks.by_network["inception"]
             known = dataclasses.replace(known, features=few.features)
-            banks.of["inception"] = known
+            banks.by_network["inception"] = known
         about = {
             "what": f"{spec} (published statistics)",
             "n": None,
@@ -311,17 +319,17 @@ class Comparison:
         label: int | None,
         most: int | None = None,
     ) -> ImageSet:
-        opened = self._opened
-        if opened is None:
+        dataset = self._dataset
+        if dataset is None:
             raise ValueError(
                 f"evaluate.reference={self.plan.reference} needs data.source to open"
             )
-        examples = opened.describe(split, size)["examples"]
+        examples = dataset.describe(split, size)["examples"]
         if count is None:
             enough = max(self.plan.count, self.plan.reference_features)
             count = examples if examples < ENDLESS else enough
         return image_sets.of_data(
-            opened,
+            dataset,
             self._mesh,
             count=min(count, examples, examples if most is None else most),
             batch_size=self.batch_size,
@@ -351,7 +359,7 @@ def _usable(
             Path(path).touch()  # the longest unused goes first, see `tidy`
         return _enough(feature_bank.load(path, identity), path, keep, count)
     except ValueError as error:
-        files.say(f"note: {error}; gathered anew")
+        console.print_line(f"note: {error}; gathered anew")
         return None
 
 
@@ -368,7 +376,7 @@ def _progress(count: int) -> Callable[[int], None]:
         elif now - said > _SAY_SECONDS and done > first:
             said = now
             rate = (done - first) / (now - start)
-            left = report.duration((count - done) / rate)
-            files.say(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
+            left = report.format_duration((count - done) / rate)
+            console.print_line(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
 
     return tell

@@ -5,18 +5,18 @@ from typing import Any
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
-from simple_diffusion.build import data, evaluation, feature_networks, sampling
-from simple_diffusion.build.network import Model
-from simple_diffusion.core import files
+from simple_diffusion.build import data, feature_networks
+from simple_diffusion.build import evaluation as build_evaluation
+from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.evaluation import feature_bank, metric_names
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.modes import evaluate
-from simple_diffusion.pipelines import compiled, trained_weights
-from simple_diffusion.pipelines.evaluation import record, references
+from simple_diffusion.pipelines import trained_weights
+from simple_diffusion.pipelines.evaluation import evaluation, record, references
 from simple_diffusion.pipelines.evaluation.comparison import Comparison
+from simple_diffusion.pipelines.trained import Trained
+from simple_diffusion.pipelines.training_grids import TrainingGrids
 from simple_diffusion.training import checkpoint, cluster, state
 
 _OWN = {
@@ -39,49 +39,49 @@ _KINDS = {
 }
 
 
-class Checks:
+class TrainingEvaluations:
     """Evaluations of a training, by few samples and the cheap ones of all metrics.
 
     config: the whole config; what cannot be evaluated is an error at once.
     folder: the workdir.
-    opened: the data source.
-    built: the model.
-    mesh: the devices.
-    sampler: how samples are drawn.
-    drawer: what draws them.
+    dataset: the data source.
+    trained: the model; its weights are not used.
+    grids: whose drawer is used, so that nothing is compiled twice.
     """
 
     def __init__(
         self,
         config: Config,
         folder: epath.Path,
-        opened: data.Data,
-        built: Model,
-        mesh: Mesh,
-        sampler: sampling.Sampling,
-        drawer: compiled.Drawer,
+        dataset: data.Data,
+        trained: Trained,
+        grids: TrainingGrids,
     ):
-        plan = self._plan = evaluation.plan_of_model(config, "a training")
+        plan = self._plan = build_evaluation.plan_of_model(config, "a training")
         record.commit()
         feature_networks.check_weights(config)
-        references.check(plan, config.evaluate.networks, opened, sampler.size)
-        evaluate.label_of(plan.labels, built, opened.class_names)
+        networks, size = config.evaluate.networks, grids.sampler.size
+        references.check(plan, networks, dataset, size)
+        evaluation.label_of(plan.labels, trained.net, dataset.class_names)
         # In a training these are what is drawn from, whatever `sample` says.
         config = config.copy_and_resolve_references()
         for key, value in _OWN.items():
             config.sample[key] = value
-        self._config, self._folder = config, folder
-        self._opened, self._built, self._mesh = opened, built, mesh
-        self._sampler, self._drawer = sampler, drawer
+        self._config, self._folder, self._dataset = config, folder, dataset
+        self._untrained, self._grids = trained, grids
         self._check_best()
-        self._compared: Comparison | None = None
+        self._comparison: Comparison | None = None
         self._best: checkpoint.Best | None = None
 
     def begin(self, step: int) -> None:
         """Forgets evaluations of steps that were lost and will be made again."""
         record.forget_after(self._folder, step)
-        if cluster.first_says([(self._folder / trained_weights.BEST).exists()])[0]:
-            checkpoint.Best.forget_after(self._folder / trained_weights.BEST, step)
+        if cluster.broadcast_from_first(
+            [(self._folder / trained_weights.BEST).exists()]
+        )[0]:
+            checkpoint.BestCheckpoint.delete_after(
+                self._folder / trained_weights.BEST, step
+            )
         last = files.read_metrics(self._folder).get("step")
         if jax.process_index() == 0 and last is not None and last > step:
             (self._folder / files.METRICS).unlink()
@@ -89,36 +89,41 @@ class Checks:
     def during(self, step: int, current: state.TrainState) -> None:
         """Evaluates a step, and keeps its checkpoint if it is the best so far."""
         count = self._plan.during_training
-        files.say(f"evaluating step {step} with {count} samples")
-        found, label = self._measured(current, count)
-        record.append(self._folder, self._described(current, found))
+        console.print_line(f"evaluating step {step} with {count} samples")
+        found, label = self._measure(current, count)
+        record.append(self._folder, self._describe(current, found))
         metric = self._chosen(found)
         if metric is None:
             wanted = self._plan.best_metric or "fd"
-            files.say(f"  note: without {wanted} no checkpoint is known to be the best")
+            console.print_line(
+                f"  note: without {wanted} no checkpoint is known to be the best"
+            )
             return
         if self._best is None:
-            lower = metric_names.better_lower(metric.name)
-            assert lower is not None and self._compared is not None
+            lower = metric_names.is_lower_better(metric.name)
+            assert lower is not None and self._comparison is not None
             folder = self._folder / trained_weights.BEST
             # Values of other samples, or compared otherwise, say nothing of these.
-            drawn = record.drawn(self._config, self._sampler, None)
-            settings = drawn | self._compared.settings(self._sampler.size, label)
+            drawn = record.sampling_settings(self._config, self._grids.sampler, None)
+            settings = drawn | self._comparison.settings(
+                self._grids.sampler.size, label
+            )
             name = f"{metric.name} {feature_bank.digest(settings)}"
-            self._best = checkpoint.Best(folder, name, lower)
-        if self._best.offer(step, current, metric.value):
-            files.say(
+            self._best = checkpoint.BestCheckpoint(folder, name, lower)
+        if self._best.save_if_better(step, current, metric.value):
+            console.print_line(
                 f"  the best so far, kept in {self._folder / trained_weights.BEST}"
             )
 
     def final(self, last: state.TrainState) -> dict[str, Any]:
         """Evaluates the end of a training and writes its record, which is returned."""
         count = self._plan.after_training
-        files.say(f"evaluating with {count} samples and held-out images")
-        model = self._model(last)
-        found = list(record.tell(evaluate.held_out(self._config, model, count)))
-        found += self._measured(last, count)[0]
-        described = self._described(last, found)
+        console.print_line(f"evaluating with {count} samples and held-out images")
+        trained = self._trained(last)
+        loss = evaluation.held_out(self._config, trained, self._dataset, count)
+        found = list(record.print_metrics(loss))
+        found += self._measure(last, count)[0]
+        described = self._describe(last, found)
         record.append(self._folder, described)
         files.write_metrics(self._folder, described)
         return described
@@ -128,41 +133,44 @@ class Checks:
         if self._best is not None:
             self._best.close()
 
-    def _model(self, current: state.TrainState) -> evaluate.Model:
-        params = current.ema["main"]
-        step = int(current.step)
-        return evaluate.Model(self._built, step, params, self._opened, self._mesh)
+    def _trained(self, current: state.TrainState) -> Trained:
+        weights = self._untrained.weights._replace(network=current.ema["main"])
+        return dataclasses.replace(
+            self._untrained, weights=weights, step=int(current.step)
+        )
 
-    def _measured(
+    def _measure(
         self, current: state.TrainState, count: int
     ) -> tuple[list[Metric], int | None]:
         """Returns metrics of samples, and their class if they all have one."""
-        if self._compared is None:  # late: it may have to train a classifier
+        if self._comparison is None:  # late: it may have to train a classifier
             most = self._plan.reference_during_training
             plan = dataclasses.replace(self._plan, reference_most=most)
-            parts = self._config, self._folder, self._mesh, self._opened, plan
-            self._compared = evaluate.comparison(*parts)
-        self._compared.forget_notes()
-        drawn = evaluate.samples(
+            self._comparison = evaluation.open_comparison(
+                self._config, self._folder, self._untrained.mesh, self._dataset, plan
+            )
+        comparison = self._comparison
+        comparison.forget_notes()
+        samples = evaluation.samples(
             self._config,
-            self._model(current),
-            self._compared,
-            self._sampler,
+            self._trained(current),
+            comparison,
+            self._grids.sampler,
             count,
-            self._drawer,
+            self._grids.drawer,
         )
         wanted = self._plan.metrics_during_training
-        generated = evaluate.gathered(self._compared, drawn, store=False)
-        found = evaluate.measure(self._compared, drawn, generated, wanted)
-        return list(record.tell(found)), drawn.label
+        features = evaluation.extract_features(comparison, samples, store=False)
+        found = evaluation.measure(comparison, samples, features, wanted)
+        return list(record.print_metrics(found)), samples.label
 
-    def _described(
+    def _describe(
         self, current: state.TrainState, found: list[Metric]
     ) -> dict[str, Any]:
-        assert self._compared is not None
+        assert self._comparison is not None
         step = int(current.step)
-        return evaluate.describe(
-            self._config, self._compared, self._sampler, step, found
+        return evaluation.describe(
+            self._config, self._comparison, self._grids.sampler, step, found
         )
 
     def _chosen(self, found: list[Metric]) -> Metric | None:

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 from simple_diffusion.core.types import Params
 from simple_diffusion.data import order
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
-from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines import programs
 from simple_diffusion.training import sharding
 
 
@@ -42,16 +42,16 @@ class Extractor:
         }
         self._patch, self._seed = patch, seed
         params = {network.name: network.params for network in networks}
-        self._params = jax.device_put(params, sharding.replicated(mesh))
+        self._params = jax.device_put(params, sharding.replicated_sharding(mesh))
 
         def look(
-            params: Params, _: None, images: jax.Array, corner: jax.Array
+            params: Params, images: jax.Array, corner: jax.Array
         ) -> dict[str, Outputs]:
             if patch is not None:
                 images = jax.vmap(partial(_cut, side=patch))(images, corner)
             return {n.name: n.apply(params[n.name], images) for n in networks}
 
-        self._placed = compiled.placed(look, mesh, batch_size, None)
+        self._program = programs.compile_program(look, mesh, batch_size, None)
         self._least = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def __call__(
@@ -63,7 +63,7 @@ class Extractor:
           images: on the host, or as one batch over the devices.
           position: of the first one in its set.
         """
-        most, found = self._placed.batch_size, []
+        most, found = self._program.batch_size, []
         for start in range(0, len(images), most):
             part = images if len(images) <= most else images[start : start + most]
             found.append(self._one(part, position + start))
@@ -73,7 +73,7 @@ class Extractor:
         n = len(images)
         padded = self._least
         while padded < n:  # few shapes, since each is compiled
-            padded = min(2 * padded, self._placed.batch_size)
+            padded = min(2 * padded, self._program.batch_size)
         if padded > n:
             images = np.concatenate(
                 [images, np.zeros((padded - n, *images.shape[1:]), np.uint8)]
@@ -82,7 +82,7 @@ class Extractor:
         if self._patch is not None:
             space = np.array(images.shape[1:3]) - self._patch + 1
             corner[:n] = corners(self._seed, position, n, space)
-        outcome = self._placed.call(self._params, None, images, corner)
+        outcome = self._program.call(self._params, images, corner)
         return jax.tree.map(lambda rows: rows[:n], outcome)
 
 
@@ -97,7 +97,7 @@ def corners(
       count: how many images.
       space: rows and columns at which a patch can begin.
     """
-    draws = [order.generator(seed, position + k).random(2) for k in range(count)]
+    draws = [order.make_generator(seed, position + k).random(2) for k in range(count)]
     return (np.stack(draws) * space[None]).astype(np.int32)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from simple_diffusion.data import skipping, transforms
+from simple_diffusion.data import skipping
 from simple_diffusion.data.sources import folder
-from simple_diffusion.evaluation.feature_bank import Part
+from simple_diffusion.evaluation.feature_bank import ImageBatch
+from simple_diffusion.pipelines import photos
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
-from simple_diffusion.pipelines.restoration import photos
 
 _IMAGES, _LABELS = "arr_0", "arr_1"
 
@@ -78,7 +78,7 @@ def checksum(path: Path) -> str:
 def _open_folder(
     root: Path, where: str, size: Size | None, batch: int, classes: tuple[str, ...]
 ) -> ImageSet:
-    paths = sorted(folder.image_paths(root, "")) if root.is_dir() else []
+    paths = sorted(folder.list_image_paths(root, "")) if root.is_dir() else []
     if not paths:
         raise ValueError(
             f"{where}: no image in this folder or below; files count as images by "
@@ -90,7 +90,7 @@ def _open_folder(
         labels, classes = np.zeros(len(paths), np.int32), ()
     wanted = size or photos.read(root / paths[0]).stored
 
-    small = skipping.Small()
+    small = skipping.SmallImageCounter()
 
     def one(index: int) -> np.ndarray:
         path = paths[index]
@@ -102,7 +102,7 @@ def _open_folder(
                 f"pixels, {path} has {y}x{x}; evaluate.size=HxW cuts and resizes all"
             )
         _note_enlarged(small, index, f"{where}: {path}", photo.pixels.shape, wanted)
-        return _fitted(photo.pixels, wanted)
+        return _fit(photo.pixels, wanted)
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([one(k) for k in range(start, min(stop, len(paths)))])
@@ -137,13 +137,13 @@ def _open_npz(
             f"{list(labels.shape)}"
         )
     wanted = size or (shape[1], shape[2])
-    small = skipping.Small()
+    small = skipping.SmallImageCounter()
 
     def read(start: int, stop: int) -> np.ndarray:
         images = rows.read(start, stop)
         for k in range(start, start + len(images)):
             _note_enlarged(small, k, f"{where}: image {k}", shape[1:], wanted)
-        return np.stack([_fitted(image, wanted) for image in images])
+        return np.stack([_fit(image, wanted) for image in images])
 
     with zipfile.ZipFile(path) as archive:  # knows the checksum of what is in it
         known = archive.getinfo(f"{_IMAGES}.npy").CRC
@@ -158,22 +158,23 @@ def _changed(root: Path, path: str) -> str:
 
 
 def _note_enlarged(
-    small: skipping.Small, index: int, name: str, shape: tuple[int, ...], size: Size
+    small: skipping.SmallImageCounter,
+    index: int,
+    name: str,
+    shape: tuple[int, ...],
+    size: Size,
 ) -> None:
     """Reports an image that is enlarged, which adds no detail to what is compared."""
     (h, w, *_), (rows, columns) = shape, size
     if h < rows or w < columns:
-        small.note(
+        small.record(
             index, f"{name} of {h}x{w} pixels is enlarged to {rows}x{columns}, blurred"
         )
 
 
-def _fitted(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
-    image = np.broadcast_to(image, (*image.shape[:2], 3))  # grey is RGB everywhere
-    if image.shape[:2] == size:
-        return image
-    rng = np.random.default_rng(0)  # what it draws is not used
-    return transforms.fitted(image, rng, size=size, resize="antialias")
+def _fit(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
+    # Grey is RGB everywhere.
+    return photos.fit(np.broadcast_to(image, (*image.shape[:2], 3)), size)
 
 
 def _image_set(
@@ -187,10 +188,10 @@ def _image_set(
 ) -> ImageSet:
     count = len(labels)
 
-    def parts(start: int) -> Iterator[Part]:
+    def parts(start: int) -> Iterator[ImageBatch]:
         for first in range(start, count, batch):
             images = read(first, min(first + batch, count))
-            yield Part(
+            yield ImageBatch(
                 images, labels[first : first + batch], np.ones(len(images), bool)
             )
 

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from simple_diffusion.build.data import Data
-from simple_diffusion.core.types import Params
+from simple_diffusion.core.types import Weights
 from simple_diffusion.data import feed
 from simple_diffusion.data.sources.protocols import Split
-from simple_diffusion.evaluation.feature_bank import Part
-from simple_diffusion.pipelines.compiled import Drawer
+from simple_diffusion.evaluation.feature_bank import ImageBatch
+from simple_diffusion.pipelines.programs import Drawer
 from simple_diffusion.training import sharding
 
 Size = tuple[int, int]
@@ -38,46 +38,44 @@ class ImageSet:
     count: int
     size: Size
     classes: tuple[str, ...]
-    parts: Callable[[int], Iterable[Part]]
+    parts: Callable[[int], Iterable[ImageBatch]]
     at: Callable[[list[int]], UInt8[np.ndarray, "n h w c"]]
 
 
-def drawn(
+def of_model(
     draw: Drawer,
-    params: Params,
+    weights: Weights,
     labels: Int[np.ndarray, "n"],
     size: Size,
     classes: tuple[str, ...],
     identity: dict[str, Any],
-    weak: Params | None = None,
 ) -> ImageSet:
     """Returns the samples of a model.
 
     Args:
-      draw: see `pictures.drawer`.
-      params: of the model, on the devices.
+      draw: see `programs.make_drawer`.
+      weights: of the model, on the devices.
       labels: the class of each sample.
       size: height and width.
       classes: their names.
       identity: what decides, besides labels, what the samples look like.
-      weak: parameters of the weaker model to guide by.
     """
 
-    def parts(start: int) -> Iterator[Part]:
-        for images in draw(params, labels, weak, start):
+    def parts(start: int) -> Iterator[ImageBatch]:
+        for images in draw(weights, labels, start):
             stop = start + len(images)
-            yield Part(images, labels[start:stop], np.ones(len(images), bool))
+            yield ImageBatch(images, labels[start:stop], np.ones(len(images), bool))
             start = stop
 
     def at(places: list[int]) -> np.ndarray:
-        return draw.chosen(params, labels, places, weak)
+        return draw.draw_at(weights, labels, places)
 
     marked = {"labels": hashlib.sha256(labels.tobytes()).hexdigest()[:12]}
     return ImageSet(identity | marked, len(labels), size, classes, parts, at)
 
 
 def of_data(
-    opened: Data,
+    dataset: Data,
     mesh: Mesh,
     *,
     count: int,
@@ -89,7 +87,7 @@ def of_data(
     """Returns images of the data source, prepared as for training but not mirrored.
 
     Args:
-      opened: the data source.
+      dataset: the data source.
       mesh: the devices.
       count: how many; those that cannot be read are left out.
       batch_size: images at a time, a multiple of the devices that share a batch.
@@ -98,8 +96,8 @@ def of_data(
       label: the class whose images alone count; None counts all.
     """
 
-    def parts(start: int) -> Iterator[Part]:
-        batches = opened.whole(count, batch_size, size, split, start)
+    def parts(start: int) -> Iterator[ImageBatch]:
+        batches = dataset.full_images(count, batch_size, size, split, start)
         where = sharding.batch_sharding(mesh)
         with contextlib.closing(feed.Feed(batches, where)) as fed:
             for batch in fed:
@@ -108,10 +106,10 @@ def of_data(
                 )
                 if label is not None:
                     mask = mask & (labels == label)
-                yield Part(batch.image, labels, mask)
+                yield ImageBatch(batch.image, labels, mask)
 
     def at(places: list[int]) -> np.ndarray:
-        return np.asarray(opened.at(places, size, split).image)
+        return np.asarray(dataset.select(places, size, split).image)
 
-    identity = opened.describe(split, size) | {"count": count, "label": label}
-    return ImageSet(identity, count, size, opened.class_names, parts, at)
+    identity = dataset.describe(split, size) | {"count": count, "label": label}
+    return ImageSet(identity, count, size, dataset.class_names, parts, at)

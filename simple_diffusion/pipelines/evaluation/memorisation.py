@@ -11,22 +11,21 @@ from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.evaluation.metrics import neighbours
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.pipelines import image_grids
-from simple_diffusion.pipelines.evaluation import comparison
-from simple_diffusion.pipelines.evaluation.comparison import Comparison
+from simple_diffusion.pipelines.evaluation.comparison import ENDLESS, Comparison
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
 
 PICTURE = "neighbours.png"
 _SHOWN = 5  # training images beside each sample
 
 
-def forget(folder: epath.Path) -> None:
+def remove_picture(folder: epath.Path) -> None:
     """Removes the picture of an earlier evaluation."""
     if jax.process_index() == 0:
         (folder / PICTURE).unlink(missing_ok=True)
 
 
 def measure(
-    compared: Comparison, images: ImageSet, generated: Banks, folder: epath.Path
+    comparison: Comparison, images: ImageSet, generated: Banks, folder: epath.Path
 ) -> Iterator[Metric]:
     """Yields how near samples are to training images, and writes a picture of it.
 
@@ -37,28 +36,30 @@ def measure(
     the samples that are nearest to one: the sample, then its nearest training images.
 
     Args:
-      compared: knows training images, and held-out ones.
+      comparison: knows training images, and held-out ones.
       images: samples.
       generated: what the networks say of them.
       folder: of the picture.
     """
-    if compared.plan.patch is not None:
-        return compared.note("memorisation is measured of whole images alone")
-    found = compared.training(images.size)
+    if comparison.plan.patch is not None:
+        return comparison.note("memorisation is measured of whole images alone")
+    found = comparison.training(images.size)
     if found is None:
-        compared.note("memorisation needs a data source with held-out images")
+        comparison.note("memorisation needs a data source with held-out images")
         return
     training, known, strangers = found
     every = training.identity["examples"]
-    if training.count < every < comparison.ENDLESS:
-        compared.note(
+    if training.count < every < ENDLESS:
+        comparison.note(
             f"nearest training images are looked for among {known.n} of {every}; "
             "evaluate.reference_features makes them more"
         )
-    network = compared.networks[0].name
-    mine = generated.of[network].features
-    theirs = known.of[network].features
-    result = neighbours.memorisation(mine, theirs, strangers.of[network].features)
+    network = comparison.networks[0].name
+    mine = generated.by_network[network].features
+    theirs = known.by_network[network].features
+    result = neighbours.measure_memorisation(
+        mine, theirs, strangers.by_network[network].features
+    )
     counts = len(mine), len(theirs)
     for kind, value in (
         ("near_training", result.share),
@@ -67,15 +68,15 @@ def measure(
     ):
         name = metric_names.metric_name(kind, network, len(mine))
         yield Metric(name, float(value), counts)
-    shown = min(compared.plan.show_neighbours, len(mine))
+    shown = min(comparison.plan.show_neighbours, len(mine))
     # A bad image has a place in the set and no row among the features.
     if not shown:
         return
     if known.n < known.position:
-        return compared.note(f"{PICTURE} needs images that can all be read")
+        return comparison.note(f"{PICTURE} needs images that can all be read")
     rows = np.argsort(result.distances, kind="stable")[:shown]
     k = min(_SHOWN, len(theirs))
-    near = neighbours.nearest(mine[rows], theirs, k).indices
+    near = neighbours.find_nearest(mine[rows], theirs, k).indices
     samples = images.at(rows.tolist())
     beside = training.at(near.reshape(-1).tolist())
     cells = np.concatenate(

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from simple_diffusion.build import sampling
-from simple_diffusion.core import files
+from simple_diffusion.core import console
 from simple_diffusion.core.options import Config
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.training import report
@@ -24,7 +24,9 @@ COMPARISON = "comparison.json"
 Record = dict[str, Any]
 
 
-def drawn(config: Config, sampler: sampling.Sampling, step: int | None) -> Record:
+def sampling_settings(
+    config: Config, sampler: sampling.Sampling, step: int | None
+) -> Record:
     """Returns how samples come about: what a metric of them depends on."""
     c = config.sample
     return {
@@ -49,7 +51,7 @@ def drawn(config: Config, sampler: sampling.Sampling, step: int | None) -> Recor
     }
 
 
-def measured(metrics: Iterable[Metric]) -> Record:
+def metric_fields(metrics: Iterable[Metric]) -> Record:
     """Returns metrics with what is known of their error, by name."""
     every = list(metrics)
     errors = {m.name: m.standard_error for m in every if m.standard_error is not None}
@@ -61,7 +63,7 @@ def measured(metrics: Iterable[Metric]) -> Record:
     }
 
 
-def circumstances(config: Config) -> Record:
+def provenance(config: Config) -> Record:
     """Returns when, with which code and with which settings."""
     now = datetime.datetime.now(datetime.UTC)
     return {
@@ -77,7 +79,7 @@ def commit() -> str | None:
 
     As it is at the first call, which is to come before anything that takes long.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[2]
 
     def git(*args: str) -> str:
         run = ["git", "-C", str(here), *args]
@@ -96,7 +98,7 @@ def commit() -> str | None:
 def code() -> str:
     """Returns a digest of this library's code: what it makes may change with it."""
     total = hashlib.sha256()
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for path in sorted(root.rglob("*.py")):
         total.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return total.hexdigest()[:12]
@@ -128,13 +130,13 @@ def _rewrite(path: epath.Path, lines: list[str]) -> None:
     partial.replace(path)
 
 
-def tell(metrics: Iterable[Metric]) -> Iterator[Metric]:
-    """Says each metric as it is known."""
+def print_metrics(metrics: Iterable[Metric]) -> Iterator[Metric]:
+    """Prints each metric as it becomes known."""
     for metric in metrics:
         line = f"  {metric.name} = {metric.value:.4f}"
         if metric.interval:
             line += f"  [{metric.interval.low:.4f}, {metric.interval.high:.4f}]"
         if metric.standard_error is not None:
             line += f"  ± {metric.standard_error:.4f}"
-        files.say(line)
+        console.print_line(line)
         yield metric

@@ -30,7 +30,7 @@ class Reference(NamedTuple):
 def check(
     plan: Plan,
     networks: Collection[str],
-    opened: Data | None = None,
+    dataset: Data | None = None,
     size: Size | None = None,
 ) -> None:
     """Raises ValueError for a reference that cannot be compared with.
@@ -40,7 +40,7 @@ def check(
     Args:
       plan: of the evaluation.
       networks: their names, as in `evaluate.networks`.
-      opened: the data source, if there is one.
+      dataset: the data source, if there is one.
       size: of the samples; None if it is not known, and files are not opened.
     """
     spec = plan.reference
@@ -48,8 +48,12 @@ def check(
     if size is not None:
         check_size(plan, size)
     if kind in ("data", "statistics"):
-        if plan.reference_count is not None and opened is not None and size is not None:
-            check_count(plan, opened.describe(plan.reference_split, size)["examples"])
+        if (
+            plan.reference_count is not None
+            and dataset is not None
+            and size is not None
+        ):
+            check_count(plan, dataset.describe(plan.reference_split, size)["examples"])
         return
     for key, value, none in (
         ("reference_count", plan.reference_count, None),
@@ -61,7 +65,7 @@ def check(
                 f"{spec}: files are compared with whole, whatever is in them"
             )
     path = Path(name).expanduser()
-    if kind != "npz" or not published.holds_statistics(path):
+    if kind != "npz" or not published.has_statistics(path):
         if size is not None:
             key, batch = "evaluate.reference", plan.batch_size
             images = image_files.open_files(spec, key, plan.size, batch)
@@ -106,7 +110,7 @@ def check_same_size(images: ImageSet, size: Size, spec: str) -> None:
         )
 
 
-def said(spec: str, plan: Plan) -> str:
+def describe(spec: str, plan: Plan) -> str:
     """Returns what the reference is, for a person."""
     if spec.partition(":")[0] in ("folder", "npz"):
         return spec

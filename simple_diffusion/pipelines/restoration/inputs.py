@@ -11,10 +11,11 @@ from jaxtyping import Float, UInt8
 
 from simple_diffusion.build import data, diffusion
 from simple_diffusion.build.restoration.restoration import Plan
-from simple_diffusion.core import files, images
+from simple_diffusion.core import console, images
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.sources import folder
-from simple_diffusion.pipelines.restoration import masks, photos
+from simple_diffusion.pipelines import photos
+from simple_diffusion.pipelines.restoration import masks
 
 MEASUREMENT = ".npy"
 HELD_OUT = "held_out:"
@@ -26,26 +27,30 @@ class Input:
 
     name: what its results are called, unlike all others.
     stem: its path in the folder without suffix, by which its mask is found.
-    path: its file; of a held-out image of the data source, its name.
-    pixels: the image, where it has no file.
+    path: its file; of an image without one, what messages call it.
+    photo: the image, where it has no file.
+    measurement: what was measured of it, where that has no file.
+    hole: the mask of this image, in place of `restore.hole_mask`: white is filled.
     """
 
     name: str
     stem: str
     path: Path
-    pixels: UInt8[np.ndarray, "h w c"] | None = None
+    photo: photos.Photo | None = None
+    measurement: Float[np.ndarray, "..."] | None = None
+    hole: UInt8[np.ndarray, "h w c"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """One input as it goes to the device.
 
-    whole: the image before it was degraded; None if it came degraded.
+    original: the image before it was degraded; None if it came degraded.
     measurement: what was measured of it; None if that is still to be done.
     known_mask: 1 where a pixel is known; all of it where the task has no mask.
     """
 
-    whole: UInt8[np.ndarray, "h w c"] | None
+    original: UInt8[np.ndarray, "h w c"] | None
     measurement: Float[np.ndarray, "..."] | None
     known_mask: Float[np.ndarray, "h w 1"]
 
@@ -63,7 +68,7 @@ def find(config: Config, plan: Plan) -> list[Input]:
     """
     if plan.input.startswith(HELD_OUT):
         return list(_held_out(config, plan))
-    root, measured = Path(plan.input), not (plan.degrade or plan.lost.is_image)
+    root, measured = Path(plan.input), not (plan.degrade or plan.degradation.is_image)
     if not root.exists():
         raise ValueError(f"restore.input={root} does not exist")
     if not root.is_dir():
@@ -71,7 +76,7 @@ def find(config: Config, plan: Plan) -> list[Input]:
     if measured:
         every = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npy"))
     else:
-        every = sorted(folder.image_paths(root, ""))
+        every = sorted(folder.list_image_paths(root, ""))
     mask = None if plan.hole_mask is None else Path(plan.hole_mask).resolve()
     if mask is not None and root.resolve() in mask.parents:
         paths = [p for p in every if not _within(root / p, mask)]
@@ -108,29 +113,29 @@ def load(plan: Plan, item: Input, channels: int) -> Loaded:
       ValueError: the file cannot be used; the message says why and names the key.
       OSError: it cannot be read.
     """
-    lost, size = plan.lost, plan.size
-    if not (plan.degrade or lost.is_image):
+    degradation, size = plan.degradation, plan.size
+    if not (plan.degrade or degradation.is_image):
         return _measured(item, size)
     if size is not None and not plan.degrade:
-        size = _reduced(size, lost.factor)
-    if item.pixels is None:
-        pixels, stored, is_grey = photos.read(item.path, size)
-    else:
-        pixels, is_grey = item.pixels, False
-        stored = pixels.shape[0], pixels.shape[1]
+        size = _reduced(size, degradation.factor)
+    photo = photos.read(item.path) if item.photo is None else item.photo
+    stored, is_grey = photo.stored, photo.is_grey
+    pixels = photo.pixels if size is None else photos.fit(photo.pixels, size)
     _check_colours(plan, item, channels, pixels, is_grey)
     pixels = pixels[..., :channels]
-    factor = 1 if plan.degrade else lost.factor
+    factor = 1 if plan.degrade else degradation.factor
     shape = pixels.shape[0] * factor, pixels.shape[1] * factor
     known = np.ones((*shape, 1), np.float32)
-    if plan.hole_mask is not None:
+    if item.hole is not None:
+        known = 1 - masks.fit_hole(item.hole, item.name, item.name, shape, stored)
+    elif plan.hole_mask is not None:
         place = item.stem, shape, stored, plan.seed
         known = 1 - masks.hole_mask(plan.hole_mask, *place)
     if plan.degrade:
         return Loaded(pixels, None, known)
     y = np.asarray(images.to_unit_range(pixels))
-    y = y[..., :1] if lost.is_grey else y
-    return Loaded(None, y * known if lost.factor == 1 else y, known)
+    y = y[..., :1] if degradation.is_grey else y
+    return Loaded(None, y * known if degradation.factor == 1 else y, known)
 
 
 def _check_colours(
@@ -144,12 +149,12 @@ def _check_colours(
     coloured = np.ptp(pixels, axis=2).any()
     if channels == 1 and coloured:
         raise ValueError(f"{item.path} is in colour and the model draws grey images")
-    if is_grey and channels == 3 and not plan.lost.is_grey:
+    if is_grey and channels == 3 and not plan.degradation.is_grey:
         raise ValueError(
             f"{item.path} is grey and the model draws colours: restore.task={plan.task}"
             "+colourise gives it colours; to keep it grey, store it as RGB"
         )
-    if plan.lost.is_grey and not plan.degrade and coloured:
+    if plan.degradation.is_grey and not plan.degrade and coloured:
         raise ValueError(
             f"{item.path} is in colour, so there is nothing for colourise to do; "
             "restore.degrade=True takes its colours away first"
@@ -171,15 +176,16 @@ def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
     side = diffusion.reference(config)
     size = (side, side) if plan.size is None else plan.size
     opened, number = data.data(config), 0
-    for batch in opened.whole(int(count), 1, size):
+    for batch in opened.full_images(int(count), 1, size):
         if not batch.mask[0]:  # what only fills up, or could not be read
             continue
         kind = opened.class_names[int(batch.label[0])] if opened.class_names else ""
         name = f"{number:04d}" + (f"_{kind}" if kind else "")
-        yield Input(name, name, Path(f"{text}/{name}"), np.asarray(batch.image[0]))
+        photo = photos.of_pixels(np.asarray(batch.image[0]))
+        yield Input(name, name, Path(f"{text}/{name}"), photo)
         number += 1
     if number < int(count):
-        files.say(f"restore.input={text}: there are {number} held-out images")
+        console.print_line(f"restore.input={text}: there are {number} held-out images")
 
 
 def _measured(item: Input, size: tuple[int, int] | None) -> Loaded:
@@ -187,15 +193,15 @@ def _measured(item: Input, size: tuple[int, int] | None) -> Loaded:
         raise ValueError(
             "restore.size must say how large the image is that was measured: HxW"
         )
-    if item.path.suffix != MEASUREMENT:
+    if item.measurement is not None:
+        y = item.measurement
+    elif item.path.suffix != MEASUREMENT:
         raise ValueError(
             f"{item.path}: a measurement of restore.task=sense is a {MEASUREMENT} file "
             "of float numbers; to measure images first, set restore.degrade=True"
         )
-    try:
-        y = np.load(item.path)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{item.path} is no NumPy array: {error}") from error
+    else:
+        y = _load_array(item.path)
     if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
         raise ValueError(f"{item.path} must hold finite floats, not {y.dtype}")
     return Loaded(None, y.astype(np.float32), np.ones((*size, 1), np.float32))
@@ -208,3 +214,10 @@ def _reduced(size: tuple[int, int], factor: int) -> tuple[int, int]:
             f"{factor}"
         )
     return size[0] // factor, size[1] // factor
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no NumPy array: {error}") from error

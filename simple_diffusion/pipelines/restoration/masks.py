@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from simple_diffusion.build.image_geometry import parse_size
 from simple_diffusion.data.sources import folder
-from simple_diffusion.pipelines.restoration import photos
+from simple_diffusion.pipelines import photos
 
 Size = tuple[int, int]
 
@@ -38,21 +38,42 @@ def hole_mask(
     path = Path(text)
     if path.is_dir():
         path = mask_of(path, name)
-    mask = photos.read(path).pixels
+    return fit_hole(photos.read(path).pixels, path, name, size, stored)
+
+
+def fit_hole(
+    mask: UInt8[np.ndarray, "h w c"],
+    source: Path | str,
+    name: str,
+    size: Size,
+    stored: Size,
+) -> Float[np.ndarray, "h w 1"]:
+    """Returns 1 where an image is to be filled, else 0, from the pixels of a mask.
+
+    Args:
+      mask: white is filled, black is known.
+      source: what messages call it.
+      name: of the image.
+      size: as `hole_mask`, like `stored`.
+      stored: see there.
+
+    Raises:
+      ValueError: it is of another size, or not black and white alone.
+    """
     if mask.shape[:2] == stored != size:
         mask = _nearest(mask, size)
     if mask.shape[:2] != size:
         h, w = mask.shape[:2]
         raise ValueError(
-            f"restore.hole_mask: {path} has {h}x{w} pixels, {name} has "
+            f"restore.hole_mask: {source} has {h}x{w} pixels, {name} has "
             f"{size[0]}x{size[1]}"
         )
     between = ((mask > 0) & (mask < 255)).any(axis=2).mean()
     if between or np.ptp(mask, axis=2).any():
         raise ValueError(
-            f"restore.hole_mask: {path} must be black (known) and white (to be filled) "
-            f"alone; {max(between, 1e-4):.2%} of its pixels are neither. Store it as "
-            "PNG, without soft edges"
+            f"restore.hole_mask: {source} must be black (known) and white (to be "
+            f"filled) alone; {max(between, 1e-4):.2%} of its pixels are neither. Store "
+            "it as PNG, without soft edges"
         )
     return (mask[..., :1] == 255).astype(np.float32)
 
@@ -71,10 +92,10 @@ def mask_of(root: Path, name: str) -> Path:
 
 
 def _nearest(
-    mask: UInt8[np.ndarray, "h w 3"], size: Size
-) -> UInt8[np.ndarray, "H W 3"]:
+    mask: UInt8[np.ndarray, "h w c"], size: Size
+) -> UInt8[np.ndarray, "H W c"]:
     """Returns a mask cut and resized as its image was, without mixing pixels."""
-    h, w, _ = mask.shape  # cut as `transforms.fitted` cuts
+    h, w, _ = mask.shape  # cut as `transforms.crop_and_resize` cuts
     height = min(h, max(1, round(w * size[0] / size[1])))
     width = min(w, max(1, round(h * size[1] / size[0])))
     y = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(int)

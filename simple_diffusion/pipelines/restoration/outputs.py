@@ -32,7 +32,7 @@ class Restored:
     restored: [n, h, w, c], n restorations.
     measurement: what they were made of.
     guess: its pseudo-inverse, in pixels.
-    whole: the original; None if it is not known.
+    original: the image before it was degraded; None if it is not known.
     known_mask: 1 where a pixel is known.
     residuals: of each restoration, before it was rounded to pixels.
     residuals_stored: of each as it is stored.
@@ -43,13 +43,13 @@ class Restored:
     restored: UInt8[np.ndarray, "n h w c"]
     measurement: Float[np.ndarray, "..."]
     guess: Picture
-    whole: Picture | None
+    original: Picture | None
     known_mask: Float[np.ndarray, "h w 1"]
     residuals: Float[np.ndarray, "n"]
     residuals_stored: Float[np.ndarray, "n"]
 
 
-def write(folder: epath.Path, lost: Degradation, one: Restored) -> list[str]:
+def write(folder: epath.Path, degradation: Degradation, one: Restored) -> list[str]:
     """Writes the files of one input; returns their paths relative to the folder.
 
     In folders by kind, so that no name can be that of another file.
@@ -60,12 +60,12 @@ def write(folder: epath.Path, lost: Degradation, one: Restored) -> list[str]:
         for k, image in enumerate(one.restored)
     }
     numbers = []
-    if lost.is_image:
+    if degradation.is_image:
         shown = np.asarray(images.to_uint8(one.measurement))
         pictures[f"inputs/{one.name}.png"] = shown
     else:
         numbers = [f"inputs/{one.name}{MEASUREMENT}"]
-    if lost.needs_mask:
+    if degradation.needs_mask:
         hole = ((1 - one.known_mask) * 255).astype(np.uint8)
         pictures[f"masks/{one.name}.png"] = hole
     for path, picture in pictures.items():
@@ -94,15 +94,15 @@ def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
     SSIM or LPIPS have none.
     """
     found = {"residual": one.residuals, "residual_stored": one.residuals_stored}
-    if one.whole is not None:
-        every = np.broadcast_to(one.whole, one.restored.shape)
-        h, w, channels = one.whole.shape
+    if one.original is not None:
+        every = np.broadcast_to(one.original, one.restored.shape)
+        h, w, channels = one.original.shape
         found["psnr"] = similarity.psnr(one.restored, every)
         found["psnr_input"] = similarity.psnr(one.guess[None], every[:1])
         if min(h, w) >= similarity.SMALLEST:
             found["ssim"] = similarity.ssim(one.restored, every)
             found["ssim_input"] = similarity.ssim(one.guess[None], every[:1])
-        if lpips is not None and lpips.fits(h, w, channels):
+        if lpips is not None and lpips.supports(h, w, channels):
             found[f"lpips_{lpips.trunk}"] = lpips(one.restored, every)
     return {name: [float(v) for v in values] for name, values in found.items()}
 
@@ -131,14 +131,14 @@ def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     return found
 
 
-def sheet(lost: Degradation, every: list[Restored]) -> Picture:
+def sheet(degradation: Degradation, every: list[Restored]) -> Picture:
     """Returns a picture: each row an input, what it was restored to, and the original.
 
     Of many inputs only the first are shown. Smaller pictures are enlarged by whole
     factors, larger ones reduced, and what is not as large as the others is put on
     white.
     """
-    rows = [_row(lost, one) for one in every[:MOST_ROWS]]
+    rows = [_row(degradation, one) for one in every[:MOST_ROWS]]
     height, width = (
         max(picture.shape[axis] for row in rows for picture in row) for axis in (0, 1)
     )
@@ -151,13 +151,13 @@ def sheet(lost: Degradation, every: list[Restored]) -> Picture:
     return images.grid(cells.reshape(-1, height, width, 3), columns)
 
 
-def _row(lost: Degradation, one: Restored) -> list[Picture]:
+def _row(degradation: Degradation, one: Restored) -> list[Picture]:
     shown = one.guess
-    if lost.is_image:
+    if degradation.is_image:
         # As it came, not as its pseudo-inverse, which of a blur is full of ringing.
         small = np.asarray(images.to_uint8(one.measurement))
-        shown = images.enlarge(small, lost.factor)
-    last = [] if one.whole is None else [one.whole]
+        shown = images.enlarge(small, degradation.factor)
+    last = [] if one.original is None else [one.original]
     return [_visible(picture) for picture in (shown, *one.restored, *last)]
 
 

@@ -31,7 +31,7 @@ def config(tmp_path):
     config.data.holdout_fraction = 0.3
     opened = data.data(config)
     size = SIDE, SIDE
-    whole = next(opened.whole(opened.epoch, COPIES, size, "train"))
+    whole = next(opened.full_images(opened.epoch, COPIES, size, "train"))
     new = photographs(1, 9)
     samples = np.concatenate([new[:4], whole.image, new[4:]])
     config.evaluate.update(

@@ -31,8 +31,8 @@ class Photo(NamedTuple):
     is_grey: bool
 
 
-def read(path: Path, size: Size | None = None) -> Photo:
-    """Returns an image file; with a size cut to its shape in the middle and resized.
+def read(path: Path) -> Photo:
+    """Returns an image file.
 
     Raises:
       ValueError: it is no image.
@@ -45,8 +45,20 @@ def read(path: Path, size: Size | None = None) -> Photo:
                 is_grey = opened.mode in _GREY
     except BadImage as error:
         raise ValueError(str(error)) from error
-    stored = pixels.shape[0], pixels.shape[1]
-    if size is not None:
-        rng = np.random.default_rng(0)  # what it draws is not used
-        pixels = transforms.fitted(pixels, rng, size=size, resize="antialias")
-    return Photo(pixels, stored, is_grey)
+    return Photo(pixels, (pixels.shape[0], pixels.shape[1]), is_grey)
+
+
+def of_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
+    """Returns an image that has no file; of one channel it is grey."""
+    is_grey = pixels.shape[2] == 1
+    if is_grey:
+        pixels = pixels.repeat(3, axis=2)
+    return Photo(pixels, (pixels.shape[0], pixels.shape[1]), is_grey)
+
+
+def fit(pixels: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns an image cut to the shape of a size in the middle, and resized to it."""
+    if pixels.shape[:2] == size:
+        return pixels
+    rng = np.random.default_rng(0)  # what it draws is not used
+    return transforms.crop_and_resize(pixels, rng, size=size, resize="antialias")

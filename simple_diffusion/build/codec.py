@@ -1,0 +1,16 @@
+"""The codec of a config: the space in which diffusion happens. Today that is pixels."""
+
+from simple_diffusion.core.options import Config
+from simple_diffusion.core.types import Codec, Params
+
+PIXELS = Codec(encode=lambda params, image: image, decode=lambda params, x: x)
+
+
+def codec(config: Config) -> tuple[Codec, Params]:
+    """Returns the codec of a config and its frozen parameters, none for pixels.
+
+    The parameters travel beside those of the denoiser, see `core.types.Weights`, and
+    are never part of its checkpoints.
+    """
+    del config  # every recipe is one of pixels so far
+    return PIXELS, ()

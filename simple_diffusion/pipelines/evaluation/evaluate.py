@@ -1,0 +1,129 @@
+"""Evaluating a model, or files of images, from beginning to record."""
+
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from simple_diffusion.build import data, feature_networks
+from simple_diffusion.build import evaluation as build_evaluation
+from simple_diffusion.core import console, files
+from simple_diffusion.core.options import Config
+from simple_diffusion.pipelines.evaluation import (
+    class_grids,
+    evaluation,
+    image_files,
+    memorisation,
+    record,
+    references,
+)
+from simple_diffusion.pipelines.evaluation.comparison import FOLDER
+from simple_diffusion.pipelines.trained import Trained
+from simple_diffusion.training import sharding
+
+
+def evaluate_model(
+    config: Config, folder: epath.Path, trained: Trained, dataset: data.Data
+) -> dict[str, Any]:
+    """Evaluates samples of a model and the loss on held-out images.
+
+    Args:
+      config: the whole config.
+      folder: the workdir: features, pictures and the record are written there.
+      trained: the model.
+      dataset: the data it was trained on.
+
+    Returns:
+      The record of `metrics.json`.
+
+    Raises:
+      ValueError: for what cannot be evaluated, before anything takes long.
+    """
+    feature_networks.check(config)
+    plan = build_evaluation.plan(config)
+    comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
+    sampler = evaluation.sampler_of(config, trained)
+    others = [evaluation.sampler_of(config, trained, size) for size in plan.also_sizes]
+    for each in (sampler, *others):
+        references.check_size(plan, each.size)
+    console.print_line(f"evaluating step {trained.step} with {plan.count} samples")
+    samples = evaluation.samples(config, trained, comparison, sampler, plan.count)
+    loss = evaluation.held_out(config, trained, dataset, plan.count)
+    found = list(record.print_metrics(loss))
+    features = evaluation.extract_features(comparison, samples)
+    metrics = evaluation.measure(comparison, samples, features, plan.metrics)
+    found += record.print_metrics(metrics)
+    for each in others:
+        other = evaluation.samples(config, trained, comparison, each, plan.count)
+        h, w = each.size
+        banks = evaluation.extract_features(comparison, other)
+        for metric in evaluation.measure(comparison, other, banks, plan.metrics):
+            renamed = metric._replace(name=f"{metric.name}@{h}x{w}")
+            found += record.print_metrics([renamed])
+        del banks  # the next size needs the memory
+    place = folder / FOLDER
+    memorisation.remove_picture(place)
+    if "memorisation" in plan.metrics:
+        near = memorisation.measure(comparison, samples.images, features, place)
+        found += record.print_metrics(near)
+    class_grids.write(place, samples.images, features.labels, plan.show_per_class)
+    written = evaluation.describe(config, comparison, sampler, trained.step, found)
+    record.append(folder, written)
+    path = files.write_metrics(folder, written)
+    comparison.remove_unused()
+    console.print_line(f"metrics: {path}")
+    return written
+
+
+def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, Any]:
+    """Evaluates the images that `evaluate.samples` names.
+
+    Args:
+      config: the whole config.
+      folder: features, pictures and the record are written there.
+      mesh: the devices.
+
+    Returns:
+      The record of `comparison.json`.
+
+    Raises:
+      ValueError: for images that cannot be read or compared.
+    """
+    feature_networks.check(config)
+    plan, dataset = build_evaluation.plan(config), None
+    needs_data = plan.reference.partition(":")[0] in ("data", "statistics")
+    if needs_data or "source" in config.evaluate.networks:
+        dataset = data.data(config, sharding.data_shard(mesh))
+    comparison = evaluation.open_comparison(config, folder, mesh, dataset)
+    images = image_files.open_files(
+        plan.samples,
+        "evaluate.samples",
+        plan.size,
+        comparison.batch_size,
+        dataset.class_names if dataset else (),
+    )
+    console.print_line(f"evaluating {images.count} images of {plan.samples}")
+    samples = evaluation.SampleSet(images, None)
+    features = evaluation.extract_features(comparison, samples)
+    metrics = evaluation.measure(comparison, samples, features, plan.metrics)
+    found = list(record.print_metrics(metrics))
+    place = folder / FOLDER / "comparison"  # beside the picture of the model's
+    memorisation.remove_picture(place)
+    if "memorisation" in plan.metrics:
+        near = memorisation.measure(comparison, images, features, place)
+        found += record.print_metrics(near)
+    written = {
+        **record.metric_fields(found),
+        **comparison.record(),
+        **record.provenance(config),
+        "samples": plan.samples,
+        "identity": images.identity,
+    }
+    path = folder / record.COMPARISON
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write(path, written)
+    comparison.remove_unused()
+    console.print_line(f"metrics: {path}")
+    return written

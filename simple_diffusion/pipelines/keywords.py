@@ -1,0 +1,145 @@
+"""Keyword arguments of `Model`: the keys of the config, with the same names.
+
+A test compares them with `configs/base.py`, so that Python and the command line cannot
+drift apart. A keyword that is not given has the value of the run's config.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from simple_diffusion.core.options import Config
+
+Size = str | tuple[int, int]
+Classes = str | int | Sequence[str | int]
+
+
+class SampleKeys(TypedDict, total=False):
+    """Keys of the section `sample`; `classes` is the first argument of `sample`."""
+
+    seed: int
+    count: int
+    batch_size: int
+    size: Size | None
+    frame: str
+    extrapolate: bool
+    coarse_size: Size | None
+    coarse_time: float
+    window: int | None
+    window_stride: int | None
+    window_batch: int
+    window_taper: float
+    solver: str
+    grid: str
+    steps: int
+    gamma: float
+    eta: float
+    guidance: float
+    guidance_low: float | None
+    guidance_high: float | None
+    clip: str
+
+
+class RestoreKeys(TypedDict, total=False):
+    """Keys of the section `restore`, and those of `sample` that a restoration uses.
+
+    A name that both sections have is that of `restore`.
+    """
+
+    degrade: bool
+    size: Size | None
+    samples: int
+    classes: Classes | None
+    factor: int
+    downsampling: str
+    kernel: str
+    blur_sigma: tuple[float, float] | None
+    blur_taps: int | None
+    blur_threshold: float
+    sensing: str
+    ratio: float
+    block_side: int
+    operator_seed: int
+    sigma_y: float
+    solver: str
+    steps: int
+    eta: float
+    fresh: str
+    clip: str
+    travel_length: int
+    travel_repeat: int
+    travel_from_estimate: bool
+    dilate: tuple[int, int] | None
+    mask_mode: str
+    compat: bool
+    # Of the section `sample`.
+    seed: int
+    batch_size: int
+    frame: str
+    extrapolate: bool
+    window: int | None
+    window_stride: int | None
+    window_batch: int
+    window_taper: float
+    grid: str
+    gamma: float
+    guidance: float
+    guidance_low: float | None
+    guidance_high: float | None
+
+
+# Keys of `sample` that decide which weights are loaded.
+OF_LOAD = {
+    "weights": "weights",
+    "checkpoint_step": "step",
+    "best_checkpoint": "best",
+    "guidance_workdir": "guidance_workdir",
+    "guidance_step": "guidance_step",
+}
+
+
+def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
+    """Sets keys of a section, as the command line would.
+
+    Raises:
+      ValueError: there is no such key, it is one of `load`, or its value is of another
+        type.
+    """
+    known = {"sample": SampleKeys, "restore": RestoreKeys}[section].__annotations__
+    for key, value in keys.items():
+        if section == "sample" and key in OF_LOAD:
+            raise ValueError(
+                f"sample.{key} decides which weights are loaded: "
+                f"simple_diffusion.load(..., {OF_LOAD[key]}=...)"
+            )
+        if key not in config[section] or not (key in known or key == "classes"):
+            raise ValueError(
+                f"{section}.{key}: there is no such keyword; known: "
+                f"{', '.join(sorted(known))}"
+            )
+        if key.endswith("size") and isinstance(value, tuple | list):
+            value = "x".join(str(int(side)) for side in value)
+        elif key == "classes" and value is not None:
+            value = join_classes(value)
+        try:
+            config[section][key] = value
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{section}.{key}={value!r}: {error}") from None
+
+
+def join_classes(classes: Classes) -> str:
+    """Returns classes by name or number as the config states them: "sun,3,house"."""
+    if isinstance(classes, str | int):
+        return str(classes)
+    return ",".join(str(word) for word in classes)
+
+
+def fingerprint(config: Config, sections: Sequence[str], without: Sequence[str]) -> str:
+    """Returns a text that is the same for the same keys of some sections."""
+    kept = {
+        f"{section}.{key}": value
+        for section in sections
+        for key, value in json.loads(config[section].to_json_best_effort()).items()
+        if f"{section}.{key}" not in without
+    }
+    return json.dumps(kept, sort_keys=True)

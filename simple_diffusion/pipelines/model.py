@@ -1,0 +1,294 @@
+"""A trained model as users hold it: sample, restore, denoise, save."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack, overload
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from simple_diffusion.build import sampling
+from simple_diffusion.build.denoising import denoising
+from simple_diffusion.build.image_geometry import image_geometry
+from simple_diffusion.core import images as pixels
+from simple_diffusion.core.options import Config
+from simple_diffusion.core.types import ApplyFn, DenoiseFn, Params, Progress
+from simple_diffusion.pipelines import export, keywords
+from simple_diffusion.pipelines.export import Exported
+from simple_diffusion.pipelines.keywords import Classes, RestoreKeys, SampleKeys
+from simple_diffusion.pipelines.restoration import arrays
+from simple_diffusion.pipelines.restoration.arrays import ImageLike, Restoration
+from simple_diffusion.pipelines.sampling import Samples
+from simple_diffusion.pipelines.trained import Trained
+
+
+class Model:
+    """A trained model.
+
+    Keyword arguments are the keys of the config by the same names (`steps` is
+    `sample.steps`, or `restore.steps` in `restore`); one that is not given has the
+    value of the run's config. Programs are compiled at the first call and kept: another
+    call with the same sizes and settings does not compile again.
+
+    config: of the run, with all keys.
+    trained: the network, its weights, and the devices that they are on.
+    weights_name: which parameters: "ema", "params", or "power_LENGTH".
+    metrics: of the last evaluation of the run; {} if there was none.
+    sheet: picture of samples, as a PNG file; None if there is none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        trained: Trained,
+        *,
+        weights_name: str = "ema",
+        metrics: Mapping[str, Any] | None = None,
+        sheet: bytes | None = None,
+    ):
+        """Takes a config and weights; users call `simple_diffusion.load`."""
+        self.config = config
+        self.trained = trained
+        self.weights_name = weights_name
+        self.metrics = dict(metrics or {})
+        self.sheet = sheet
+        self._programs: dict[Any, Any] = {}
+
+    @property
+    def params(self) -> Params:
+        """The parameters of the network, a tree of arrays."""
+        return self.trained.weights.network
+
+    @property
+    def apply(self) -> ApplyFn:
+        """The network: (params, z_t, logsnr, cond) -> prediction, a pure function."""
+        return self.trained.net.apply
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; () for a model without."""
+        return self.trained.classes
+
+    @property
+    def step(self) -> int | None:
+        """The training step that the weights are of."""
+        return self.trained.step
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels that the model was trained at."""
+        h, w, _ = self.trained.net.size
+        return h * self.trained.codec.factor, w * self.trained.codec.factor
+
+    def __repr__(self) -> str:
+        h, w = self.size
+        parts = [f"{self.config.model.name} at {h}x{w}"]
+        parts += [f"{len(self.classes)} classes"] if self.classes else []
+        parts += [f"step {self.step}"] if self.step is not None else []
+        return f"<simple_diffusion.Model: {', '.join(parts)}, {self.weights_name}>"
+
+    def sample(
+        self,
+        classes: Classes | None = None,
+        *,
+        as_pil: bool = False,
+        progress: Progress | None = None,
+        **keys: Unpack[SampleKeys],
+    ) -> UInt8[np.ndarray, "n h w c"] | list[Image.Image]:
+        """Returns samples, the same as `--mode sample` writes for the same keys.
+
+        Args:
+          classes: of the images, by name or number: ["boat", 3]. They take turns if
+            `count` says more images than classes; by default one image of each. None is
+            all classes, and `sample.count` images.
+          as_pil: return a list of PIL images.
+          progress: called on the host as (done, steps, x_hat) at every step of every
+            batch; x_hat is the image as the model sees it then, float32 in [-1, 1],
+            [b, h, w, c]. An exception that it raises ends the drawing and is raised
+            here.
+          **keys: keys of the section `sample`.
+
+        Raises:
+          ValueError: for keys, classes and sizes that do not exist or do not fit.
+        """
+        given: dict[str, Any] = dict(keys)
+        if classes is not None:
+            given["classes"] = text = keywords.join_classes(classes)
+            given.setdefault("count", text.count(",") + 1)
+        found = self.prepare_samples(progress, **given)
+        drawn = np.concatenate(list(found))
+        return _to_pil(drawn) if as_pil else drawn
+
+    def prepare_samples(self, progress: Progress | None = None, **keys: Any) -> Samples:
+        """Returns the samples of `sample` in batches, drawn as they are iterated.
+
+        Args:
+          progress: as `sample`.
+          **keys: keys of the section `sample`, `classes` among them.
+
+        Raises:
+          ValueError: as `sample`.
+        """
+        config = self._with("sample", keys)
+        return Samples(self.trained, config, progress, self._programs)
+
+    @overload
+    def restore(
+        self,
+        input: ImageLike,
+        task: str = ...,
+        *,
+        hole_mask: ImageLike | None = ...,
+        as_pil: bool = ...,
+        progress: Progress | None = ...,
+        **keys: Unpack[RestoreKeys],
+    ) -> Restoration: ...
+
+    @overload
+    def restore(
+        self,
+        input: Sequence[ImageLike],
+        task: str = ...,
+        *,
+        hole_mask: ImageLike | Sequence[ImageLike] | None = ...,
+        as_pil: bool = ...,
+        progress: Progress | None = ...,
+        **keys: Unpack[RestoreKeys],
+    ) -> list[Restoration]: ...
+
+    def restore(
+        self,
+        input: Any,
+        task: str = "inpaint",
+        *,
+        hole_mask: Any = None,
+        as_pil: bool = False,
+        progress: Progress | None = None,
+        **keys: Unpack[RestoreKeys],
+    ) -> Restoration | list[Restoration]:
+        """Returns restorations of degraded images, as `--mode restore` makes them.
+
+        Args:
+          input: an image as a uint8 array [h, w, c] or [h, w], a PIL image or the path
+            of a file; or a list of them. For the task "sense" without `degrade`, the
+            measurement: a float array or an .npy file.
+          task: what was lost: denoise, inpaint, super_resolution, colourise, deblur,
+            sense, or several joined by "+", see `restore.task`.
+          hole_mask: for in-painting: an array (bool, or uint8 of 0 and 255; True or
+            white is filled), a PIL image or a path; or one for each input; or
+            "box:HxW", "random:SHARE".
+          as_pil: return PIL images in the field `images`.
+          progress: as `sample`.
+          **keys: keys of the section `restore`, such as samples=4, and of `sample`,
+            such as guidance=3.0. A name that both have is that of `restore`.
+
+        Raises:
+          ValueError: for keys that do not exist, and inputs that do not fit the task.
+          OSError: for files that cannot be read.
+        """
+        of_restore = set(self.config.restore)
+        config = self._with(
+            "sample", {k: v for k, v in keys.items() if k not in of_restore}
+        )
+        keywords.set_keys(
+            config, "restore", {k: v for k, v in keys.items() if k in of_restore}
+        )
+        config.restore.task = task
+        found = arrays.restore(
+            self.trained, config, input, hole_mask, progress, self._programs
+        )
+        if as_pil:
+            found = [one.replace_images(_to_pil(one.images)) for one in found]
+        return found if isinstance(input, list | tuple) else found[0]
+
+    def denoiser(
+        self, classes: Classes | None = None, **keys: Unpack[SampleKeys]
+    ) -> DenoiseFn:
+        """Returns (z_t, logsnr) -> x_hat, guided and clipped as samples would be.
+
+        A pure function of jax arrays, for solvers of your own: z_t [b, h, w, c] in the
+        scale of `diffusion.family`, logsnr [b], x_hat [b, h, w, c].
+
+        Args:
+          classes: of the images: one for all, or one for each. None draws without a
+            class, which is not guided by the null class.
+          **keys: keys of the section `sample`: guidance, clip, size, ...
+
+        Raises:
+          ValueError: as `sample`.
+        """
+        trained = self.trained
+        config = self._with("sample", dict(keys))
+        net, c = trained.net, config.sample
+        label = [net.num_classes]
+        if classes is not None:
+            text = keywords.join_classes(classes)
+            label = sampling.parse_classes(text, trained.classes, net.num_classes)
+        mesh = trained.mesh
+        geometry = image_geometry(config, net, c.size, c.steps, mesh=mesh)
+        guided = trained.weak is not None or (bool(net.num_classes) and bool(classes))
+        own = denoising(config, net, trained.weak, guided=guided, clip=c.clip)
+        own.check(geometry)
+        labels = jnp.asarray(label, jnp.int32)
+
+        def denoise(
+            z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
+        ) -> Float[Array, "b h w c"]:
+            each = jnp.broadcast_to(labels, (len(z_t),))
+            return own.on(geometry, trained.weights, each)(z_t, logsnr)
+
+        return denoise
+
+    def encode(
+        self, images: ImageLike | Sequence[ImageLike]
+    ) -> Float[Array, "b h w c"]:
+        """Returns images as the model has them: float32, for pixels in [-1, 1].
+
+        Args:
+          images: as the inputs of `restore`; a uint8 array may have a batch axis.
+        """
+        batch = arrays.batch_of(images, self.config.data.get("channels", 3))
+        codec, weights = self.trained.codec, self.trained.weights
+        return codec.encode(weights.codec, pixels.to_unit_range(batch))
+
+    def decode(
+        self, x: Float[Array, "b h w c"], *, as_pil: bool = False
+    ) -> UInt8[np.ndarray, "b h w c"] | list[Image.Image]:
+        """Returns what the model works on as uint8 images, the inverse of `encode`."""
+        codec, weights = self.trained.codec, self.trained.weights
+        found = np.asarray(pixels.to_uint8(codec.decode(weights.codec, jnp.asarray(x))))
+        return _to_pil(found) if as_pil else found
+
+    def save(self, folder: str | Path, *, dtype: str = "float32") -> Path:
+        """Writes an export folder, which `simple_diffusion.load` reads without orbax.
+
+        Args:
+          folder: is made; files of an earlier export there are replaced.
+          dtype: of the stored parameters, "float32" or "bfloat16".
+
+        Returns:
+          The folder.
+
+        Raises:
+          ValueError: for another dtype, or a folder that holds something else.
+        """
+        exported = Exported(
+            config=self.config,
+            trained=self.trained,
+            weights_name=self.weights_name,
+            metrics=self.metrics,
+            sheet=self.sheet,
+        )
+        return export.save(exported, Path(folder).expanduser(), dtype=dtype)
+
+    def _with(self, section: str, keys: Mapping[str, Any]) -> Config:
+        config = self.config.copy_and_resolve_references()
+        keywords.set_keys(config, section, keys)
+        return config
+
+
+def _to_pil(batch: UInt8[np.ndarray, "n h w c"]) -> list[Image.Image]:
+    grey = batch.shape[-1] == 1
+    return [Image.fromarray(image[..., 0] if grey else image) for image in batch]

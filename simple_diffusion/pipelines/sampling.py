@@ -1,0 +1,106 @@
+"""Drawing samples of a trained model in batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import UInt8
+
+from simple_diffusion.build import sampling
+from simple_diffusion.core.options import Config
+from simple_diffusion.core.types import Progress
+from simple_diffusion.pipelines import keywords
+from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
+from simple_diffusion.pipelines.trained import Trained
+
+# Keys of `sample` that are arguments of a program, or not its business at all.
+_NOT_COMPILED = (
+    *("seed", "count", "classes", "batch_size", "also_sizes"),
+    *("weights", "checkpoint_step", "best_checkpoint"),
+)
+
+
+class Samples:
+    """The samples that the section `sample` of a config asks for, drawn when iterated.
+
+    labels: the class of each image, [n].
+    size: height and width in pixels.
+    network_calls: of each image, a guided one counting once.
+    guidance: the weight in effect.
+    windows: how many an image is made of; None if it is made at once.
+    note: what the user should know of this size; None if nothing.
+
+    Raises:
+      ValueError: for classes, sizes and settings that cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        config: Config,
+        progress: Progress | None = None,
+        programs: dict | None = None,
+    ):
+        """Prepares the drawing; nothing is compiled yet.
+
+        Args:
+          trained: the model.
+          config: the whole config.
+          progress: called at every step of the solver, for each batch anew.
+          programs: of earlier calls, by what they depend on; those made here are added.
+        """
+        plan = sampling.plan(config, trained.net, trained.classes)
+        programs = {} if programs is None else programs
+        # No larger than it need be: two images should not cost as much as 64.
+        batch_size = min(plan.batch_size, len(plan.labels))
+        without = [f"sample.{key}" for key in _NOT_COMPILED]
+        key = keywords.fingerprint(config, ("sample",), without)
+        key = "sample", key, batch_size, progress is not None
+        if key not in programs:
+            programs[key] = _compile(trained, config, batch_size, progress is not None)
+        found, drawer, self._relay = programs[key]
+        # The seed of this call, whichever the program was first made for.
+        self._drawer = Drawer(drawer.program, config.sample.seed)
+        self._trained, self._progress = trained, progress
+        self.labels = plan.labels
+        self.size, self.windows = found.size, found.windows
+        self.network_calls, self.guidance = found.network_calls, found.guidance
+        self.note = _note(trained, config, found)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        """Yields the images in batches."""
+        batches = self._drawer(self._trained.weights, self.labels)
+        while True:
+            with self._relay.listen(self._progress):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def _compile(
+    trained: Trained, config: Config, batch_size: int, reports: bool
+) -> tuple[sampling.Sampling, Drawer, ProgressRelay]:
+    relay = ProgressRelay()
+    found = sampling.sampling(
+        config,
+        trained.net,
+        trained.weak,
+        mesh=trained.mesh,
+        codec=trained.codec,
+        progress=relay if reports else None,
+    )
+    return found, make_drawer(found, trained.mesh, batch_size), relay
+
+
+def _note(trained: Trained, config: Config, found: sampling.Sampling) -> str | None:
+    size = trained.net.size[:2]
+    if found.size == size or config.data.get("patches") is not None:
+        return None
+    return (
+        f"note: this model was trained at {size[0]}x{size[1]} without data.patches: at "
+        "another size it extrapolates, and structure usually breaks; "
+        "configs/anyres_*.py train for any size"
+    )

@@ -1,0 +1,31 @@
+"""A trained model: its network, its weights, and the devices that they are on."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from simple_diffusion.build.codec import PIXELS
+from simple_diffusion.build.network import Network
+from simple_diffusion.core.types import Codec, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model, as all pipelines use it.
+
+    net: the network, and the process that it denoises.
+    weights: on the devices.
+    mesh: the devices.
+    classes: their names; () for a model without.
+    step: of the checkpoint.
+    weak: the weaker model to guide by; None if there is none.
+    codec: to and from the space of the model.
+    """
+
+    net: Network
+    weights: Weights
+    mesh: Mesh
+    classes: tuple[str, ...] = ()
+    step: int | None = None
+    weak: Network | None = None
+    codec: Codec = PIXELS

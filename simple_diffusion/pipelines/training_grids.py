@@ -1,0 +1,75 @@
+"""Grids of samples that a training leaves on its way and at its end."""
+
+import jax
+import numpy as np
+from etils import epath
+
+from simple_diffusion.build import sampling
+from simple_diffusion.core import console, files
+from simple_diffusion.core.options import Config
+from simple_diffusion.core.types import Weights
+from simple_diffusion.pipelines import image_grids
+from simple_diffusion.pipelines.programs import Drawer, make_drawer
+from simple_diffusion.pipelines.trained import Trained
+
+FOLDER = "grids"
+
+
+class TrainingGrids:
+    """Draws and writes the grids of a training.
+
+    The same noise and classes every time, so that progress can be seen.
+
+    sampler: of the size that `sample.size` names.
+    drawer: what draws these samples.
+    paths: of the grids at the end.
+    """
+
+    def __init__(self, config: Config, folder: epath.Path, trained: Trained):
+        """Prepares the drawing; a wrong key is an error at once.
+
+        Args:
+          config: the whole config.
+          folder: the workdir.
+          trained: the model; its weights are not used.
+        """
+        net, mesh = trained.net, trained.mesh
+        plan = sampling.plan(config, net, trained.classes)
+        self.sampler = sampling.sampling(config, net, mesh=mesh, codec=trained.codec)
+        self.drawer = make_drawer(self.sampler, mesh, plan.batch_size)
+        extra = sampling.samplers_of_extra_sizes(config, net, mesh)
+        self._extra: dict[str, Drawer] = {
+            size: make_drawer(sampler, mesh, plan.batch_size)
+            for size, sampler in extra.items()
+        }
+        self._folder, self._labels, self._batch = folder, plan.labels, plan.batch_size
+        self.paths = [folder / files.SAMPLES, *map(self._path_of, extra)]
+
+    def write(self, step: int, weights: Weights, is_last: bool) -> None:
+        """Writes the grid of a step: of the first batch alone, until the last step.
+
+        Args:
+          step: of the training.
+          weights: of the averages.
+          is_last: whether the run ends with this step.
+        """
+        path = self._folder / f"{FOLDER}/step_{step:07d}.png"
+        if is_last:
+            path = self._folder / files.SAMPLES
+        labels = self._labels if is_last else self._labels[: self._batch]
+        self._draw(path, self.drawer, weights, labels)
+        console.print_line(f"samples of step {step}: {path}")
+        for size, drawer in self._extra.items() if is_last else ():
+            path = self._path_of(size)
+            self._draw(path, drawer, weights, self._labels[: self._batch])
+            console.print_line(f"samples at {size}: {path}")
+
+    def _path_of(self, size: str) -> epath.Path:
+        return self._folder / f"samples_{size}.png"
+
+    def _draw(
+        self, path: epath.Path, drawer: Drawer, weights: Weights, labels: np.ndarray
+    ) -> None:
+        grid = np.concatenate(list(drawer(weights, labels)))
+        if jax.process_index() == 0:
+            image_grids.write_grid(path, grid, labels)
