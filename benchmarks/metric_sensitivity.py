@@ -139,7 +139,7 @@ def metrics(
     features, logits = outputs(network, pictures.images)
     shared = manifold.compare(features, real)
     return {
-        "fd": frechet.distance_of(features, real),
+        "fd": frechet.distance_of_features(features, real),
         "kd": kernel_distance.distance(features, real, subsets=25).value,
         "class_score": scores.inception_score(logits).value,
         "precision": float(np.mean(shared.precision)),

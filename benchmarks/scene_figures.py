@@ -62,7 +62,7 @@ def features(images: np.ndarray) -> np.ndarray:
 
 def frechet(images: np.ndarray, real: np.ndarray) -> float:
     """Returns the Fréchet distance of the features of two sets of pictures."""
-    a, b = (statistics.of(features(v).astype(np.float64)) for v in (images, real))
+    a, b = (statistics.compute(features(v).astype(np.float64)) for v in (images, real))
     return distances.distance(a, b)
 
 

@@ -1,4 +1,4 @@
-"""What a model is worth without drawing a sample: held-out loss and likelihood."""
+"""Evaluation without sampling: held-out loss and likelihood."""
 
 import dataclasses
 import itertools
@@ -16,12 +16,12 @@ from simple_diffusion.core.types import Batch
 class Evaluator:
     """Evaluates against held-out images.
 
-    held_out: starts a pass over the held-out images in batches, on the device, padded
-      with a mask; always the same images in the same order. They are what training
-      would see: patches, for a model that is trained on patches.
-    loss: (batch, number of the batch) -> (loss, logsnr, bits per dimension), each [b],
-      the loss normalised as in training.
-    bin_edges: logsnr at the bounds between the bins of the loss.
+    held_out: starts a pass over the held-out images in batches on the device, padded
+      with a mask; always the same images in the same order, preprocessed as in
+      training: patches, for a model that is trained on patches.
+    loss: (batch, index of the batch) -> (loss, logsnr, bits per dimension), each [b];
+      the loss is normalised as in training.
+    bin_edges: logsnr between neighbouring bins of the loss.
     """
 
     held_out: Callable[[], Iterator[Batch]]
@@ -32,7 +32,7 @@ class Evaluator:
         """Yields the mean loss, its mean in each logsnr bin, and bits per dimension."""
         losses, logsnrs, bits = [], [], []
         for number, batch in enumerate(self.held_out()):
-            values = _gathered((*self.loss(batch, number), batch.mask))
+            values = _gather((*self.loss(batch, number), batch.mask))
             loss, logsnr, bit, mask = (np.asarray(v) for v in values)
             losses.append(loss[mask].astype(np.float64))
             logsnrs.append(logsnr[mask])
@@ -51,6 +51,6 @@ class Evaluator:
         yield "bits_per_dimension_bound", float(np.concatenate(bits).mean())
 
 
-def _gathered(tree: Any) -> Any:
-    """Returns arrays on the host, whichever process's devices hold their parts."""
+def _gather(tree: Any) -> Any:
+    """Returns the full arrays on the host, also if they are sharded over processes."""
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,10 +1,10 @@
-"""What feature networks say of a set of images: gathered, stored, resumed.
+"""Features of a set of images: extracted, stored and resumed.
 
 A bank holds the statistics of all features, in float64, and the features of some images
-themselves, for metrics that look at neighbours. It is one .npz file that carries
-what it was made of. That is how an evaluation goes on after an interruption, how the
-statistics of a data set are computed once and kept, and how they are known to be those
-of the same images, prepared in the same way.
+themselves, for metrics that need neighbours. Banks are stored as one .npz file together
+with their identity: which images they describe, and how these were preprocessed. So an
+interrupted evaluation can resume, the statistics of a dataset are computed only once,
+and a stored file is used only for the images that it belongs to.
 """
 
 import dataclasses
@@ -26,20 +26,19 @@ from simple_diffusion.evaluation.networks.feature_network import Outputs
 
 _FORMAT = 2
 _SAVE_SECONDS = 60.0
-_SAVE_SHARE = 20  # times as long as a save takes is waited for the next one
-_ROWS = 4096  # images at a time whose features are joined to the others
+_SAVE_SHARE = 20  # the pause between saves, in durations of the last save
+_ROWS = 4096  # images whose features are merged into the banks at a time
 
-Outcome = Mapping[str, Outputs]  # by the name of the network
+NetworkOutputs = Mapping[str, Outputs]  # by the name of the network
 
 
-class Part(NamedTuple):
-    """A few images on their way into a bank.
+class ImageBatch(NamedTuple):
+    """A batch of images whose features go into a bank.
 
     Fields:
-      images: of which those with a false mask do not count; on the host the same in
-        all processes, or spread over the devices.
+      images: either on the host and equal in all processes, or sharded over devices.
       labels: their classes.
-      mask: which count.
+      mask: which images count; the others are padding.
     """
 
     images: UInt8[Any, "b h w c"]
@@ -49,34 +48,34 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass
 class Bank:
-    """What one network says of n images.
+    """The features of n images by one network.
 
     total: statistics of all features.
     spatial: statistics of the spatial features; None if the network has none.
-    features: of all images or a fair sample of them, in their order.
-    logits: of the same; None if the network has none.
-    counted: whether the number of images in the statistics is known.
+    features: of all images, or of a random sample of them, in their order.
+    logits: of the same images; None if the network has none.
+    has_count: whether the number of images in the statistics is known.
     """
 
     total: Statistics
     spatial: Statistics | None
     features: Float32[np.ndarray, "kept d"]
     logits: Float32[np.ndarray, "kept classes"] | None
-    counted: bool = True
+    has_count: bool = True
 
 
 @dataclasses.dataclass
 class Banks:
-    """What several networks say of the same images.
+    """The features of the same images by several networks.
 
-    identity: what the images are and how the features came about, as plain JSON; banks
-      with the same identity hold the same numbers.
-    position: images read, with those that did not count.
+    identity: which images these are and how the features were computed, as plain JSON;
+      banks with the same identity hold the same numbers.
+    position: number of images read, including those that did not count.
     labels: of all images that counted.
-    keep: images whose features are kept, at most.
-    priority: of each of these images; those with the smallest of all are kept, so that
-      the few of a smaller `keep` are among the many of a larger one.
-    of: network -> bank.
+    keep: maximum number of images whose features are kept.
+    priority: one random number for each kept image. The images with the smallest are
+      kept, so a smaller `keep` selects a subset of a larger one.
+    by_network: the bank of each network, by its name.
     """
 
     identity: dict[str, Any]
@@ -84,28 +83,32 @@ class Banks:
     labels: Int[np.ndarray, "n"]
     keep: int
     priority: Float[np.ndarray, "kept"]
-    of: dict[str, Bank]
+    by_network: dict[str, Bank]
 
     @property
     def n(self) -> int:
         """Number of images."""
         return len(self.labels)
 
-    def reduced(self, keep: int) -> "Banks":
-        """Returns the same with the features of fewer images."""
+    def subsample(self, keep: int) -> "Banks":
+        """Returns the same statistics with the features of at most `keep` images."""
         if keep >= len(self.priority):
             return self
-        kept = np.sort(np.argsort(self.priority)[:keep])
-        of = {name: _only(bank, kept) for name, bank in self.of.items()}
-        return dataclasses.replace(self, keep=keep, priority=self.priority[kept], of=of)
+        rows = np.sort(np.argsort(self.priority)[:keep])
+        by_network = {
+            name: _select(bank, rows) for name, bank in self.by_network.items()
+        }
+        return dataclasses.replace(
+            self, keep=keep, priority=self.priority[rows], by_network=by_network
+        )
 
 
 class Mismatch(ValueError):
-    """A stored bank is of other images or networks, or of images prepared otherwise."""
+    """Stored banks belong to other images, networks or preprocessing."""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Returns 12 digits that stand for an identity."""
+    """Returns a hash of an identity, 12 hexadecimal digits."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -114,8 +117,8 @@ def gather(
     identity: dict[str, Any],
     count: int,
     keep: int,
-    parts: Callable[[int], Iterable[Part]],
-    extract: Callable[[UInt8[Any, "b h w c"], int], Outcome],
+    parts: Callable[[int], Iterable[ImageBatch]],
+    extract: Callable[[UInt8[Any, "b h w c"], int], NetworkOutputs],
     *,
     stored: Banks | None = None,
     save: Callable[[Banks], None] | None = None,
@@ -126,56 +129,55 @@ def gather(
     Args:
       identity: see `Banks`.
       count: positions of the stream.
-      keep: images whose features are kept: a fair sample if there are more, always the
-        same, since a set may be sorted by class.
-      parts: position to begin at -> the parts from there on.
-      extract: images, position of the first -> what the networks say of each, on the
-        host.
-      stored: what an earlier call has gathered; it is gone on with.
-      save: stores what is there so far; called now and then, and at the end.
-      progress: is told the position.
+      keep: maximum number of images whose features are kept. If there are more, a
+        random sample is kept, since a set may be sorted by class; always the same one.
+      parts: first position -> the batches of images from there on.
+      extract: (images, position of the first) -> outputs of the networks, on the host.
+      stored: banks of an earlier call, to resume from.
+      save: stores intermediate banks; called from time to time, and at the end.
+      progress: called with the position.
 
     Raises:
-      ValueError: there are fewer images, or features that are not finite.
+      ValueError: if there are fewer images, or features that are not finite.
     """
     banks = stored or Banks(identity, 0, np.zeros(0, np.int32), keep, np.zeros(0), {})
-    begun, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
+    start_position, saved, pause = banks.position, time.perf_counter(), _SAVE_SECONDS
     priority = np.random.default_rng(0).random(count)
     pending = _Pending(priority)
     for images, labels, mask in parts(banks.position) if banks.position < count else ():
         mask = mask[: count - banks.position]
-        if mask.any():  # of one class among many there are few
-            outcome = extract(images, banks.position)
-            pending.add(banks.position, outcome, labels[: len(mask)], mask)
+        if mask.any():  # none, where one class among many is selected
+            outputs = extract(images, banks.position)
+            pending.add(banks.position, outputs, labels[: len(mask)], mask)
         banks.position += len(mask)
         progress(banks.position)
-        if pending.count >= _ROWS:  # not by the clock: the same in all processes
-            banks, pending = pending.joined(banks), _Pending(priority)
+        if pending.count >= _ROWS:  # by count, not by time: equal in all processes
+            banks, pending = pending.merge_into(banks), _Pending(priority)
         if save is not None and time.perf_counter() - saved > pause:
             start = time.perf_counter()
-            save(pending.joined(banks))
+            save(pending.merge_into(banks))
             saved = time.perf_counter()
             pause = max(_SAVE_SECONDS, _SAVE_SHARE * (saved - start))
         if banks.position >= count:
             break
     if banks.position < count:
         raise ValueError(f"asked for {count} images, got {banks.position}")
-    banks = pending.joined(banks)
-    if save is not None and banks.position > begun:
+    banks = pending.merge_into(banks)
+    if save is not None and banks.position > start_position:
         save(banks)
-    return banks.reduced(keep)
+    return banks.subsample(keep)
 
 
 class _Pending:
-    """What has been extracted, not yet joined to the banks: joining takes as long for
-    one image as for many.
+    """Outputs that are not merged into the banks yet: a merge takes as long for one
+    image as for many.
 
-    count: of images.
+    count: number of images.
     """
 
     def __init__(self, priority: Float[np.ndarray, "n"]):
         self.count = 0
-        self._every = priority
+        self._all_priorities = priority
         self._labels: list[np.ndarray] = []
         self._priority: list[np.ndarray] = []
         self._rows: dict[str, list[Outputs]] = {}
@@ -183,46 +185,48 @@ class _Pending:
     def add(
         self,
         position: int,
-        outcome: Outcome,
+        network_outputs: NetworkOutputs,
         labels: Int[np.ndarray, "b"],
         mask: Bool[np.ndarray, "b"],
     ) -> None:
-        """Takes what the networks say of the images of a part.
+        """Adds the outputs of the networks for one batch.
 
         Raises:
-          ValueError: features are not finite, naming network and images.
+          ValueError: if features are not finite, naming network and images.
         """
-        for name, outputs in outcome.items():
-            rows = _each(outputs, lambda v: v[: len(mask)][mask])
+        for name, outputs in network_outputs.items():
+            rows = _map_outputs(outputs, lambda v: v[: len(mask)][mask])
             _check_finite(name, rows, position, mask)
             self._rows.setdefault(name, []).append(rows)
-        self._priority.append(self._every[position:][: len(mask)][mask])
+        self._priority.append(self._all_priorities[position:][: len(mask)][mask])
         self._labels.append(labels[mask].astype(np.int32))
         self.count += int(mask.sum())
 
-    def joined(self, banks: Banks) -> Banks:
-        """Returns banks with what is pending, which stays as it is."""
-        of = dict(banks.of)
+    def merge_into(self, banks: Banks) -> Banks:
+        """Returns banks extended by the pending outputs, which are not changed."""
+        by_network = dict(banks.by_network)
         for name, parts in self._rows.items():
             rows = jax.tree.map(lambda *some: np.concatenate(some), *parts)
-            of[name] = _extended(of.get(name), rows)
-        more = dataclasses.replace(
+            by_network[name] = _extend(by_network.get(name), rows)
+        merged = dataclasses.replace(
             banks,
             labels=np.concatenate([banks.labels, *self._labels]),
             priority=np.concatenate([banks.priority, *self._priority]),
-            of=of,
+            by_network=by_network,
         )
-        return more.reduced(banks.keep)
+        return merged.subsample(banks.keep)
 
 
-def _only(bank: Bank, rows: Int[np.ndarray, "m"]) -> Bank:
-    """Returns a bank with some of its features; the statistics stay those of all."""
+def _select(bank: Bank, rows: Int[np.ndarray, "m"]) -> Bank:
+    """Returns a bank with some of its features; statistics stay those of all images."""
     logits = None if bank.logits is None else bank.logits[rows]
     return dataclasses.replace(bank, features=bank.features[rows], logits=logits)
 
 
-def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outputs:
-    """Returns outputs on the host, each changed."""
+def _map_outputs(
+    outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]
+) -> Outputs:
+    """Returns the outputs on the host, each transformed by `change`."""
     first, *others = outputs
     return Outputs(
         change(np.asarray(first)),
@@ -230,12 +234,12 @@ def _each(outputs: Outputs, change: Callable[[np.ndarray], np.ndarray]) -> Outpu
     )
 
 
-def _extended(bank: Bank | None, rows: Outputs) -> Bank:
-    """Returns a bank that has taken in more images."""
+def _extend(bank: Bank | None, rows: Outputs) -> Bank:
+    """Returns a bank extended by the outputs of more images."""
     features, spatial, logits = rows
     features = np.asarray(features, np.float32)
-    total = statistics.of(features)
-    space = None if spatial is None else statistics.of(np.asarray(spatial))
+    total = statistics.compute(features)
+    space = None if spatial is None else statistics.compute(np.asarray(spatial))
     logits = None if logits is None else np.asarray(logits, np.float32)
     if bank is None:
         return Bank(total, space, features, logits)
@@ -258,13 +262,13 @@ def _check_finite(
             where = (np.flatnonzero(mask)[bad[:5]] + position).tolist()
             raise ValueError(
                 f"{kind} of the network {name} are not finite for {bad.size} of "
-                f"{len(rows.features)} images, the first at places {where} (from 0) of "
+                f"{len(rows.features)} images, first at positions {where} (from 0) of "
                 "the set; its weights may be damaged"
             )
 
 
 def save(banks: Banks, path: epath.PathLike) -> None:
-    """Writes banks as one .npz file; a reader never sees one that is half written."""
+    """Writes banks as one .npz file, atomically."""
     arrays: dict[str, Any] = {
         "identity": np.array(json.dumps({"format": _FORMAT} | banks.identity)),
         "position": np.array(banks.position),
@@ -272,7 +276,7 @@ def save(banks: Banks, path: epath.PathLike) -> None:
         "keep": np.array(banks.keep),
         "priority": banks.priority,
     }
-    for name, bank in banks.of.items():
+    for name, bank in banks.by_network.items():
         for kind, total in (("total", bank.total), ("spatial", bank.spatial)):
             if total is not None:
                 values = zip(total._fields, total, strict=True)
@@ -281,21 +285,21 @@ def save(banks: Banks, path: epath.PathLike) -> None:
         if bank.logits is not None:
             arrays[f"{name}/logits"] = bank.logits
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as file:
+    with files.open_atomic(path) as file:
         np.savez(file, **arrays)
 
 
 def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Banks:
-    """Returns what `save` wrote.
+    """Returns the banks that `save` wrote.
 
     Args:
       path: the file.
-      identity: that the banks shall have; None takes any.
+      identity: the identity that the banks must have; None accepts any.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is of another kind or damaged.
-      Mismatch: it has another identity; the message says what differs.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is of another kind or damaged.
+      Mismatch: if it has another identity; the message names the differences.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -304,16 +308,16 @@ def load(path: epath.PathLike, identity: Mapping[str, Any] | None = None) -> Ban
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         found = json.loads(str(arrays.pop("identity")))
-    except Exception as error:  # whatever NumPy makes of a file of another kind
+    except Exception as error:  # NumPy raises many types for other files
         raise ValueError(
-            f"{path} holds no features of this library, or is damaged: {error}"
+            f"{path} is not a feature file of this library, or is damaged: {error}"
         ) from error
     if found.pop("format", None) != _FORMAT:
-        raise ValueError(f"{path} is of another version of this library")
+        raise ValueError(f"{path} was written by another version of this library")
     if identity is not None and found != identity:
         keys = sorted(found.keys() | identity.keys())
         differ = [
-            f"{key}: {found.get(key)!r} there, {identity.get(key)!r} here"
+            f"{key}: {found.get(key)!r} in the file, {identity.get(key)!r} expected"
             for key in keys
             if found.get(key) != identity.get(key)
         ]

@@ -1,14 +1,13 @@
-"""Names of metrics: what they are made of, and which way is better."""
+"""Names of metrics: how they are composed, and whether lower is better."""
 
 import re
 
 INCEPTION = "inception"
 
-# Kinds by which way is better, with what each says for a person. A longer kind comes
-# before the one that it begins with.
+# Kinds by whether lower or higher is better, with a description.
 _LOWER = {
-    "fid_infinity": "Fréchet distance, extrapolated to endlessly many samples",
-    "fd_infinity": "Fréchet distance, extrapolated to endlessly many samples",
+    "fid_infinity": "Fréchet distance, extrapolated to infinitely many samples",
+    "fd_infinity": "Fréchet distance, extrapolated to infinitely many samples",
     "sfid": "Fréchet distance of spatial features",
     "fid": "Fréchet distance",
     "fd": "Fréchet distance",
@@ -20,32 +19,32 @@ _LOWER = {
     "bits_per_dimension_bound": "bits per dimension, upper bound",
     "bits_per_dimension": "bits per dimension",
     "bits": "bits per dimension",
-    "copies": "samples that are a training image",
+    "copies": "samples that copy a training image",
     "lpips": "perceptual distance to the original",
-    "residual_stored": "disagreement with what was measured, as stored in 8 bits",
-    "residual": "disagreement with what was measured",
+    "residual_stored": "difference from the measurement, after rounding to 8 bits",
+    "residual": "difference from the measurement",
 }
 _HIGHER = {
     "inception_score": "sharpness and spread of predicted classes",
     "class_score": "sharpness and spread of predicted classes",
-    "precision": "share of samples among the references",
-    "recall": "share of references among the samples",
+    "precision": "share of samples within the reference distribution",
+    "recall": "share of references within the sample distribution",
     "density": "how densely references surround the samples",
     "coverage": "share of references with a sample nearby",
-    "accuracy": "share of samples seen as the class asked for",
-    "psnr_input": "signal to noise of the input alone, dB",
-    "ssim_input": "structural similarity of the input alone",
-    "psnr": "signal to noise against the original, dB",
+    "accuracy": "share of samples classified as their class",
+    "psnr_input": "signal-to-noise ratio of the input, dB",
+    "ssim_input": "structural similarity of the input",
+    "psnr": "signal-to-noise ratio against the original, dB",
     "ssim": "structural similarity to the original",
 }
 _NEITHER = {
-    "held_out_images": "how many images were held out",
-    "near_training": "share of samples nearer to the training than held-out images are",
-    "nearest_ratio": "distance to the training, over that of held-out images",
+    "held_out_images": "number of held-out images",
+    "near_training": "share of samples closer to training than held-out images",
+    "nearest_ratio": "distance to training images, relative to held-out images",
 }
-_WORDS = _LOWER | _HIGHER | _NEITHER
-_KINDS = "|".join(map(re.escape, sorted(_WORDS, key=len, reverse=True)))
-# The network is asked for last: fid_50k has a number, not a network called 50k.
+_DESCRIPTIONS = _LOWER | _HIGHER | _NEITHER
+_KINDS = "|".join(map(re.escape, sorted(_DESCRIPTIONS, key=len, reverse=True)))
+# The network is matched last: fid_50k has a number, not a network called 50k.
 _NAME = re.compile(rf"(patch\d+_)?({_KINDS})(?:_(.+?))??(?:_(\d+k?))?(@\d+x\d+)?")
 
 
@@ -54,8 +53,8 @@ def metric_name(kind: str, network: str, n: int) -> str:
 
     Args:
       kind: fid, fd, kid, kd, precision and so on.
-      network: whose features; Inception goes without saying.
-      n: how many generated samples are behind it.
+      network: the feature network; Inception is left out of the name.
+      n: number of generated samples.
     """
     count = f"{n // 1000}k" if n and n % 1000 == 0 else str(n)
     parts = [kind, count] if network == INCEPTION else [kind, network, count]
@@ -65,10 +64,10 @@ def metric_name(kind: str, network: str, n: int) -> str:
 def split_name(name: str) -> tuple[str, str | None, int | None]:
     """Returns (kind, network, n), the inverse of `metric_name`.
 
-    The side of patches before a name (patch32_fd_scenes_1k) and the size of images
-    after it (fd_scenes_1k@64x64) belong to the kind: patch32_fd, fd@64x64. Metrics
-    without features have no network and no n. A name of no known kind is a kind itself,
-    and the bins of a loss are kinds of their own.
+    A patch size before the name (patch32_fd_scenes_1k) and an image size after it
+    (fd_scenes_1k@64x64) belong to the kind: patch32_fd, fd@64x64. Metrics without
+    features have no network and no n. An unknown name is returned as the kind, and so
+    is each bin of a loss.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -82,13 +81,13 @@ def split_name(name: str) -> tuple[str, str | None, int | None]:
 
 
 def plain_kind(name: str) -> str:
-    """Returns the kind of a metric, whatever its bin, patches and size."""
+    """Returns the kind of a metric without its bin, patch size and image size."""
     found = _NAME.fullmatch(name.split("[")[0])
     return found.group(2) if found else name
 
 
-def better_lower(name: str) -> bool | None:
-    """Returns whether less is better; None for what is neither good nor bad.
+def is_lower_better(name: str) -> bool | None:
+    """Returns whether a lower value is better; None if neither is.
 
     Args:
       name: of a metric, or its kind.
@@ -99,16 +98,16 @@ def better_lower(name: str) -> bool | None:
     return False if kind in _HIGHER else None
 
 
-def best(name: str, values: list[float | None]) -> int | None:
-    """Returns which of the values is best; None if none is, or it cannot be said."""
-    lower = better_lower(name)
+def best_index(name: str, values: list[float | None]) -> int | None:
+    """Returns the index of the best value; None if there is none or no order."""
+    lower = is_lower_better(name)
     known = [(v, k) for k, v in enumerate(values) if v is not None and v == v]
     if lower is None or not known:
         return None
-    # Of equal values the first.
+    # The first of equal values.
     return min(known, key=lambda pair: pair[0] if lower else -pair[0])[1]
 
 
 def explain(name: str) -> str:
-    """Returns in a few words what a metric is; "" for an unknown one."""
-    return _WORDS.get(plain_kind(name), "")
+    """Returns a short description of a metric; "" for an unknown one."""
+    return _DESCRIPTIONS.get(plain_kind(name), "")

@@ -1,7 +1,7 @@
-"""Statistics that others have published, to compare with in place of a data set.
+"""Published statistics as the reference, in place of a dataset.
 
 The .npz files of ADM (Dhariwal and Nichol 2021) hold `mu` and `sigma` of Inception's
-pooled features over a data set, `mu_s` and `sigma_s` of the spatial ones, and a few
+pooled features over a dataset, `mu_s` and `sigma_s` of the spatial ones, and a few
 images as `arr_0`; those of pytorch-fid hold `mu` and `sigma`.
 """
 
@@ -14,8 +14,8 @@ from simple_diffusion.evaluation.feature_bank import Bank
 from simple_diffusion.evaluation.metrics.statistics import Statistics
 
 
-def holds_statistics(path: Path) -> bool:
-    """Returns whether a file is an .npz with mean and covariance in it."""
+def has_statistics(path: Path) -> bool:
+    """Returns whether a file is an .npz that holds a mean and a covariance."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
@@ -26,10 +26,10 @@ def holds_statistics(path: Path) -> bool:
 def read(path: Path) -> Bank:
     """Returns published statistics of Inception's features, without any features.
 
-    How many images they are of is not told.
+    The number of images is unknown.
 
     Raises:
-      ValueError: they are of another kind, or not finite.
+      ValueError: if shapes do not fit, or numbers are not finite.
     """
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if name.endswith(_NAMES)}
@@ -37,8 +37,8 @@ def read(path: Path) -> Bank:
     spatial = None
     if "mu_s" in arrays and "sigma_s" in arrays:
         spatial = _statistics(path, arrays["mu_s"], arrays["sigma_s"])
-    nothing = np.zeros((0, len(total.mean)), np.float32)
-    return Bank(total, spatial, nothing, None, counted=False)
+    no_features = np.zeros((0, len(total.mean)), np.float32)
+    return Bank(total, spatial, no_features, None, has_count=False)
 
 
 _NAMES = ("mu", "sigma", "mu_s", "sigma_s")
@@ -49,11 +49,11 @@ def _statistics(path: Path, mean: np.ndarray, covariance: np.ndarray) -> Statist
     if mean.ndim != 1 or covariance.shape != (d, d):
         raise ValueError(
             f"{path}: mean of shape {mean.shape} and covariance of shape "
-            f"{covariance.shape} do not belong together"
+            f"{covariance.shape} do not fit together"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path}: mean or covariance is not finite")
-    n = d + 2  # any that gives a covariance full rank: it is not counted, see `Bank`
+    n = d + 2  # any n that allows full rank; `Bank.has_count` is False
     return Statistics(
         n, mean.astype(np.float64), covariance.astype(np.float64) * (n - 1)
     )

@@ -1,4 +1,4 @@
-"""All metrics of one feature network, with their names and what is known of errors."""
+"""All metrics of one feature network, with their names and errors."""
 
 import dataclasses
 import functools
@@ -22,21 +22,20 @@ from simple_diffusion.evaluation.metrics import (
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
 
 _SPLITS = 10  # of the inception score
-# Sizes of the sets that a distance is extrapolated from, and from how many dimensions
-# on each of them takes seconds.
-_POINTS, _FEW_POINTS, _WIDE = 15, 5, 512
+# Number of subset sizes that a distance is extrapolated from; fewer for features with
+# many dimensions, where each distance takes seconds.
+_POINTS, _FEW_POINTS, _MANY_DIMENSIONS = 15, 5, 512
 
 
 class Metric(NamedTuple):
-    """A metric with what its value rests on.
+    """A metric with its numbers of images and its error.
 
     Fields:
-      name: with the network and the number of samples, see `names.metric_name`.
+      name: with the network and the number of samples, see `metric_names.metric_name`.
       value: of the metric.
-      counts: generated and real images behind it; None for those that do not matter or
-        are not known.
-      interval: of 95 % confidence, where one is known.
-      standard_error: likewise.
+      counts: numbers of generated and real images; None if irrelevant or unknown.
+      interval: 95 % confidence interval, if known.
+      standard_error: of the value, if known.
     """
 
     name: str
@@ -47,12 +46,11 @@ class Metric(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What metrics depend on besides features.
+    """Options of the metrics.
 
     Fields:
-      seed: of resampling: intervals, and the extrapolated distance. Subsets of the
-        kernel distance and splits of the Inception score are drawn as other
-        implementations draw them.
+      seed: of resampling, for intervals and the extrapolated distance. Subsets of the
+        kernel distance and splits of the Inception score follow other implementations.
       neighbours: k of precision and recall.
       density_neighbours: k of density and coverage.
     """
@@ -62,48 +60,48 @@ class Options(NamedTuple):
     density_neighbours: int = 5
 
 
-def metrics(
+def compute_metrics(
     network: FeatureNetwork,
     generated: Bank,
     real: Bank,
     labels: Int[np.ndarray, "n"],
-    wanted: tuple[str, ...],
+    names: tuple[str, ...],
     options: Options,
     note: Callable[[str], None],
 ) -> Iterator[Metric]:
-    """Yields the metrics that are wanted and that there is all for.
+    """Yields the requested metrics, as far as the features allow.
 
     Args:
-      network: whose features they are.
-      generated: what it says of samples, all of whose features are kept.
-      real: of the reference; where no features are kept there are distances alone.
-      labels: the classes that the samples should have.
-      wanted: some of `METRICS`.
-      options: see there.
-      note: is told which of them cannot be measured, or is biased, and why.
+      network: the feature network.
+      generated: bank of the samples, with the features of all of them.
+      real: bank of the reference; without features there are only distances.
+      labels: the classes that the samples were generated for.
+      names: some of `METRICS`.
+      options: see `Options`.
+      note: called with a line for each metric that cannot be computed or is biased.
     """
-    sides = _Sides(network, generated, real, labels, options)
-    for name in wanted:
+    comparison = _Comparison(network, generated, real, labels, options)
+    for name in names:
         if name not in METRICS:
             continue
-        if name in _OF_IMAGES and not len(real.features):
-            note(f"{name} of {network.name} needs images, not their statistics alone")
+        if name in _NEED_REAL_FEATURES and not len(real.features):
+            note(f"{name} of {network.name} needs images, not only their statistics")
             continue
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                found = list(METRICS[name](sides))
-            except ValueError as error:  # one metric must not cost the others
+                found = list(METRICS[name](comparison))
+            except ValueError as error:  # one failure must not lose the other metrics
                 found = []
-                note(f"{name} of {network.name} is not measured: {error}")
-        for warning in told:
+                note(f"{name} of {network.name} is not computed: {error}")
+        for warning in caught:
             note(f"{name} of {network.name}: {warning.message}")
         yield from found
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sides:
-    """Both sides of a comparison."""
+class _Comparison:
+    """The two sets of images that are compared."""
 
     network: FeatureNetwork
     generated: Bank
@@ -120,10 +118,10 @@ class _Sides:
         return self.real.features
 
     @property
-    def every(self) -> tuple[int, int | None]:
-        """Numbers of images on both sides."""
+    def counts(self) -> tuple[int, int | None]:
+        """Numbers of generated and real images in the statistics."""
         real = self.real
-        return self.generated.total.n, real.total.n if real.counted else None
+        return self.generated.total.n, real.total.n if real.has_count else None
 
     @property
     def is_inception(self) -> bool:
@@ -131,99 +129,104 @@ class _Sides:
 
     @functools.cached_property
     def manifold(self) -> manifold.Manifold:
-        """All four kinds at once, since they share the distances."""
+        """All four metrics at once, since they share the distances."""
         k = self.options.neighbours, self.options.density_neighbours
         return manifold.compare(
             self.x, self.y, neighbours=k[0], density_neighbours=k[1]
         )
 
-    def named(
+    def metric(
         self,
         kind: str,
         value: float,
         counts: tuple[int | None, int | None] | None = None,
         **error: Any,
     ) -> Metric:
-        """Returns a metric; by default its counts are those of features kept."""
+        """Returns a named metric; counts default to the numbers of kept features."""
         name = metric_names.metric_name(kind, self.network.name, self.generated.total.n)
         counts = counts or (len(self.x), len(self.y))
         return Metric(name, float(value), counts, **error)
 
 
-def _fd(sides: _Sides) -> Iterator[Metric]:
-    generated, real, x, y = sides.generated, sides.real, sides.x, sides.y
+def _fd(comparison: _Comparison) -> Iterator[Metric]:
+    generated, real, x, y = (
+        comparison.generated,
+        comparison.real,
+        comparison.x,
+        comparison.y,
+    )
     error = None
     if min(generated.total.n, real.total.n) > x.shape[1]:
-        error = frechet.standard_error(x, y if _is_whole(real) else real.total)
-    kind = "fid" if sides.is_inception else "fd"
+        error = frechet.standard_error(x, y if _has_all_features(real) else real.total)
+    kind = "fid" if comparison.is_inception else "fd"
     value = _distance(generated, real)
-    yield sides.named(kind, value, sides.every, standard_error=error)
+    yield comparison.metric(kind, value, comparison.counts, standard_error=error)
 
 
-def _sfid(sides: _Sides) -> Iterator[Metric]:
-    ours, theirs = sides.generated.spatial, sides.real.spatial
-    if not sides.is_inception or ours is None:
+def _sfid(comparison: _Comparison) -> Iterator[Metric]:
+    ours, theirs = comparison.generated.spatial, comparison.real.spatial
+    if not comparison.is_inception or ours is None:
         return
     if theirs is None:
         raise ValueError("the reference has no statistics of spatial features")
-    yield sides.named("sfid", frechet.distance(ours, theirs), sides.every)
+    yield comparison.metric("sfid", frechet.distance(ours, theirs), comparison.counts)
 
 
-def _fd_infinity(sides: _Sides) -> Iterator[Metric]:
-    x, y, d = sides.x, sides.y, sides.x.shape[1]
-    points = _POINTS if d < _WIDE else _FEW_POINTS
-    found = frechet.infinite(x, y, points=points, seed=sides.options.seed)
-    kind = "fid_infinity" if sides.is_inception else "fd_infinity"
-    yield sides.named(kind, found.value, standard_error=found.standard_error)
+def _fd_infinity(comparison: _Comparison) -> Iterator[Metric]:
+    x, y, d = comparison.x, comparison.y, comparison.x.shape[1]
+    points = _POINTS if d < _MANY_DIMENSIONS else _FEW_POINTS
+    found = frechet.extrapolate(x, y, points=points, seed=comparison.options.seed)
+    kind = "fid_infinity" if comparison.is_inception else "fd_infinity"
+    yield comparison.metric(kind, found.value, standard_error=found.standard_error)
 
 
-def _kd(sides: _Sides) -> Iterator[Metric]:
-    found = kernel_distance.distance(sides.x, sides.y)
-    kind = "kid" if sides.is_inception else "kd"
-    yield sides.named(kind, found.value, standard_error=found.standard_error)
+def _kd(comparison: _Comparison) -> Iterator[Metric]:
+    found = kernel_distance.distance(comparison.x, comparison.y)
+    kind = "kid" if comparison.is_inception else "kd"
+    yield comparison.metric(kind, found.value, standard_error=found.standard_error)
 
 
-def _score(sides: _Sides) -> Iterator[Metric]:
-    if sides.generated.logits is None:
+def _score(comparison: _Comparison) -> Iterator[Metric]:
+    if comparison.generated.logits is None:
         return
-    found = scores.inception_score(sides.generated.logits, splits=_SPLITS)
-    # Splits are disjoint, so that their spread tells that of their mean.
+    found = scores.inception_score(comparison.generated.logits, splits=_SPLITS)
+    # Splits are disjoint, so their spread gives the error of their mean.
     error = found.deviation / math.sqrt(_SPLITS - 1)
-    kind = "inception_score" if sides.is_inception else "class_score"
-    counts = len(sides.x), None
-    yield sides.named(kind, found.value, counts, standard_error=error)
+    kind = "inception_score" if comparison.is_inception else "class_score"
+    counts = len(comparison.x), None
+    yield comparison.metric(kind, found.value, counts, standard_error=error)
 
 
-def _accuracy(sides: _Sides) -> Iterator[Metric]:
-    if sides.generated.logits is None or not sides.network.class_names:
+def _accuracy(comparison: _Comparison) -> Iterator[Metric]:
+    if comparison.generated.logits is None or not comparison.network.class_names:
         return
-    found = scores.accuracy(sides.generated.logits, sides.labels)
-    counts = len(sides.x), None
-    yield sides.named("accuracy", found.value, counts, interval=found.interval)
+    found = scores.accuracy(comparison.generated.logits, comparison.labels)
+    counts = len(comparison.x), None
+    yield comparison.metric("accuracy", found.value, counts, interval=found.interval)
 
 
-def _precision_recall(sides: _Sides) -> Iterator[Metric]:
-    yield from _manifold(sides, ("precision", "recall"))
+def _precision_recall(comparison: _Comparison) -> Iterator[Metric]:
+    yield from _manifold(comparison, ("precision", "recall"))
 
 
-def _density_coverage(sides: _Sides) -> Iterator[Metric]:
-    yield from _manifold(sides, ("density", "coverage"))
+def _density_coverage(comparison: _Comparison) -> Iterator[Metric]:
+    yield from _manifold(comparison, ("density", "coverage"))
 
 
-def _manifold(sides: _Sides, kinds: tuple[str, ...]) -> Iterator[Metric]:
+def _manifold(comparison: _Comparison, kinds: tuple[str, ...]) -> Iterator[Metric]:
     for kind in kinds:
-        values = getattr(sides.manifold, kind)
-        if kind == "density":  # a count, the others are shares
-            interval = intervals.bootstrap(values, seed=sides.options.seed)
+        values = getattr(comparison.manifold, kind)
+        if kind == "density":  # a count; the others are fractions
+            interval = intervals.bootstrap(values, seed=comparison.options.seed)
         else:
             interval = intervals.wilson(int(values.sum()), len(values))
-        yield sides.named(kind, values.mean(), interval=interval)
+        yield comparison.metric(kind, values.mean(), interval=interval)
 
 
-# Those that want features of single real images.
-_OF_IMAGES = ("fd_infinity", "kd", "precision_recall", "density_coverage")
+# Those that need features of single real images.
+_NEED_REAL_FEATURES = ("fd_infinity", "kd", "precision_recall", "density_coverage")
 
-METRICS: dict[str, Callable[[_Sides], Iterator[Metric]]] = {
+METRICS: dict[str, Callable[[_Comparison], Iterator[Metric]]] = {
     "fd": _fd,
     "sfid": _sfid,
     "fd_infinity": _fd_infinity,
@@ -236,14 +239,14 @@ METRICS: dict[str, Callable[[_Sides], Iterator[Metric]]] = {
 
 
 def _distance(generated: Bank, real: Bank) -> float:
-    """Returns the Fréchet distance, by the way that suits the number of features."""
+    """Returns the Fréchet distance; few features are compared without covariances."""
     x, y, d = generated.features, real.features, len(real.total.mean)
-    whole = _is_whole(generated) and _is_whole(real)
-    if whole and min(len(x), len(y)) <= d:
-        return frechet.distance_of(x, y)
+    is_complete = _has_all_features(generated) and _has_all_features(real)
+    if is_complete and min(len(x), len(y)) <= d:
+        return frechet.distance_of_features(x, y)
     return frechet.distance(generated.total, real.total)
 
 
-def _is_whole(bank: Bank) -> bool:
-    """Returns whether the features of all images are kept."""
-    return bank.counted and len(bank.features) == bank.total.n
+def _has_all_features(bank: Bank) -> bool:
+    """Returns whether the bank holds the features of all its images."""
+    return bank.has_count and len(bank.features) == bank.total.n

@@ -1,4 +1,4 @@
-"""Plots of a training: lines over steps, and tables as colours."""
+"""Plots of a training run: curves over steps, and heat maps."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from simple_diffusion.report import drawing
 from simple_diffusion.report.drawing import Series, Values
 
-# Points of a curve: more cannot be told apart, and make the file large.
-MOST = 300
+# Points per curve: more cannot be distinguished, and make the file large.
+MAX_POINTS = 300
 
 
-def lines(
+def plot_lines(
     series: Sequence[Series],
     *,
     title: str = "",
@@ -23,27 +23,27 @@ def lines(
     log_y: bool = False,
     ordered: bool = False,
 ) -> str:
-    """Returns a plot of lines.
+    """Returns a plot of lines as SVG.
 
     Args:
       series: the lines, in the order of the legend.
-      title: above it.
-      x_label: below it.
-      y_label: beside it.
+      title: above the plot.
+      x_label: of the x axis.
+      y_label: of the y axis.
       log_x: whether the x axis is logarithmic.
-      log_y: whether the y axis is; what is not positive has no place on it.
-      ordered: whether the series are steps of one quantity: then their colours are a
-        scale, and their names stand at the ends of the lines.
+      log_y: whether the y axis is logarithmic; values that are not positive are hidden.
+      ordered: whether the series are levels of one quantity: then their colours follow
+        a colour scale, and their names are at the ends of the lines.
     """
     with drawing.style():
         figure = Figure(figsize=(drawing.WIDTH, drawing.HEIGHT), layout="constrained")
         axes = figure.subplots()
-        drawing.draw(axes, series, ordered=ordered)
-        drawing.dress(axes, title, x_label, y_label, log_x, log_y)
-        return drawing.svg(figure, title)
+        drawing.draw_series(axes, series, ordered=ordered)
+        drawing.label_axes(axes, title, x_label, y_label, log_x, log_y)
+        return drawing.to_svg(figure, title)
 
 
-def heat_map(
+def plot_heat_map(
     values: np.ndarray,
     x: Values,
     rows: Sequence[str],
@@ -54,22 +54,23 @@ def heat_map(
     value_label: str = "",
     log: bool = False,
 ) -> str:
-    """Returns a plot of a table as colours.
+    """Returns a heat map as SVG.
 
     Args:
-      values: [len(rows), len(x)]; nan is left open.
-      x: where the columns are, increasing.
-      rows: names of the rows, from below.
-      title: above it.
-      x_label: below it.
-      y_label: beside it.
-      value_label: beside the scale of colours.
-      log: whether colours go by the logarithm; what is not positive is left open.
+      values: [len(rows), len(x)]; cells with nan are transparent.
+      x: positions of the columns, increasing.
+      rows: names of the rows, from the bottom.
+      title: above the plot.
+      x_label: of the x axis.
+      y_label: of the y axis.
+      value_label: of the colour bar.
+      log: whether colours are logarithmic; then cells that are not positive are
+        transparent.
     """
     shown = np.asarray(values, float)
     shown = np.where((shown > 0) if log else True, shown, np.nan)
     finite = shown[np.isfinite(shown)]
-    # A few outliers would take all the colours for themselves.
+    # Percentiles, because a few outliers would use the full colour range.
     low, high = np.percentile(finite, [1, 99]) if finite.size else (1.0, 1.0)
     if low == high:
         low, high = low - 0.1 * abs(low), high + (0.1 * abs(high) or 1.0)
@@ -85,36 +86,36 @@ def heat_map(
             *(_edges(x), np.arange(len(rows) + 1.0), np.ma.masked_invalid(shown)),
             norm=norm,
             cmap="magma_r",
-            rasterized=True,  # thousands of cells as paths would have seams, and weigh
+            rasterized=True,  # paths of cells would show seams and need space
         )
         axes.set_yticks(np.arange(len(rows)) + 0.5, list(rows))
-        drawing.dress(axes, title, x_label, y_label)
+        drawing.label_axes(axes, title, x_label, y_label)
         axes.grid(False)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(drawing.thousands))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(drawing.format_thousands))
         bar = figure.colorbar(mesh, ax=axes, label=value_label, pad=0.02)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        return drawing.svg(figure, title)
+        return drawing.to_svg(figure, title)
 
 
-def thin(
-    x: Values, y: Values, most: int = MOST
+def downsample(
+    x: Values, y: Values, max_points: int = MAX_POINTS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (x, mean, lowest, highest) of at most so many bins of a long curve.
+    """Returns (x, mean, minimum, maximum) of the bins of a long curve.
 
-    Values that are not finite are left out.
+    Values that are not finite are skipped.
 
     Args:
-      x: where the points are, in order.
-      y: their heights.
-      most: points to keep. A shorter curve stays as it is.
+      x: positions of the points, in order.
+      y: their values.
+      max_points: number of bins. A shorter curve is returned as it is.
     """
-    xs, ys = drawing.floats(x), drawing.floats(y)
+    xs, ys = drawing.to_floats(x), drawing.to_floats(y)
     known = np.isfinite(xs) & np.isfinite(ys)
     xs, ys = xs[known], ys[known]
-    if len(xs) <= most:
+    if len(xs) <= max_points:
         return xs, ys, ys, ys
-    starts = np.linspace(0, len(xs), most, endpoint=False).astype(int)
+    starts = np.linspace(0, len(xs), max_points, endpoint=False).astype(int)
     sizes = np.diff([*starts, len(xs)])
     return (
         np.add.reduceat(xs, starts) / sizes,
@@ -125,8 +126,8 @@ def thin(
 
 
 def _edges(x: Values) -> np.ndarray:
-    """Returns bounds between values of x, and beyond the first and the last."""
-    at = drawing.floats(x)
+    """Returns cell edges: between the values of x, and outside of the ends."""
+    at = drawing.to_floats(x)
     if len(at) == 1:
         return np.array([at[0] - 0.5, at[0] + 0.5])
     middle = (at[1:] + at[:-1]) / 2

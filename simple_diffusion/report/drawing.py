@@ -1,8 +1,8 @@
-"""Drawing as SVG: the same bytes for the same numbers, and the same look everywhere.
+"""Plots as SVG, reproducible byte for byte and with one style.
 
-Letters are drawn as paths, so that no font is needed. Text and axes have the colour of
-the text around them (`currentColor`), and the background is left open: a page shows
-them on light and on dark alike, and a viewer of the file alone on white.
+Letters are drawn as paths, so no font is needed. Text and axes use `currentColor` and
+the background is transparent, so plots fit into light and dark pages; a viewer shows a
+separate file on white.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Told apart by most eyes, and legible on white and on black.
+# Distinguishable with most colour vision, and legible on white and on black.
 PALETTE = ("#3b82c4", "#e0762a", "#3a9d6b", "#cf4f5c", "#8c6bc8", "#a3823a", "#3fa3ab")
 MARKERS = "osD^vP*"
 
 # Inches, of one plot.
 WIDTH, HEIGHT = 5.2, 3.1
 
-# Stands for `currentColor`, which matplotlib does not know; no other thing has it.
+# Placeholder for `currentColor`, which matplotlib does not know; used nowhere else.
 INK = "#010203"
-# Of no display: embedded rasters are this fine.
+# Resolution of embedded raster images.
 DPI = 144
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "simple_diffusion",
@@ -60,12 +60,12 @@ Values = Sequence[float | int | None] | np.ndarray
 class Series(NamedTuple):
     """A line of a plot.
 
-    x: where it has points.
-    y: their heights; nan leaves a gap.
+    x: positions of the points.
+    y: their values; nan leaves a gap.
     label: in the legend; "" for none.
-    low: lower bound of a band around it; nan where there is none.
+    low: lower bound of a band around the line; nan for none.
     high: upper bound.
-    best: index of a point to mark.
+    best: index of the point to mark with a star.
     marks: whether each point has a marker.
     """
 
@@ -80,7 +80,7 @@ class Series(NamedTuple):
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """What is drawn inside looks as it should, whatever settings a user has."""
+    """Applies the style of the report, independent of the user's settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         for key, value in _STYLE.items():
@@ -88,28 +88,28 @@ def style() -> Iterator[None]:
         yield
 
 
-def draw(
+def draw_series(
     axes: Axes, series: Sequence[Series], ordered: bool = False, legend: bool = True
 ) -> None:
-    """Puts lines into axes.
+    """Draws lines into axes.
 
     Args:
-      axes: where.
+      axes: the axes.
       series: the lines.
-      ordered: whether they are steps of one quantity; see `plots.lines`.
-      legend: whether to say which is which.
+      ordered: whether they are levels of one quantity; see `curves.plot_lines`.
+      legend: whether to draw a legend.
     """
     scale = matplotlib.colormaps["viridis"]
     for k, one in enumerate(series):
         colour = PALETTE[k % len(PALETTE)]
         if ordered:
             colour = colors.to_hex(scale(0.08 + 0.72 * k / max(1, len(series) - 1)))
-        x, y = floats(one.x), floats(one.y)
-        # A point with no neighbour would not be seen without a marker.
+        x, y = to_floats(one.x), to_floats(one.y)
+        # A single point would be invisible without a marker.
         marker = MARKERS[k % len(MARKERS)] if one.marks or len(x) == 1 else None
         axes.plot(x, y, color=colour, marker=marker, label=one.label or None)
         if one.low is not None and one.high is not None:
-            _band(axes, x, floats(one.low), floats(one.high), colour, one.marks)
+            _band(axes, x, to_floats(one.low), to_floats(one.high), colour, one.marks)
         if one.best is not None:
             best = axes.plot(x[one.best], y[one.best], "*", color=colour, zorder=1.9)
             best[0].set(markersize=14, markeredgecolor=INK, markeredgewidth=0.7)
@@ -119,7 +119,7 @@ def draw(
         _legend(axes, len(series))
 
 
-def dress(
+def label_axes(
     axes: Axes,
     title: str = "",
     x_label: str = "",
@@ -127,7 +127,7 @@ def dress(
     log_x: bool = False,
     log_y: bool = False,
 ) -> None:
-    """Gives axes their words, scales and grid."""
+    """Sets title, labels, scales and grid of axes."""
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -136,19 +136,19 @@ def dress(
         (log_x, 0, axes.set_xscale),
         (log_y, 1, axes.set_yscale),
     ):
-        # Where nothing is positive a logarithm would show an empty plot.
+        # Without positive values a logarithmic plot would be empty.
         if log and any((data[which] > 0).any() for data in shown):
             set_scale("log")
-    if axes.get_xscale() == "linear" and _whole(shown):
+    if axes.get_xscale() == "linear" and _has_integer_steps(shown):
         axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(thousands))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(format_thousands))
     axes.grid(True, alpha=0.16, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
 
 
-def svg(figure: Figure, title: str = "") -> str:
-    """Returns a figure as an `<svg>` element without prologue, date or comments."""
+def to_svg(figure: Figure, title: str = "") -> str:
+    """Returns a figure as an `<svg>` element without prologue, date and comments."""
     figure.patch.set_visible(False)
     buffer = io.StringIO()
     with style():
@@ -156,7 +156,7 @@ def svg(figure: Figure, title: str = "") -> str:
     text = buffer.getvalue()
     text = re.sub(r"<!--.*?-->\n?", "", text[text.index("<svg") :], flags=re.S)
     text = text.replace(INK, "currentColor")
-    # Said of the root alone: a style sheet would reach all of a page around it.
+    # Style of the root element only: a style sheet would apply to the page around it.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S)
     joins = "stroke-linejoin: round; stroke-linecap: butt"
     head = f' role="img" style="background: white; {joins}"'
@@ -174,7 +174,7 @@ def _band(
     marks: bool,
 ) -> None:
     known = np.isfinite(low) & np.isfinite(high)
-    if marks:  # a band over few points alone says less than their bars
+    if marks:  # over few points error bars are clearer than a band
         axes.vlines(x[known], low[known], high[known], color=colour, linewidth=1)
     axes.fill_between(
         x, low, high, where=known.tolist(), color=colour, alpha=0.16, lw=0
@@ -182,7 +182,7 @@ def _band(
 
 
 def _legend(axes: Axes, count: int) -> None:
-    # Below the plot, where it hides nothing, if it is long.
+    # A long legend is below the plot, where it hides nothing.
     if count > 4:
         axes.figure.legend(loc="outside lower center", ncols=3)
     else:
@@ -190,8 +190,8 @@ def _legend(axes: Axes, count: int) -> None:
 
 
 def _name_ends(axes: Axes, series: Sequence[Series]) -> None:
-    """Writes the name of each line beside its end, moved apart where they meet."""
-    ends = [(floats(one.y)[-1], k) for k, one in enumerate(series) if len(one.y)]
+    """Writes the name of each line beside its end, without overlaps."""
+    ends = [(to_floats(one.y)[-1], k) for k, one in enumerate(series) if len(one.y)]
     ends = sorted((math.log(y), k) for y, k in ends if y > 0)
     if not ends:
         return
@@ -201,7 +201,9 @@ def _name_ends(axes: Axes, series: Sequence[Series]) -> None:
     for k in range(1, len(places)):
         places[k] = max(places[k], places[k - 1] + gap)
     places[-1] = min(places[-1], 1.0)
-    for k in reversed(range(len(places) - 1)):  # what went beyond the top
+    for k in reversed(
+        range(len(places) - 1)
+    ):  # below those that were moved down from the top
         places[k] = min(places[k], places[k + 1] - gap)
     for (_, k), height in zip(ends, places, strict=True):
         axes.text(
@@ -213,16 +215,16 @@ def _name_ends(axes: Axes, series: Sequence[Series]) -> None:
         )
 
 
-def _whole(shown: list[np.ndarray]) -> bool:
+def _has_integer_steps(shown: list[np.ndarray]) -> bool:
     xs = np.concatenate([data[0] for data in shown]) if shown else np.array([0.5])
     return bool(np.all(xs == np.round(xs))) and float(np.ptp(xs)) > 5
 
 
-def thousands(value: float, _: Any = None) -> str:
-    """Returns 12000 as "12k": what steps are called on an axis."""
+def format_thousands(value: float, _: Any = None) -> str:
+    """Formats 12000 as "12k", for the steps on an axis."""
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
-def floats(values: Values) -> np.ndarray:
-    """Returns an array in which None is nan."""
+def to_floats(values: Values) -> np.ndarray:
+    """Returns an array with nan for None."""
     return np.array([np.nan if v is None else v for v in values], float)

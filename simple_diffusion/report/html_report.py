@@ -1,4 +1,4 @@
-"""One HTML file that shows all that a run has left in its workdir."""
+"""One HTML file that shows the results of a run in its workdir."""
 
 import datetime
 import math
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from simple_diffusion.core import files
+from simple_diffusion.core import console, files
 from simple_diffusion.report import (
     metric_sections,
     page,
@@ -23,7 +23,7 @@ TRAINING, COMPARISON, SWEEP = "metrics.jsonl", "comparison.json", "sweep/sweep.j
 
 
 class Result(NamedTuple):
-    """What was written.
+    """The written report.
 
     path: of the page.
     """
@@ -34,33 +34,33 @@ class Result(NamedTuple):
 class _Part(NamedTuple):
     """A section that a report may have.
 
-    what: it shows.
-    made_by: the command that leaves what it is made of.
-    make: returns it, None if there is nothing to show.
+    title: what it shows.
+    source: the mode that writes the files it is made of.
+    make: returns the section, None if there is nothing to show.
     """
 
-    what: str
-    made_by: str
+    title: str
+    source: str
     make: Callable[[], Section | None]
 
 
 def write(workdir: str) -> Result:
     """Writes `report.html` into a workdir.
 
-    The file holds everything it shows and opens from a disk, without a network. What is
-    not there is left out, and said at the end; what is damaged is skipped and named.
-    Nothing is computed on a device, so that it can be made while a training runs.
+    The file is self-contained and opens without a network. The footer lists missing
+    sections; damaged files are skipped and named. Nothing is computed on a device, so a
+    report can be written while a training runs.
 
     Raises:
-      ValueError: if there is nothing to report on.
+      ValueError: if there is nothing to report.
     """
-    folder = files.folder(workdir)
+    folder = files.resolve_folder(workdir)
     path = folder / REPORT
-    if files.is_first_process():
+    if console.is_first_process():
         text = _report(folder)
-        with files.replacing(path) as file:
+        with files.open_atomic(path) as file:
             file.write(text.encode())
-        files.say(f"report ({len(text) / 1e6:.1f} MB): {path}")
+        console.print_line(f"report ({len(text) / 1e6:.1f} MB): {path}")
     return Result(path)
 
 
@@ -68,25 +68,24 @@ def _report(folder: epath.Path) -> str:
     run = RunFiles(folder)
     sections, missing = [], []
     trained = run.read(files.CONFIG) or {}
-    every = _parts(run, trained)
-    for part in every:
-        found = _made(run, part)
-        if found is None:
+    for part in _parts(run, trained):
+        section = _make_section(run, part)
+        if section is None:
             missing.append(part)
         else:
-            sections.append(found)
+            sections.append(section)
     if not sections and not trained:
         raise ValueError(
-            f"--workdir {folder} holds nothing to report on "
+            f"--workdir {folder} holds nothing to report "
             f"({files.CONFIG} is missing); train first, with --mode train"
         )
     sections = [_summary(run, trained), *sections]
     if run.notes:
         sections = [_notes(run.notes), *sections]
-    foot = [_left_out(missing)] if missing else []
+    foot = [_format_missing(missing)] if missing else []
     now = datetime.datetime.now(datetime.UTC)
     subtitle = f"simple_diffusion report, {now:%Y-%m-%d %H:%M} UTC"
-    return page.page(str(folder).rstrip("/").split("/")[-1], subtitle, sections, foot)
+    return page.render(str(folder).rstrip("/").split("/")[-1], subtitle, sections, foot)
 
 
 def _parts(run: RunFiles, trained: dict[str, Any]) -> list[_Part]:
@@ -97,7 +96,7 @@ def _parts(run: RunFiles, trained: dict[str, Any]) -> list[_Part]:
         class_names = run.read(files.CLASSES, list) or []
     pictures, numbers, training = picture_sections, metric_sections, training_sections
 
-    def of(name: str, make: Callable[[Any], Section | None]) -> Section | None:
+    def from_file(name: str, make: Callable[[Any], Section | None]) -> Section | None:
         record = run.read(name)
         return None if record is None else make(record)
 
@@ -105,14 +104,14 @@ def _parts(run: RunFiles, trained: dict[str, Any]) -> list[_Part]:
         _Part("samples", "train", lambda: pictures.samples(run)),
         _Part(
             *("metrics", "evaluate"),
-            lambda: of(METRICS, lambda record: numbers.metrics(record, trained)),
+            lambda: from_file(METRICS, lambda record: numbers.metrics(record, trained)),
         ),
         _Part(
             *("evaluations over time", "train, with evaluations during it"),
             lambda: numbers.evaluations(run.lines(EVALUATIONS)),
         ),
-        _Part("training curves", "train", lambda: training.training(lines)),
-        _Part("loss by noise level", "train", lambda: training.by_logsnr(lines)),
+        _Part("training curves", "train", lambda: training.training_curves(lines)),
+        _Part("loss by noise level", "train", lambda: training.loss_by_logsnr(lines)),
         _Part(
             *("samples over the training", "train, with train.sample_every_steps"),
             lambda: pictures.over_time(run),
@@ -129,22 +128,22 @@ def _parts(run: RunFiles, trained: dict[str, Any]) -> list[_Part]:
             *("nearest training images", "evaluate"),
             lambda: pictures.neighbours(run),
         ),
-        _Part("sweeps", "sweep", lambda: of(SWEEP, numbers.sweep)),
+        _Part("sweeps", "sweep", lambda: from_file(SWEEP, numbers.sweep)),
         _Part("restorations", "restore", lambda: pictures.restorations(run)),
         _Part(
             *("comparison of folders", "evaluate, of two folders"),
-            lambda: of(COMPARISON, numbers.comparison),
+            lambda: from_file(COMPARISON, numbers.comparison),
         ),
     ]
 
 
-def _made(run: RunFiles, part: _Part) -> Section | None:
-    """Returns a section; one whose files are not as they should be is passed over."""
+def _make_section(run: RunFiles, part: _Part) -> Section | None:
+    """Returns a section; None if its files do not have the expected content."""
     try:
         return part.make()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
-        run.note(f"{part.what}: files are not as expected, passed over ({why})")
+        run.note(f"{part.title}: files are not as expected, skipped ({why})")
         return None
 
 
@@ -154,7 +153,7 @@ def _with_steps(run: RunFiles, name: str) -> list[dict[str, Any]]:
 
 
 def _summary(run: RunFiles, trained: dict[str, Any]) -> Section:
-    """Returns what was trained and how far, from the small files alone."""
+    """Returns the section on model, data and progress of the training."""
     lines = _with_steps(run, TRAINING)
     record = run.read(METRICS) or {}
     data, model, sample, train = (
@@ -180,16 +179,16 @@ def _summary(run: RunFiles, trained: dict[str, Any]) -> Section:
         "guidance": sample.get("guidance"),
         "commit": record.get("commit"),
         "trained": _dates(lines),
-        "evaluated": metric_sections.when(record.get("time")),
+        "evaluated": metric_sections.format_time(record.get("time")),
     }
     text = page.facts(facts)
     if trained:
-        text += page.fold("The whole config", page.config(trained))
+        text += page.details("The full config", page.config(trained))
     return Section("summary", "Summary", text)
 
 
 def _parameters(run: RunFiles) -> int | None:
-    """Returns how many parameters the newest checkpoint says it has."""
+    """Returns the number of parameters in the newest checkpoint."""
     steps = [name for name in run.glob("checkpoints/*") if name[12:].isdecimal()]
     if not steps:
         return None
@@ -214,12 +213,14 @@ def _dates(lines: list[dict[str, Any]]) -> str | None:
 
 def _notes(notes: list[str]) -> Section:
     lines = "".join(f"<li>{page.escape(note)}</li>\n" for note in dict.fromkeys(notes))
-    return Section("notes", "Passed over", f'<div class="notes"><ul>{lines}</ul></div>')
+    return Section(
+        "notes", "Skipped files", f'<div class="notes"><ul>{lines}</ul></div>'
+    )
 
 
-def _left_out(missing: list[_Part]) -> str:
-    listed = "; ".join(
-        f"{page.escape(part.what)} ({page.code(f'--mode {part.made_by}')})"
+def _format_missing(missing: list[_Part]) -> str:
+    names = "; ".join(
+        f"{page.escape(part.title)} ({page.code(f'--mode {part.source}')})"
         for part in missing
     )
-    return f"Not in this report, with what makes it: {listed}."
+    return f"Not in this report, with the mode that adds it: {names}."

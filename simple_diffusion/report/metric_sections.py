@@ -1,4 +1,4 @@
-"""The parts of a report that come from evaluations: tables and plots."""
+"""Sections of a report on evaluations: tables and plots."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ from simple_diffusion.report.page import Section
 
 Record = Mapping[str, Any]
 
-# What two evaluations must share to lie on one line, with what a legend says of it.
+# Settings that evaluations on one line must share, with their text in a legend.
 _SETTINGS = {
     "weights": "{}",
     "solver": "{}",
@@ -26,7 +26,14 @@ _SETTINGS = {
     "reference": "against {}",
     "networks": "networks {}",
 }
-_SAID_APART = ("metrics", "intervals", "standard_errors", "counts", "config", "notes")
+_SHOWN_ELSEWHERE = (
+    "metrics",
+    "intervals",
+    "standard_errors",
+    "counts",
+    "config",
+    "notes",
+)
 
 
 def metrics(record: Record, training: Record) -> Section:
@@ -34,33 +41,39 @@ def metrics(record: Record, training: Record) -> Section:
 
     Args:
       record: of `metrics.json`.
-      training: config of the training; keys that the evaluation had otherwise are said.
+      training: config of the training; the section lists keys that differ.
     """
-    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
+    text = (
+        page.facts(describe_settings(record)) + metrics_table(record) + _notes(record)
+    )
     text += _held_out_by_logsnr(record["metrics"])
-    asked = record.get("config") or {}
+    config = record.get("config") or {}
     changed = [
         line
         for section in ("data", "model", "diffusion")
-        if section in asked and section in training
-        for line in files.differences(training[section], asked[section], section)
+        if section in config and section in training
+        for line in files.differences(training[section], config[section], section)
     ]
     if changed:
         lines = "<br>".join(map(page.escape, changed))
-        text += page.fold("Settings that differ from the training", f"<p>{lines}</p>")
-    text += page.fold("Everything about this evaluation", page.config(_rest(record)))
+        text += page.details(
+            "Settings that differ from the training", f"<p>{lines}</p>"
+        )
+    text += page.details("Everything about this evaluation", page.config(_rest(record)))
     return Section("metrics", "Metrics", text)
 
 
 def comparison(record: Record) -> Section:
     """Returns the newest evaluation of folders: `comparison.json`."""
-    text = page.facts(about(record)) + metrics_table(record) + _notes(record)
-    text += page.fold("Everything about this comparison", page.config(_rest(record)))
+    text = (
+        page.facts(describe_settings(record)) + metrics_table(record) + _notes(record)
+    )
+    text += page.details("Everything about this comparison", page.config(_rest(record)))
     return Section("comparison", "Comparison of folders", text)
 
 
 def _notes(record: Record) -> str:
-    """Returns what the evaluation said of its metrics: which are biased, which miss."""
+    """Returns the notes of the evaluation: which metrics are biased or missing."""
     return "".join(page.paragraph(str(note)) for note in record.get("notes") or ())
 
 
@@ -74,18 +87,18 @@ def metrics_table(record: Record) -> str:
             continue
         spread = ""
         if interval := intervals.get(name):
-            spread = f"{plots.number(interval[0])} to {plots.number(interval[1])}"
+            spread = " to ".join(map(plots.format_number, interval[:2]))
         elif (error := errors.get(name)) is not None:
-            spread = f"± {plots.number(error)}"
-        made, real = (*map(_number, counts.get(name) or ()), None, None)[:2]
+            spread = f"± {plots.format_number(error)}"
+        generated, real = (*map(_number, counts.get(name) or ()), None, None)[:2]
         direction = plots.arrow(name)
         rows.append(
             [
                 name,
-                plots.number(value),
+                plots.format_number(value),
                 direction,
                 spread,
-                made or "",
+                generated or "",
                 real or "",
                 metric_names.explain(name),
             ]
@@ -102,8 +115,8 @@ def metrics_table(record: Record) -> str:
     return page.table(header, rows, numbers=(1, 4, 5), names=(0,))
 
 
-def about(record: Record) -> dict[str, str | None]:
-    """Returns what the numbers of a record are metrics of, for a person."""
+def describe_settings(record: Record) -> dict[str, str | None]:
+    """Returns the settings of an evaluation as text."""
     size, guidance = record.get("size"), record.get("guidance")
     network = [
         ", ".join(
@@ -131,40 +144,42 @@ def about(record: Record) -> dict[str, str | None]:
         "reference": _flat(record.get("reference")),
         "feature networks": "; ".join(network),
         "commit": record.get("commit"),
-        "time": when(record.get("time")),
+        "time": format_time(record.get("time")),
     }
 
 
-def when(time: Any) -> str | None:
-    """Returns the time of a record for a person; None if it says none."""
+def format_time(time: Any) -> str | None:
+    """Formats the time of a record; None without one."""
     try:
-        read = datetime.datetime.fromisoformat(time)
+        parsed = datetime.datetime.fromisoformat(time)
     except (TypeError, ValueError):
         return _flat(time)
-    return f"{read.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{parsed.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def evaluations(records: Sequence[Record]) -> Section | None:
-    """Returns the main metrics over the training; None where nothing was repeated.
+    """Returns the main metrics over the training; None without repeated evaluations.
 
     Only evaluations with equal settings are on one line. A star marks the best.
     """
     records = [r for r in records if r.get("step") is not None and "metrics" in r]
     shown: dict[tuple, list[str]] = {}
-    for name in plots.main_metrics([r["metrics"] for r in records]):
+    for name in plots.select_metrics([r["metrics"] for r in records]):
         shown.setdefault(metric_names.split_name(name)[:2], []).append(name)
     every = []
     for (kind, network), group in shown.items():
         series = [s for name in group for s in _over_steps(records, name, len(group))]
         if max(len(one.x) for one in series) > 1:
             title = " ".join(p for p in (kind, network, plots.arrow(kind)) if p)
-            every.append(page.plot(curves.lines(series, title=title, x_label="step")))
+            every.append(
+                page.plot(curves.plot_lines(series, title=title, x_label="step"))
+            )
     if not every:
         return None
     text = page.paragraph(
-        "Evaluations with equal settings are on one line, with 95% intervals where "
-        "they are known; a star marks the best of it. Metrics of different numbers of "
-        "samples cannot be compared."
+        "Evaluations with equal settings are on one line, with 95% intervals if known; "
+        "a star marks the best value. Metrics of different numbers of samples cannot "
+        "be compared."
     )
     return Section("evaluations", "Evaluations over time", text + page.plots(every))
 
@@ -172,35 +187,36 @@ def evaluations(records: Sequence[Record]) -> Section | None:
 def sweep(record: Record) -> Section | None:
     """Returns the plots and the table of `sweep.json`."""
     points = record.get("points") or []
-    shown = plots.sweep(points) if points else None
+    shown = plots.plot_sweep(points) if points else None
     if shown is None:
         return None
     facts = {
         "samples at each point": _number(record.get("count")),
         "points": str(len(points)),
-        **about(record),
-        **dict.fromkeys(["guidance", "network calls"]),  # as the points have them
+        **describe_settings(record),
+        # The points have their own.
+        **dict.fromkeys(["guidance", "network calls"]),
     }
     text = page.facts(facts) + page.plot(shown)
-    if trade := plots.trade_off(points):
+    if trade := plots.plot_trade_off(points):
         text += page.plot(trade, "The ends of each line are marked with their guidance")
-    found = plots.table(points, errors=False)
+    found = plots.build_table(points, errors=False)
     numbers = range(len(found.header))
     text += page.table(found.header, found.rows, numbers=numbers, best=found.best)
     return Section("sweep", "Sweep of guidance and steps", text)
 
 
 def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[Series]:
-    """Returns a line for each kind of evaluation that has the metric."""
+    """Returns a line for each group of evaluations with equal settings."""
     count = metric_names.split_name(name)[2]
-    # A held-out loss has nothing to do with how samples were drawn.
+    # A held-out loss does not depend on the sampling.
     settings = list(_SETTINGS) if count else ["weights"]
     kinds: dict[str, dict[float, Record]] = {}
     for record in records:
         if record["metrics"].get(name) is not None:
-            asked = {key: record.get(key) for key in settings}
-            # Of one step the last evaluation stands.
-            kinds.setdefault(json.dumps(asked), {})[record["step"]] = record
+            setting = {key: record.get(key) for key in settings}
+            # The last evaluation of each step counts.
+            kinds.setdefault(json.dumps(setting), {})[record["step"]] = record
     varied = [
         key
         for key in settings
@@ -208,10 +224,10 @@ def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[S
     ]
     series = []
     for kind, by_step in kinds.items():
-        asked = json.loads(kind)
-        label = [_SETTINGS[key].format(_flat(asked[key])) for key in varied]
+        setting = json.loads(kind)
+        label = [_SETTINGS[key].format(_flat(setting[key])) for key in varied]
         if names_here > 1 and count:
-            label.insert(0, f"{plots.number(count)} samples")
+            label.insert(0, f"{plots.format_number(count)} samples")
         steps = sorted(by_step)
         values = [by_step[step]["metrics"][name] for step in steps]
         bounds = [plots.bounds(by_step[step], name) for step in steps]
@@ -220,7 +236,7 @@ def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[S
                 *(steps, values, ", ".join(label)),
                 low=[low for low, _ in bounds],
                 high=[high for _, high in bounds],
-                best=metric_names.best(name, values) if len(values) > 1 else None,
+                best=metric_names.best_index(name, values) if len(values) > 1 else None,
                 marks=True,
             )
         )
@@ -228,15 +244,18 @@ def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[S
 
 
 def _held_out_by_logsnr(found: Record) -> str:
-    """Returns a plot of the held-out loss in each bin; "" if there is none."""
-    bins = sorted((name for name in found if "[" in name), key=training_sections.start)
+    """Returns a table of the held-out loss in each bin; "" if there is none."""
+    bins = sorted(
+        (name for name in found if "[" in name), key=training_sections.bin_start
+    )
     if len(bins) < 2:
         return ""
     rows = [
-        [training_sections.bin_name(name), plots.number(found[name])] for name in bins
+        [training_sections.bin_name(name), plots.format_number(found[name])]
+        for name in bins
     ]
     table = page.table(["logsnr", "held-out loss"], rows, numbers=(0, 1))
-    return page.fold("Held-out loss by logsnr", table)
+    return page.details("Held-out loss by logsnr", table)
 
 
 def _interval(record: Record) -> str:
@@ -247,15 +266,15 @@ def _interval(record: Record) -> str:
 
 
 def _rest(record: Record) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in _SAID_APART}
+    return {k: v for k, v in record.items() if k not in _SHOWN_ELSEWHERE}
 
 
 def _number(value: Any) -> str | None:
-    return None if value is None else plots.number(value)
+    return None if value is None else plots.format_number(value)
 
 
 def _flat(value: Any) -> str | None:
-    """Returns a setting for a person: the values of a mapping, of a list its items."""
+    """Formats a setting: the values of a mapping, or the items of a list."""
     if isinstance(value, Mapping):
         known = {
             k: v

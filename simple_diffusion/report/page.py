@@ -1,4 +1,4 @@
-"""One self-contained HTML page: everything it shows is in the file itself."""
+"""Elements of one self-contained HTML page."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from simple_diffusion.report import page_style
 
-# A browser then asks nobody for anything, whatever a page holds.
+# Forbids a browser every request, whatever the page contains.
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'"
@@ -19,8 +19,8 @@ _POLICY = (
 class Section(NamedTuple):
     """A part of a page.
 
-    anchor: its place in the page's address.
-    title: of the part.
+    anchor: its id, for links.
+    title: its heading.
     body: HTML.
     """
 
@@ -29,7 +29,7 @@ class Section(NamedTuple):
     body: str
 
 
-def page(
+def render(
     title: str, subtitle: str, sections: Sequence[Section], foot: Sequence[str]
 ) -> str:
     """Returns a page with a table of contents.
@@ -37,8 +37,8 @@ def page(
     Args:
       title: plain text.
       subtitle: plain text.
-      sections: in their order.
-      foot: lines of HTML at the end.
+      sections: in this order.
+      foot: lines of HTML for the footer.
     """
     contents = "".join(
         f'<a href="#{s.anchor}">{escape(s.title)}</a>\n' for s in sections
@@ -52,7 +52,7 @@ def page(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Without an icon of its own a browser would ask for one.
+        # Without an icon a browser would request one.
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(title)}</title>\n<style>{page_style.STYLE}</style>\n</head>\n"
         '<body>\n<div class="page">\n<nav><strong>Contents</strong>\n'
@@ -65,12 +65,12 @@ def page(
 
 
 def escape(text: Any) -> str:
-    """Returns text that is not read as HTML, whatever is in it."""
+    """Returns text with HTML special characters escaped."""
     return html.escape(str(text))
 
 
 def code(text: Any) -> str:
-    """Returns text as a name or a command."""
+    """Returns text in a code element."""
     return f"<code>{escape(text)}</code>"
 
 
@@ -80,7 +80,7 @@ def paragraph(text: str) -> str:
 
 
 def facts(pairs: Mapping[str, Any]) -> str:
-    """Returns what and how, as a list in columns; what is None or "" is left out."""
+    """Returns names and values as a list in columns; None and "" are skipped."""
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>\n"
         for name, value in pairs.items()
@@ -101,16 +101,16 @@ def table(
     Args:
       header: names of the columns.
       rows: their cells.
-      numbers: columns that stand to the right.
-      best: (row, column) of cells to mark.
-      names: columns in the letters of code.
+      numbers: columns that are aligned to the right.
+      best: (row, column) of cells to highlight.
+      names: columns in a monospaced font.
     """
 
     def cell(tag: str, text: str, row: int, column: int) -> str:
         kinds = ["number"] if column in numbers else []
         kinds += ["mono"] if column in names and tag == "td" else []
         text = escape(text)
-        if tag == "th":  # long names of metrics may be broken there
+        if tag == "th":  # allows line breaks in long names of metrics
             text = text.replace("_", "_<wbr>")
         if (row, column) in best:
             kinds, text = [*kinds, "best"], f"<span>{text}</span>"
@@ -118,8 +118,8 @@ def table(
         return f"<{tag}{kind}>{text}</{tag}>"
 
     def line(tag: str, cells: Sequence[str], row: int) -> str:
-        made = (cell(tag, text, row, column) for column, text in enumerate(cells))
-        return f"<tr>{''.join(made)}</tr>\n"
+        parts = (cell(tag, text, row, column) for column, text in enumerate(cells))
+        return f"<tr>{''.join(parts)}</tr>\n"
 
     body = "".join(line("td", cells, row) for row, cells in enumerate(rows))
     return (
@@ -128,31 +128,31 @@ def table(
     )
 
 
-def fold(summary: str, body: str) -> str:
-    """Returns HTML that is shown when one asks for it."""
+def details(summary: str, body: str) -> str:
+    """Returns HTML that is collapsed until a click on the summary."""
     return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
 
 
 def plot(svg: str, caption: str = "") -> str:
-    """Returns an SVG as part of the page, its names made its own."""
-    own = "p" + hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}-", svg)
+    """Returns an SVG as part of the page, with ids that are unique in the page."""
+    prefix = "p" + hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     return f'<figure class="plot">{svg}{_caption(caption)}</figure>\n'
 
 
 def plots(every: Iterable[str]) -> str:
-    """Returns plots side by side, as many as fit."""
+    """Returns plots side by side."""
     return f'<div class="plots">\n{"".join(every)}</div>\n'
 
 
 def picture(png: bytes, size: tuple[int, int], text: str, caption: str = "") -> str:
-    """Returns an image, small ones enlarged by a whole factor.
+    """Returns an image; small ones are enlarged by an integer factor.
 
     Args:
-      png: the file.
-      size: its width and height.
-      text: what it shows, for whom does not see it.
-      caption: below it.
+      png: content of the file.
+      size: width and height.
+      text: alternative text.
+      caption: below the image.
     """
     factor = max(1, min(3, 420 // max(size)))
     width, height = (factor * side for side in size)
@@ -165,14 +165,14 @@ def picture(png: bytes, size: tuple[int, int], text: str, caption: str = "") -> 
 
 
 def pictures(every: Iterable[str]) -> str:
-    """Returns pictures side by side, as many as fit."""
+    """Returns pictures side by side."""
     return f'<div class="pictures">\n{"".join(every)}</div>\n'
 
 
 def over_time(frames: Iterable[str]) -> str:
-    """Returns pictures with captions, one at a time behind a slider.
+    """Returns pictures with captions, one at a time with a slider.
 
-    On paper, and where scripts are not run, all are shown.
+    On paper, and without scripts, all are shown.
     """
     return (
         '<div class="over-time">\n<div class="slider"><input type="range" min="0" '
@@ -182,18 +182,18 @@ def over_time(frames: Iterable[str]) -> str:
 
 
 def named_rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Returns (plain text, HTML of a picture) as rows with a name each."""
+    """Returns (plain text, HTML of a picture) as named rows."""
     body = "".join(f"<div>{escape(name)}</div>{shown}" for name, shown in rows)
     return f'<div class="classes">\n{body}</div>\n'
 
 
 def config(tree: Mapping[str, Any]) -> str:
-    """Returns a tree of settings in columns, a block for each section."""
-    alone = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
+    """Returns a config in columns, with a block for each section."""
+    values = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
     blocks = {k: v for k, v in tree.items() if isinstance(v, Mapping)}
     parts = [
         f"<div><h3>{escape(name)}</h3>{'<br>'.join(map(escape, _flat(part)))}</div>\n"
-        for name, part in [*({"": alone} if alone else {}).items(), *blocks.items()]
+        for name, part in [*({"": values} if values else {}).items(), *blocks.items()]
     ]
     return f'<div class="config mono">\n{"".join(parts)}</div>\n'
 

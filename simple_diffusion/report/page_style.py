@@ -1,4 +1,4 @@
-"""How a report looks, and the one script in it."""
+"""Style sheet and script of the report."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5d6878; --line: #dfe3e9;
@@ -95,10 +95,10 @@ footer { border-top: 1px solid var(--line); padding-top: 12px; }
 SCRIPT = """
 for (const box of document.querySelectorAll(".over-time")) {
   const frames = [...box.querySelectorAll("figure")];
-  const slider = box.querySelector("input"), said = box.querySelector("output");
+  const slider = box.querySelector("input"), label = box.querySelector("output");
   const show = () => {
     frames.forEach((frame, k) => frame.classList.toggle("on", k === +slider.value));
-    said.textContent = frames[+slider.value].querySelector("figcaption").textContent;
+    label.textContent = frames[+slider.value].querySelector("figcaption").textContent;
   };
   slider.max = frames.length - 1;
   slider.value = slider.max;

@@ -1,4 +1,4 @@
-"""The plots and the table of a sweep, as SVG and Markdown."""
+"""Plots and table of a sweep, as SVG and Markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ class Table(NamedTuple):
     best: set[tuple[int, int]]
 
 
-def sweep(points: Sequence[Point]) -> str | None:
-    """Returns how each metric depends on guidance; None if there is no metric.
+def plot_sweep(points: Sequence[Point]) -> str | None:
+    """Returns plots of the metrics over guidance as SVG; None without metrics.
 
-    One plot per metric, one line per number of steps and interval of guidance, with 95%
-    intervals where they are known. With a single guidance against the steps.
+    One plot per metric, one line per number of steps and guidance interval, with 95%
+    intervals if known. With a single guidance the x axis is the number of steps.
 
     Args:
       points: of a `sweep.json`.
     """
-    metrics = main_metrics([point["metrics"] for point in points])
+    metrics = select_metrics([point["metrics"] for point in points])
     if not metrics:
         return None
     along = "guidance" if len({p["guidance"] for p in points}) > 1 else "steps"
@@ -49,24 +49,24 @@ def sweep(points: Sequence[Point]) -> str | None:
         every = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, name in zip(every, metrics, strict=False):
             shown = _sweep_series(points, name, along)
-            drawing.draw(axes, shown, legend=False)
-            drawing.dress(axes, f"{name} {arrow(name)}", along)
+            drawing.draw_series(axes, shown, legend=False)
+            drawing.label_axes(axes, f"{name} {arrow(name)}", along)
         for axes in every[len(metrics) :]:
             axes.remove()
         _shared_legend(figure, every[0])
-        return drawing.svg(figure, f"metrics against {along}")
+        return drawing.to_svg(figure, f"metrics against {along}")
 
 
-def trade_off(points: Sequence[Point]) -> str | None:
-    """Returns what guidance buys and what it costs; None where no two metrics say it.
+def plot_trade_off(points: Sequence[Point]) -> str | None:
+    """Returns the trade-offs of guidance as SVG; None without a pair of metrics.
 
-    Precision against recall, and a Fréchet distance against accuracy or, without that,
-    against the score of predicted classes. The ends of a line say their guidance.
+    Precision over recall, and a Fréchet distance over accuracy or, without that, over
+    the class score. The ends of each line are marked with their guidance.
 
     Args:
       points: of a `sweep.json`.
     """
-    pairs = _pairs(main_metrics([point["metrics"] for point in points]))
+    pairs = _pairs(select_metrics([point["metrics"] for point in points]))
     if not pairs or len(points) < 2:
         return None
     with drawing.style():
@@ -88,22 +88,22 @@ def trade_off(points: Sequence[Point]) -> str | None:
                         *(f"{p['guidance']:g}", (x, y)),
                         **dict(xytext=(4, 3), textcoords="offset points", fontsize=7),
                     )
-            drawing.draw(axes, shown, legend=False)
+            drawing.draw_series(axes, shown, legend=False)
             x_label, y_label = (f"{name} {arrow(name)}" for name in (across, up))
-            drawing.dress(axes, "", x_label, y_label)
+            drawing.label_axes(axes, "", x_label, y_label)
         _shared_legend(figure, every[0])
-        return drawing.svg(figure, "trade-offs of guidance")
+        return drawing.to_svg(figure, "trade-offs of guidance")
 
 
-def table(points: Sequence[Point], errors: bool = True) -> Table:
-    """Returns the settings and metrics of a sweep, a row for each point.
+def build_table(points: Sequence[Point], errors: bool = True) -> Table:
+    """Returns the settings and metrics of a sweep, one row per point.
 
     Args:
       points: of a `sweep.json`.
-      errors: whether values have their intervals or errors beside them.
+      errors: whether to show intervals or errors beside the values.
     """
-    show = value_with_error if errors else _value
-    metrics = main_metrics([point["metrics"] for point in points])
+    show = format_with_error if errors else _value
+    metrics = select_metrics([point["metrics"] for point in points])
     intervals = len({_interval(point) for point in points}) > 1
     header = ["guidance", *(["interval"] if intervals else []), "steps", "calls"]
     rows = [
@@ -117,15 +117,15 @@ def table(points: Sequence[Point], errors: bool = True) -> Table:
     ]
     best = set()
     for k, name in enumerate(metrics):
-        row = metric_names.best(name, [p["metrics"].get(name) for p in points])
+        row = metric_names.best_index(name, [p["metrics"].get(name) for p in points])
         if row is not None:
             best.add((row, len(header) + k))
     return Table([*header, *(f"{m} {arrow(m)}" for m in metrics)], rows, best)
 
 
-def sweep_table(points: Sequence[Point]) -> str:
-    """Returns `table` as Markdown, with the best value of each metric in bold."""
-    found = table(points)
+def format_markdown(points: Sequence[Point]) -> str:
+    """Returns `build_table` as Markdown, with the best value of each metric in bold."""
+    found = build_table(points)
     rows = [
         [f"**{cell}**" if (y, x) in found.best else cell for x, cell in enumerate(row)]
         for y, row in enumerate(found.rows)
@@ -134,34 +134,34 @@ def sweep_table(points: Sequence[Point]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the metrics that are good or bad, in order, but no bins of a loss."""
+def select_metrics(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the metrics with a better direction, in order, without bins of a loss."""
     every = {name: None for record in records for name in record}
     return [
-        n for n in every if "[" not in n and metric_names.better_lower(n) is not None
+        n for n in every if "[" not in n and metric_names.is_lower_better(n) is not None
     ]
 
 
 def _value(record: Point, name: str) -> str:
     value = record["metrics"].get(name)
-    return "" if value is None else number(value)
+    return "" if value is None else format_number(value)
 
 
-def value_with_error(record: Point, name: str) -> str:
-    """Returns a metric of a record for a person, with its 95% interval or error."""
+def format_with_error(record: Point, name: str) -> str:
+    """Formats a metric of a record with its 95% interval or error."""
     value = record["metrics"].get(name)
     if value is None:
         return ""
-    text = number(value)
+    text = format_number(value)
     interval = record.get("intervals", {}).get(name)
     if interval:
-        return f"{text} [{number(interval[0])}, {number(interval[1])}]"
+        return f"{text} [{format_number(interval[0])}, {format_number(interval[1])}]"
     error = record.get("standard_errors", {}).get(name)
-    return text if error is None else f"{text} ± {number(error)}"
+    return text if error is None else f"{text} ± {format_number(error)}"
 
 
-def number(value: float | int | None) -> str:
-    """Returns four digits of a number: 0.4217, 12.34, 10,000."""
+def format_number(value: float | int | None) -> str:
+    """Formats a number with four digits: 0.4217, 12.34, 10,000."""
     if value is None:
         return "none"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e9):
@@ -170,8 +170,8 @@ def number(value: float | int | None) -> str:
 
 
 def arrow(name: str) -> str:
-    """Returns an arrow that says which way is better."""
-    return {True: "↓", False: "↑", None: ""}[metric_names.better_lower(name)]
+    """Returns an arrow in the direction of better values; "" if there is none."""
+    return {True: "↓", False: "↑", None: ""}[metric_names.is_lower_better(name)]
 
 
 def _sweep_series(points: Sequence[Point], name: str, along: str) -> list[Series]:
@@ -193,7 +193,7 @@ def _sweep_series(points: Sequence[Point], name: str, along: str) -> list[Series
 
 
 def bounds(point: Point, name: str) -> tuple[float, float]:
-    """Returns the 95% interval of a metric, nan where nothing is known of it."""
+    """Returns the 95% interval of a metric; nan if unknown."""
     interval = point.get("intervals", {}).get(name)
     if interval:
         return interval[0], interval[1]
@@ -210,7 +210,7 @@ def bounds(point: Point, name: str) -> tuple[float, float]:
 
 
 def _groups(points: Sequence[Point], along: str) -> list[tuple[str, list[Point]]]:
-    """Returns (label, points in order) of each line of a sweep."""
+    """Returns (label, sorted points) of each line of a sweep."""
     groups: dict[tuple, list[Point]] = {}
     for point in points:
         other = point.get("steps") if along == "guidance" else point["guidance"]
@@ -227,7 +227,7 @@ def _groups(points: Sequence[Point], along: str) -> list[tuple[str, list[Point]]
 
 
 def _interval(point: Point) -> str:
-    """Returns where guidance acts, in logsnr."""
+    """Formats the guidance interval in logsnr."""
     low, high = point.get("guidance_low"), point.get("guidance_high")
     if low is None and high is None:
         return "everywhere"
@@ -236,13 +236,13 @@ def _interval(point: Point) -> str:
 
 
 def _pairs(metrics: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns which metrics to show against which, of one network and number."""
-    by_place: dict[tuple, dict[str, str]] = {}
+    """Returns pairs of metrics to plot, each of one network and number of samples."""
+    by_network: dict[tuple, dict[str, str]] = {}
     for name in metrics:
-        kind, *place = metric_names.split_name(name)
-        by_place.setdefault(tuple(place), {})[kind] = name
+        kind, *network = metric_names.split_name(name)
+        by_network.setdefault(tuple(network), {})[kind] = name
     pairs = []
-    for found in by_place.values():
+    for found in by_network.values():
         distance = found.get("fid", found.get("fd"))
         scores = ("accuracy", "inception_score", "class_score")
         score = next((found[kind] for kind in scores if kind in found), None)

@@ -1,4 +1,4 @@
-"""Files of a run as a report reads them: what is damaged is passed over and noted."""
+"""Files of a run for the report; damaged ones are skipped and noted."""
 
 import fnmatch
 import io
@@ -10,31 +10,31 @@ from typing import Any, NamedTuple
 from etils import epath
 from PIL import Image
 
-from simple_diffusion.core import files
+from simple_diffusion.core import console
 
-# A larger picture is reduced before it is put into the page.
-MOST_BYTES = 3_000_000
-MOST_PIXELS = 2400
+# A larger picture is reduced before it is embedded in the page.
+MAX_BYTES = 3_000_000
+MAX_PIXELS = 2400
 
 
 class Picture(NamedTuple):
-    """A picture as it goes into the page.
+    """A picture for the page.
 
-    png: the file.
-    size: its width and height.
-    reduced: what to say of it if it is not as it was; else "".
+    png: content of the file.
+    size: width and height.
+    reduction: description of a reduction; "" if there is none.
     """
 
     png: bytes
     size: tuple[int, int]
-    reduced: str = ""
+    reduction: str = ""
 
 
 class RunFiles:
     """Reads the files of a workdir.
 
     folder: the workdir.
-    notes: what was passed over, and why.
+    notes: what was skipped, and why.
     """
 
     def __init__(self, folder: epath.Path):
@@ -42,10 +42,10 @@ class RunFiles:
         self.notes: list[str] = []
 
     def note(self, line: str) -> None:
-        """Remembers that something was passed over, and says so."""
+        """Stores and prints a note about skipped content, once."""
         if line not in self.notes:
             self.notes.append(line)
-            files.say(f"note: {line}")
+            console.print_line(f"note: {line}")
 
     def read(self, name: str, kind: type = dict) -> Any:
         """Returns a JSON file; None if there is none, or it is of another kind."""
@@ -53,58 +53,58 @@ class RunFiles:
         if text is None:
             return None
         try:
-            found = json.loads(text)
+            value = json.loads(text)
         except ValueError:
-            self.note(f"{name} is damaged and passed over")
+            self.note(f"{name} is damaged and was skipped")
             return None
-        if isinstance(found, kind):
-            return found
-        self.note(f"{name} is not a {kind.__name__} and passed over")
+        if isinstance(value, kind):
+            return value
+        self.note(f"{name} is not a {kind.__name__} and was skipped")
         return None
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Returns the objects of a file with one JSON a line; [] if there is none."""
-        found, damaged = [], 0
+        """Returns the objects of a JSON lines file; [] if there is no file."""
+        records, damaged = [], 0
         for line in (self._text(name) or "").splitlines():
             try:
                 value = json.loads(line)
             except ValueError:
                 value = None
             if isinstance(value, dict):
-                found.append(value)
+                records.append(value)
             elif line.strip():
                 damaged += 1
         if damaged:
-            self.note(f"{name}: {damaged} damaged line(s) passed over")
-        return found
+            self.note(f"{name}: {damaged} damaged line(s) skipped")
+        return records
 
     def glob(self, pattern: str) -> list[str]:
         """Returns sorted names of files and folders, relative to the workdir."""
-        found = [""]
+        names = [""]
         for part in pattern.split("/"):
-            found = [
+            names = [
                 f"{parent}/{path.name}".lstrip("/")
-                for parent in found
+                for parent in names
                 for path in self._children(parent)
                 if fnmatch.fnmatchcase(path.name, part) and path.name[0] != "."
             ]
-        return sorted(found)
+        return sorted(names)
 
     def picture(self, name: str) -> Picture | None:
         """Returns a PNG, reduced if it is large; None if it cannot be read."""
         try:
             data = (self.folder / name).read_bytes()
             with warnings.catch_warnings():
-                # Large grids are ours, not an attack.
+                # Large grids are our own files, not an attack.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                     image.load()
-                    return _fitting(data, image)
+                    return _reduce(data, image)
         except FileNotFoundError:
             return None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            # Pillow calls a broken chunk a SyntaxError.
-            self.note(f"{name} cannot be read as a PNG and is passed over")
+            # Pillow raises SyntaxError for a broken chunk.
+            self.note(f"{name} cannot be read as a PNG and was skipped")
             return None
 
     def _text(self, name: str) -> str | None:
@@ -113,23 +113,23 @@ class RunFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError):
-            self.note(f"{name} cannot be read and is passed over")
+            self.note(f"{name} cannot be read and was skipped")
             return None
 
     def _children(self, name: str) -> list[epath.Path]:
-        place = self.folder / name if name else self.folder
-        return list(place.iterdir()) if place.is_dir() else []
+        folder = self.folder / name if name else self.folder
+        return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _fitting(data: bytes, image: Image.Image) -> Picture:
+def _reduce(data: bytes, image: Image.Image) -> Picture:
     longest = max(image.size)
-    if len(data) <= MOST_BYTES and longest <= MOST_PIXELS:
+    if len(data) <= MAX_BYTES and longest <= MAX_PIXELS:
         return Picture(data, image.size)
-    by = max(math.ceil(longest / MOST_PIXELS), 2)
+    factor = max(math.ceil(longest / MAX_PIXELS), 2)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    small, buffer = image.reduce(by), io.BytesIO()
+    small, buffer = image.reduce(factor), io.BytesIO()
     small.save(buffer, format="PNG")
     w, h = image.size
-    said = f"reduced {by} times from {w}x{h} pixels"
-    return Picture(buffer.getvalue(), small.size, said)
+    reduction = f"reduced {factor} times from {w}x{h} pixels"
+    return Picture(buffer.getvalue(), small.size, reduction)

@@ -1,4 +1,4 @@
-"""The parts of a report that come from metrics.jsonl: curves over the training."""
+"""Sections of a report on metrics.jsonl: curves over the training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from simple_diffusion.report.page import Section
 
 Record = Mapping[str, Any]
 
-# Columns of a map over time: as many as one can tell apart.
-_MOST_COLUMNS = 60
+# Maximum number of columns of a heat map: more cannot be distinguished.
+_MAX_COLUMNS = 60
 _AT_LOGSNR = "loss_at_logsnr/"
 _CURVES = (
     # name, title, logarithmic
@@ -24,48 +24,50 @@ _CURVES = (
 )
 
 
-def training(lines: Sequence[Record]) -> Section | None:
+def training_curves(lines: Sequence[Record]) -> Section | None:
     """Returns the curves of `metrics.jsonl`."""
     every = []
     for key, title, log in _CURVES:
         x, y = _column(lines, key)
-        lost = sum(not np.isfinite(v) for v in y)
-        xs, mean, low, high = curves.thin(x, y)
+        skipped = sum(not np.isfinite(v) for v in y)
+        xs, mean, low, high = curves.downsample(x, y)
         if not len(xs):
             continue
         one = Series(xs, mean, low=low, high=high)
-        said = f"{lost} value(s) that are not finite are left out" if lost else ""
+        caption = (
+            f"{skipped} value(s) that are not finite are hidden" if skipped else ""
+        )
         log = log and bool((mean > 0).all())
-        svg = curves.lines([one], title=title, x_label="step", log_y=log)
-        every.append(page.plot(svg, said))
+        svg = curves.plot_lines([one], title=title, x_label="step", log_y=log)
+        every.append(page.plot(svg, caption))
     if not every:
         return None
     text = ""
-    if len(lines) > curves.MOST:
+    if len(lines) > curves.MAX_POINTS:
         text = page.paragraph(
-            f"Means of {len(lines) / curves.MOST:.0f} reports each, and the range of "
-            "their values."
+            f"Each point is the mean of {len(lines) / curves.MAX_POINTS:.0f} log "
+            "lines; the band is the range of their values."
         )
     return Section("training", "Training", text + page.plots(every))
 
 
-def by_logsnr(lines: Sequence[Record]) -> Section | None:
+def loss_by_logsnr(lines: Sequence[Record]) -> Section | None:
     """Returns the loss in each bin of logsnr over the training."""
     bins = list(dict.fromkeys(k for m in lines for k in m if k.startswith(_AT_LOGSNR)))
-    bins = sorted(bins, key=start)
+    bins = sorted(bins, key=bin_start)
     labels = [bin_name(name) for name in bins]
-    found = [curves.thin(*_column(lines, name), most=150) for name in bins]
-    series = [Series(f[0], f[1], n) for f, n in zip(found, labels, strict=True)]
+    binned = [curves.downsample(*_column(lines, name), max_points=150) for name in bins]
+    series = [Series(f[0], f[1], n) for f, n in zip(binned, labels, strict=True)]
     steps = np.array([m["step"] for m in lines], float)
     if not any(len(one.x) for one in series) or len(np.unique(steps)) < 2:
         return None
-    edges = np.linspace(steps.min(), steps.max(), min(_MOST_COLUMNS, len(steps)) + 1)
+    edges = np.linspace(steps.min(), steps.max(), min(_MAX_COLUMNS, len(steps)) + 1)
     relative = np.stack([_relative(lines, name, edges) for name in bins])
     every = [
-        curves.lines(
+        curves.plot_lines(
             series, title="loss by logsnr", x_label="step", log_y=True, ordered=True
         ),
-        curves.heat_map(
+        curves.plot_heat_map(
             relative,
             (edges[1:] + edges[:-1]) / 2,
             labels,
@@ -77,8 +79,8 @@ def by_logsnr(lines: Sequence[Record]) -> Section | None:
     ]
     text = page.paragraph(
         "Mean loss of the examples in each bin of logsnr, from pure noise (low) to "
-        "almost clean (high). On the right each bin divided by its mean over the last "
-        "tenth of the training: 1 is where it ended."
+        "almost clean (high). On the right each bin is divided by its mean over the "
+        "last tenth of the training."
     )
     body = text + page.plots(page.plot(svg) for svg in every)
     return Section("logsnr", "Loss by noise level", body)
@@ -91,13 +93,13 @@ def _bounds(name: str) -> tuple[str, str]:
     return low.replace("-inf", ""), high.replace("inf", "")
 
 
-def start(name: str) -> float:
-    """Returns where a bin begins, to sort by."""
+def bin_start(name: str) -> float:
+    """Returns the lower bound of a bin, to sort by."""
     return float(_bounds(name)[0] or "-inf")
 
 
 def bin_name(name: str) -> str:
-    """Returns a bin for a person: -12 to -9, above 12."""
+    """Formats a bin: -12 to -9, above 12."""
     low, high = _bounds(name)
     if low and high:
         return f"{low} to {high}"
@@ -117,6 +119,6 @@ def _relative(lines: Sequence[Record], name: str, edges: np.ndarray) -> np.ndarr
 
 
 def _column(lines: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
-    """Returns (steps, values) of the lines that have a number there."""
+    """Returns (steps, values) of the lines that have a number under the key."""
     known = [m for m in lines if isinstance(m.get(key), (int, float))]
     return [float(m["step"]) for m in known], [float(m[key]) for m in known]

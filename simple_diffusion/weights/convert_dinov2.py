@@ -1,13 +1,13 @@
-"""Makes the file that DINOv2 is loaded from out of the published ones.
+"""Converts published weights of DINOv2.
 
   python -m simple_diffusion.modes.convert dinov2 \\
     --weights dinov2_vitb14_pretrain.pth --output dinov2_b.npz
 
-PyTorch itself is not needed, and nothing is downloaded. `--weights` is the
-dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth of facebookresearch/dinov2, or
-the model.safetensors of facebook/dinov2-base or facebook/dinov2-large at Hugging Face;
-both make the same file. Which size it is, the file tells. The weights are subject to
-the licence of their publisher, and so is what is made of them.
+PyTorch is not needed. `--weights` is dinov2_vitb14_pretrain.pth or
+dinov2_vitl14_pretrain.pth of facebookresearch/dinov2, or model.safetensors of
+facebook/dinov2-base or facebook/dinov2-large at Hugging Face; the result is the same.
+The size is detected from the file. The weights are subject to the licence of their
+publisher, and so is the converted file.
 """
 
 import re
@@ -18,10 +18,10 @@ from jaxtyping import Float
 
 from simple_diffusion.weights import dinov2_layout, weight_files
 
-_TRAINED_GRID = 37  # tokens along each side in training, of 518 pixels
+_TRAINED_GRID = 37  # tokens along each side in training, with 518 pixels
 
-# Our name: that of the official file, and that of Hugging Face, where "#" is the number
-# of a block and "a|b|c" are three arrays that are ours one after the other.
+# Our name: the names in the official file and at Hugging Face. Of "a|b|c" the three
+# arrays are concatenated.
 _NAMES = {
     "cls": ("cls_token", "embeddings.cls_token"),
     "position": ("pos_embed", "embeddings.position_embeddings"),
@@ -54,16 +54,16 @@ def convert(weights: str, output: str) -> str:
     """Writes the weights in our layout; returns the name of the model.
 
     Args:
-      weights: a published file.
+      weights: path of a published file, see above.
       output: path of the .npz file.
 
     Raises:
-      ValueError: for a file of another kind, or with arrays missing, of other shapes or
-        not finite, naming them.
+      ValueError: for a file of another format, or with arrays missing, of other shapes
+        or not finite, naming them.
       OSError: if a file cannot be read or written.
     """
-    theirs = _unchunked(weight_files.read(weights))
-    model, kind = _which(weights, theirs)
+    theirs = _merge_chunks(weight_files.read(weights))
+    model, kind = _detect_model(weights, theirs)
     names = _their_names(model, kind)
     expected = {
         name: shape
@@ -73,12 +73,12 @@ def convert(weights: str, output: str) -> str:
     weight_files.check_arrays(weights, theirs, expected)
     weight_files.check_finite(weights, {name: theirs[name] for name in expected})
     layers = {
-        ours: _our_layout(ours, np.concatenate([theirs[name] for name in parts]))
+        ours: _to_our_layout(ours, np.concatenate([theirs[name] for name in parts]))
         for ours, parts in names.items()
     }
     depth = dinov2_layout.MODELS[model].depth
     arrays = {
-        name: np.stack([layers[_of_block(name, k)] for k in range(depth)])
+        name: np.stack([layers[_block_name(name, k)] for k in range(depth)])
         if name.startswith("blocks.")
         else layers[name]
         for name in dinov2_layout.shapes(model)
@@ -87,30 +87,30 @@ def convert(weights: str, output: str) -> str:
     return model
 
 
-def _unchunked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns arrays by name, where blocks.C.K is block K of the network in chunk C."""
+def _merge_chunks(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames blocks.C.K, which is block K of the network in chunk C, to blocks.K."""
     return {
         re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", k): arrays[k] for k in arrays
     }
 
 
-def _which(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
-    """Returns the name of the model, and whose names the file has (0 or 1)."""
+def _detect_model(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
+    """Returns the model's name, and the index of the file's names in `_NAMES`."""
     kind = next((k for k in range(2) if _NAMES["cls"][k] in arrays), None)
     if kind is None:
         raise ValueError(f"{file} lacks {' or '.join(_NAMES['cls'])}: it is no DINOv2")
     if _REGISTERS[kind] in arrays:
         raise ValueError(
-            f"{file} is a model with registers, whose features are others; take "
-            "the one without them"
+            f"{file} is a model with registers, which has other features; use the "
+            "model without them"
         )
     shape = arrays[_NAMES["cls"][kind]].shape
     for model, (width, depth, _) in dinov2_layout.MODELS.items():
         if shape == (1, 1, width):
-            beyond = f"{_BLOCKS[kind]}{depth}."
-            if any(name.startswith(beyond) for name in arrays):
+            excess = f"{_BLOCKS[kind]}{depth}."
+            if any(name.startswith(excess) for name in arrays):
                 raise ValueError(
-                    f"{file} has more than the {depth} blocks of {model} ({beyond}*)"
+                    f"{file} has more than the {depth} blocks of {model} ({excess}*)"
                 )
             return model, kind
     known = ", ".join(
@@ -121,12 +121,12 @@ def _which(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
     )
 
 
-def _of_block(name: str, k: int) -> str:
+def _block_name(name: str, k: int) -> str:
     return name.replace("blocks.", f"blocks.{k}.", 1)
 
 
 def _their_names(model: str, kind: int) -> dict[str, list[str]]:
-    """Returns what the file calls the arrays of each layer of ours."""
+    """Returns the names in the file of the arrays that form each of our arrays."""
     names = {ours: [both[kind]] for ours, both in _NAMES.items()}
     for name in dinov2_layout.shapes(model):
         if not name.startswith("blocks."):
@@ -138,17 +138,17 @@ def _their_names(model: str, kind: int) -> dict[str, list[str]]:
         ending = suffix[role[0]] if role else ""
         for k in range(dinov2_layout.MODELS[model].depth):
             parts = [f"{_BLOCKS[kind]}{k}.{stem}{ending}" for stem in stems]
-            names[_of_block(name, k)] = parts
+            names[_block_name(name, k)] = parts
     return names
 
 
 def _their_shapes(
     model: str, ours: str, parts: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the arrays in PyTorch, which make one of ours."""
+    """Returns the shapes of the PyTorch arrays that form one of ours."""
     width, side = dinov2_layout.MODELS[model].width, dinov2_layout.PATCH
     plain = re.sub(r"^blocks\.\d+\.", "blocks.", ours)
-    ours_of = dinov2_layout.shapes(model)[plain]
+    our_shape = dinov2_layout.shapes(model)[plain]
     match ours:
         case "cls":
             shape = (1, 1, width)
@@ -157,19 +157,19 @@ def _their_shapes(
         case "patch.kernel":
             shape = (width, 3, side, side)
         case _ if plain != ours:
-            shape = ours_of[:0:-1]  # without the number of blocks; output first
+            shape = our_shape[:0:-1]  # without the number of blocks; output first
         case _:
-            shape = ours_of
+            shape = our_shape
     return {name: (shape[0] // len(parts), *shape[1:]) for name in parts}
 
 
-def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns an array of PyTorch in our layout, in float32."""
+def _to_our_layout(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns a PyTorch array in our layout, in float32."""
     array = np.asarray(array, np.float32)
     if name == "cls":
         array = array[0, 0]
     elif name == "position":
-        array = _positions(array[0])
+        array = _resize_positions(array[0])
     elif name == "patch.kernel":
         array = array.transpose(2, 3, 1, 0).reshape(-1, len(array))
     elif name.endswith(".kernel"):
@@ -177,25 +177,25 @@ def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _positions(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
-    """Returns the embeddings of positions for our grid; the first is of no position.
+def _resize_positions(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
+    """Returns the position embeddings for our grid; the class token's is the first.
 
-    As the official network does at every call: bicubic, not antialiased, as if the new
-    grid had a tenth of a token more.
+    As in the official network: bicubic, not antialiased, with the scale of a grid that
+    is larger by a tenth of a token.
     """
-    whole, table = table[:1], table[1:]
+    cls, table = table[:1], table[1:]
     table = table.reshape(_TRAINED_GRID, _TRAINED_GRID, -1).astype(np.float64)
     matrix = _bicubic(
         _TRAINED_GRID, dinov2_layout.GRID, (dinov2_layout.GRID + 0.1) / _TRAINED_GRID
     )
     table = np.einsum("yi,xj,ijd->yxd", matrix, matrix, table, optimize=True)
-    return np.concatenate([whole, table.reshape(-1, table.shape[-1])])
+    return np.concatenate([cls, table.reshape(-1, table.shape[-1])])
 
 
 def _bicubic(old: int, new: int, scale: float) -> Float[np.ndarray, "new old"]:
-    """Returns the weights of interpolate(mode="bicubic") of PyTorch along one axis.
+    """Returns the weights of PyTorch's interpolate(mode="bicubic") along one axis.
 
-    Keys' filter with a = -3/4; beyond the border the last value goes on.
+    Keys' filter with a = -3/4; the border value is repeated outside.
     """
     a = -0.75
     at = (np.arange(new) + 0.5) / scale - 0.5

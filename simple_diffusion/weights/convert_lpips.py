@@ -1,14 +1,13 @@
-"""Makes the one file that LPIPS is loaded from out of the two that exist for PyTorch.
+"""Converts the two published files of LPIPS weights to one.
 
   python -m simple_diffusion.modes.convert lpips \\
     --trunk alexnet-owt-7be5be79.pth --lin alex.pth --output lpips_alex.npz
 
-PyTorch itself is not needed, and nothing is downloaded. `--trunk` is what torchvision
-gives as trained on ImageNet: alexnet-owt-7be5be79.pth (or the older
-alexnet-owt-4df8aa71.pth) or vgg16-397923af.pth. `--lin` is alex.pth or vgg.pth out of
-the folder lpips/weights/v0.1 of the repository richzhang/PerceptualSimilarity. Which of
-the two networks it is, the files tell. They are subject to the licences of their
-publishers, and so is what is made of them.
+PyTorch is not needed. `--trunk` is a network of torchvision, trained on ImageNet:
+alexnet-owt-7be5be79.pth (or the older alexnet-owt-4df8aa71.pth) or vgg16-397923af.pth.
+`--lin` is alex.pth or vgg.pth in the folder lpips/weights/v0.1 of the repository
+richzhang/PerceptualSimilarity. The network is detected from the files. The weights are
+subject to the licences of their publishers, and so is the converted file.
 """
 
 import itertools
@@ -20,36 +19,38 @@ from simple_diffusion.weights import lpips_layout, weight_files
 
 
 def convert(trunk_file: str, lin_file: str, output: str) -> str:
-    """Writes the weights of both files as one; returns the name of the trunk.
+    """Writes the weights of both files to one; returns the name of the trunk.
 
     Args:
       trunk_file: state_dict of torchvision's AlexNet or VGG16.
-      lin_file: state_dict of the weights of LPIPS v0.1 for it.
+      lin_file: state_dict of the weights of LPIPS v0.1 for this trunk.
       output: path of the .npz file.
 
     Raises:
-      ValueError: for files of another kind, or with arrays missing or of other shapes,
-        naming them.
+      ValueError: for files of another format, or with arrays missing or of other
+        shapes, naming them.
       OSError: if a file cannot be read or written.
     """
     convs, lins = weight_files.read(trunk_file), weight_files.read(lin_file)
-    trunk = _trunk_of(trunk_file, convs)
+    trunk = _detect_trunk(trunk_file, convs)
     names, shapes = pytorch_names(trunk), lpips_layout.shapes(trunk)
-    theirs = {names[k]: pytorch_shape(k, shape) for k, shape in shapes.items()}
+    their_shapes = {names[k]: pytorch_shape(k, shape) for k, shape in shapes.items()}
     for file, arrays, prefix in (
         (trunk_file, convs, "features."),
         (lin_file, lins, "lin"),
     ):
-        wanted = {name: s for name, s in theirs.items() if name.startswith(prefix)}
-        weight_files.check_arrays(file, arrays, wanted)
-    found = convs | lins
-    arrays = {ours: _our_layout(ours, found[name]) for ours, name in names.items()}
+        expected = {
+            name: s for name, s in their_shapes.items() if name.startswith(prefix)
+        }
+        weight_files.check_arrays(file, arrays, expected)
+    theirs = convs | lins
+    arrays = {ours: _to_our_layout(ours, theirs[name]) for ours, name in names.items()}
     weight_files.write(output, {"trunk": np.array(trunk), **arrays})
     return trunk
 
 
-def _trunk_of(file: str, arrays: dict[str, Any]) -> str:
-    """Returns the name of the trunk whose first kernel has the shape of the file's."""
+def _detect_trunk(file: str, arrays: dict[str, Any]) -> str:
+    """Returns the trunk whose first kernel has the shape of that in the file."""
     kernel = arrays.get("features.0.weight")
     if not isinstance(kernel, np.ndarray):
         raise ValueError(f"{file} lacks features.0.weight: it is no AlexNet or VGG16")
@@ -64,7 +65,7 @@ def _trunk_of(file: str, arrays: dict[str, Any]) -> str:
 
 
 def pytorch_names(trunk: str) -> dict[str, str]:
-    """Returns what the files call our arrays.
+    """Returns the name in the published files of each of our arrays.
 
     torchvision counts every layer: a convolution, its ReLU, a pooling.
     """
@@ -88,8 +89,8 @@ def pytorch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *shape, 1, 1) if name.startswith("lin") else shape
 
 
-def _our_layout(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns an array of PyTorch in our layout, in float32."""
+def _to_our_layout(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns a PyTorch array in our layout, in float32."""
     if name.endswith(".kernel"):
         array = array.transpose(2, 3, 1, 0)
     elif name.startswith("lin"):

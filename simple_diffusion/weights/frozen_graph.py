@@ -1,10 +1,10 @@
 """Reads the constants of a frozen TensorFlow graph (.pb) without TensorFlow.
 
 Such a file is a GraphDef in the wire format of protocol buffers: fields one after the
-other, each a tag (number of the field, kind of its value) and a value. Freezing has
-made a node "Const" of every variable, so the weights are there and nothing else is
-looked at. Numbers of fields are those of TensorFlow's graph.proto, node_def.proto,
-attr_value.proto, tensor.proto and tensor_shape.proto.
+other, each a tag (number of the field, kind of its value) and a value. In a frozen
+graph every variable is a node "Const", so only these are read. Field numbers are those
+of TensorFlow's graph.proto, node_def.proto, attr_value.proto, tensor.proto and
+tensor_shape.proto.
 """
 
 import math
@@ -23,8 +23,8 @@ _DTYPE, _SHAPE, _CONTENT = 1, 2, 4  # of a tensor
 _DIM = 2  # of a shape
 _SIZE = 1  # of a dimension
 
-# Types of numbers. Where a tensor has no content, its values stand one by one in the
-# field of this number, each coded like this.
+# DataType: (dtype, field, encoding). A tensor without content has its values one by one
+# in this field, with this encoding.
 _TYPES = {
     1: ("float32", 5, "<f4"),
     2: ("float64", 6, "<f8"),
@@ -41,31 +41,31 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # kinds of values
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns the constant numbers of a graph by the names of their nodes.
+    """Returns the numeric constants of a graph by the names of their nodes.
 
     Args:
-      path: a local file, a GraphDef. Constant strings are left out.
+      path: a local GraphDef file. String constants are skipped.
 
     Raises:
-      ValueError: for a file that is none, a damaged one, or one without constants.
+      ValueError: for a file of another format, a damaged one, or one without constants.
       OSError: if the file cannot be read.
     """
     data = memoryview(Path(path).expanduser().read_bytes())
     try:
         nodes = [_node(value) for number, value in _fields(data) if number == _NODE]
-    # What a damaged message can lead to: numbers for bytes, fields that are not there.
+    # Errors of damaged messages: numbers instead of bytes, missing fields.
     except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(
             f"{path} is no frozen graph of TensorFlow, or damaged: {error!r}"
         ) from error
-    found = dict(node for node in nodes if node)
-    if not found:
+    constants = dict(node for node in nodes if node)
+    if not constants:
         raise ValueError(f"{path} holds no constants: it is no frozen graph")
-    return found
+    return constants
 
 
 def _node(data: memoryview) -> tuple[str, np.ndarray] | None:
-    """Returns name and value, None for what is no constant number."""
+    """Returns name and value, None for a node that is no numeric constant."""
     name, constant, tensor = "", False, None
     for number, value in _fields(data):
         if number == _NAME:
@@ -85,7 +85,7 @@ def _node(data: memoryview) -> tuple[str, np.ndarray] | None:
 
 
 def _array(data: memoryview) -> np.ndarray | None:
-    """Returns the value of a tensor, None for one of strings."""
+    """Returns the value of a tensor, None for strings."""
     fields = [*_fields(data)]
     single = dict(fields)
     if single.get(_DTYPE) not in _TYPES:
@@ -102,12 +102,12 @@ def _array(data: memoryview) -> np.ndarray | None:
     array = np.zeros(math.prod(shape), np.uint16 if code == "bits" else dtype)
     if values:
         array[: len(values)] = values
-        array[len(values) :] = values[-1]  # the last one goes on
+        array[len(values) :] = values[-1]  # the last value is repeated
     return array.view(dtype).reshape(shape)
 
 
 def _list(part: Any, code: str) -> list[Any]:
-    """Returns values of a repeated field: a number, or bytes with one or more."""
+    """Returns the values of a repeated field: one number, or packed bytes."""
     if isinstance(part, int):
         return [_signed(part)]
     if code not in ("varint", "bits"):
@@ -142,14 +142,14 @@ def _fields(data: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Returns a number in groups of seven bits, lowest first, and what follows it."""
+    """Returns a base-128 varint, lowest bits first, and the position after it."""
     value = 0
     for k in range(10):
         byte = data[at + k]
         value |= (byte & 0x7F) << 7 * k
         if byte < 0x80:
             return value, at + k + 1
-    raise ValueError("a number that does not end")
+    raise ValueError("a varint without an end")
 
 
 def _signed(value: int) -> int:

@@ -1,12 +1,12 @@
 """Reads files of PyTorch's `torch.save` without PyTorch, as NumPy arrays.
 
-Such a file is a pickle, in which each tensor is a call of `torch._utils` that lays an
-offset, sizes and strides over a storage, and the bytes of the storages. Two layouts
-exist: a zip archive (since PyTorch 1.6), and one stream of pickles with the bytes after
-them, which many published weights still have. Both are read.
+Such a file holds a pickle and the bytes of the storages. In the pickle each tensor is a
+call of `torch._utils` with a storage, an offset, sizes and strides. Two formats exist
+and are both read: a zip archive (since PyTorch 1.6), and a stream of pickles followed
+by the bytes, which many published weights still have.
 
-A pickle can call any function. Here it gets only those named below; whatever else it
-asks for is an error that names it.
+A pickle can call any function. Here it can call only those listed below; any other is
+an error that names it.
 """
 
 import collections
@@ -38,13 +38,13 @@ _STORAGES = {
     "torch.BoolStorage": "bool",
     "torch.ComplexFloatStorage": "complex64",
     "torch.ComplexDoubleStorage": "complex128",
-    # Of younger types, whose tensors bring their own name of it.
+    # For newer dtypes: the tensors carry their own dtype.
     "torch.storage.UntypedStorage": "uint8",
 }
-_YOUNGER = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+_NEW_DTYPES = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
 _DTYPES = {
     **_STORAGES,
-    **{f"torch.{name}": name for name in _YOUNGER},
+    **{f"torch.{name}": name for name in _NEW_DTYPES},
 }
 
 # (key, number of bytes) -> the bytes of a storage.
@@ -52,7 +52,7 @@ _Find = Callable[[str, int], memoryview]
 
 
 class TorchFileError(ValueError):
-    """A file is none of PyTorch, is damaged, or holds more than arrays."""
+    """A file is not of torch.save, is damaged, or holds other objects than arrays."""
 
 
 class _Storage(NamedTuple):
@@ -61,7 +61,7 @@ class _Storage(NamedTuple):
 
 
 class _Parameter:
-    """A parameter as PyTorch 0.1 wrote it: an empty one, then its state."""
+    """A parameter as PyTorch 0.1 wrote it: an empty object, then its state."""
 
     data: Any = None
 
@@ -70,24 +70,24 @@ class _Parameter:
 
 
 def read(path: str | Path) -> Any:
-    """Returns what was saved: dicts, lists, plain values, and arrays for tensors.
+    """Returns the saved object: dicts, lists, plain values, and arrays for tensors.
 
-    Arrays are read-only views: tensors that shared memory share it, and strides are
-    those of the tensors. bfloat16 and float8 are the types that JAX uses. Which device
-    a tensor was on, and whether it needed gradients, is dropped.
+    Arrays are read-only views: tensors that shared memory still do, and strides are
+    those of the tensors. bfloat16 and float8 are JAX's dtypes. Devices and
+    requires_grad are dropped.
 
     Args:
       path: a local file.
 
     Raises:
-      TorchFileError: for a file of another kind, a damaged one, one that holds objects
-        other than tensors, containers and plain values, naming the first of them.
+      TorchFileError: for a file of another format, a damaged one, or one that holds
+        objects other than tensors, containers and plain values, naming the first.
       OSError: if the file cannot be opened.
     """
     with Path(path).expanduser().open("rb") as file:
         try:
-            zipped = file.peek(len(_ZIP)).startswith(_ZIP)
-            return _plain(_read_zip(file) if zipped else _read_stream(file))
+            is_zip = file.peek(len(_ZIP)).startswith(_ZIP)
+            return _to_plain(_read_zip(file) if is_zip else _read_stream(file))
         except TorchFileError as error:
             raise TorchFileError(f"{path} {error}") from None
         except OSError:
@@ -130,20 +130,20 @@ def _read_stream(file: io.BufferedReader) -> Any:
         return _Unpickler(file, find).load()
 
     try:
-        known = load() == _MAGIC
+        is_torch = load() == _MAGIC
     except Exception:
-        known = False
-    if not known:
+        is_torch = False
+    if not is_torch:
         raise TorchFileError("is no file of torch.save")
     if load() != _PROTOCOL:
-        raise TorchFileError("is of a version of torch.save that is not known")
+        raise TorchFileError("is of an unknown version of torch.save")
     _check_byte_order(load()["little_endian"])
     tree = load()
     keys = load()
     if storages.keys() - set(keys):
-        raise EOFError(f"storages {storages.keys() - set(keys)} are not there")
+        raise EOFError(f"storages {storages.keys() - set(keys)} are missing")
     for key in keys:
-        # A count of elements, which the pickle has told already, stands before them.
+        # The number of elements, known from the pickle already, precedes the bytes.
         if len(file.read(8)) < 8 or file.readinto(storages[key]) != len(storages[key]):
             raise EOFError(f"storage {key} ends early")
     return tree
@@ -155,15 +155,15 @@ def _check_byte_order(little: bool) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors and their storages by name, and nothing else.
+    """Allows tensors and their storages by name, and nothing else.
 
-    Bound methods, because a pickle could give a function other defaults.
+    It uses bound methods, because a pickle could change the defaults of a function.
     """
 
     def __init__(self, file: io.BufferedIOBase, find: _Find):
         super().__init__(file, encoding="utf-8")
         self._find = find
-        self._known = {
+        self._allowed = {
             "collections.OrderedDict": collections.OrderedDict,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
@@ -175,11 +175,11 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         where = f"{module}.{name}"
-        if where not in self._known:
+        if where not in self._allowed:
             raise TorchFileError(
                 f"holds {where}; only tensors, containers and plain values are read"
             )
-        return self._known[where]
+        return self._allowed[where]
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, name, key, _, count, *view = pid
@@ -204,17 +204,19 @@ class _Unpickler(pickle.Unpickler):
         hooks: Any = None,
         flags: Any = None,
     ) -> np.ndarray:
-        if flags:  # that the values are to be negated or conjugated
+        if flags:  # the values would have to be negated or conjugated
             raise TorchFileError(f"holds a lazy tensor ({flags}), which is not read")
         dtype, data = storage
         strides = tuple(s * dtype.itemsize for s in stride)
-        # NumPy raises where this would reach beyond the storage.
+        # NumPy raises if this reaches beyond the storage.
         array = np.ndarray(size, dtype, data, offset * dtype.itemsize, strides)
         array.flags.writeable = False
         return array
 
     def _tensor_of_dtype(self, storage: _Storage, *layout: Any) -> np.ndarray:
-        dtype = _dtype(layout[5])  # after hooks, where the older function ends
+        dtype = _dtype(
+            layout[5]
+        )  # follows `hooks`, the last argument of the older function
         return self._tensor(storage._replace(dtype=dtype), *layout[:5], *layout[6:])
 
     def _parameter(self, tensor: np.ndarray, *_: Any) -> np.ndarray:
@@ -223,16 +225,16 @@ class _Unpickler(pickle.Unpickler):
 
 def _dtype(name: str) -> np.dtype:
     if name not in _DTYPES.values():
-        raise ValueError(f"{name!r} is no type of tensors")
+        raise ValueError(f"{name!r} is no dtype of tensors")
     return jnp.dtype(name)
 
 
-def _plain(tree: Any) -> Any:
-    """Returns the tree with plain dicts, and arrays in place of old parameters."""
+def _to_plain(tree: Any) -> Any:
+    """Returns the tree with plain dicts, and arrays instead of old parameters."""
     if isinstance(tree, _Parameter):
         return tree.data
     if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
+        return {key: _to_plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(map(_plain, tree))
+        return type(tree)(map(_to_plain, tree))
     return tree

@@ -1,9 +1,9 @@
-"""Files of arrays by name: those that weights are published in, and our own.
+"""Files of named arrays: published weights, and converted ones.
 
-Published weights come as files of PyTorch (.pth), as safetensors, as .npz, or inside a
-frozen graph of TensorFlow (.pb). `read` tells by the content which it is, since names
-and suffixes of downloads are anyone's. What a network is loaded from is a file of our
-own, an .npz that a command made of one of those.
+Published weights are files of PyTorch (.pth), safetensors, .npz, or frozen graphs of
+TensorFlow (.pb). `read` detects the format from the content, since names of downloads
+are unreliable. Networks are loaded from converted .npz files, see
+simple_diffusion/modes/convert.py.
 """
 
 import zipfile
@@ -20,18 +20,18 @@ from simple_diffusion.weights import frozen_graph, torch_file
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _NODE = b"\x0a"  # the tag of a graph's first field
-_NAMED_AT_ONCE = 12
+_MAX_NAMES = 12  # in a message
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file of weights, by name.
 
     Args:
-      path: a local file of any of the kinds above. Plain values beside the arrays of a
-        state_dict are dropped, and so is of a graph all but its constant numbers.
+      path: a local file in any of the formats above. Values of a state_dict that are no
+        arrays are dropped, and so is everything in a graph except numeric constants.
 
     Raises:
-      ValueError: for a file of another kind, or a damaged one.
+      ValueError: for a file of another format, or a damaged one.
       OSError: if there is no such file, or it cannot be read.
     """
     path = Path(path).expanduser()
@@ -51,75 +51,75 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     )
 
 
-def load(path: str | Path, what: str, how: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz file of our own.
+def load(path: str | Path, content: str, command: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a converted .npz file.
 
     Args:
       path: a local file.
-      what: what it should hold, for messages.
-      how: the command that makes it.
+      content: what it should hold, for messages.
+      command: the command that writes it, for messages.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: for a file of another kind.
+      ValueError: for a file of another format.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: {what} are made by {how}")
+        raise FileNotFoundError(f"no file {path}: make {content} with {command}")
     try:
         return _arrays(path)
-    except Exception as error:  # whatever NumPy makes of a file of another kind
+    except Exception as error:  # NumPy raises many types for other files
         raise ValueError(
-            f"{path} cannot be read as .npz ({error}): {what} are made by {how}"
+            f"{path} cannot be read as .npz ({error}): make {content} with {command}"
         ) from error
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an .npz file; a reader never sees one that is only half written.
+    """Writes an .npz file atomically.
 
     Raises:
       OSError: if it cannot be written.
     """
-    with files.replacing(path) as file:  # to a name NumPy would add .npz
+    with files.open_atomic(path) as file:  # to a path NumPy would append .npz
         np.savez(file, **dict(arrays))  # pyright: ignore[reportArgumentType]
 
 
 def check_arrays(
     where: str, arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises ValueError if arrays are missing or of other shapes, naming them.
+    """Raises ValueError if arrays are missing or have other shapes, naming them.
 
     Args:
-      where: what the message calls the place they come from.
-      arrays: what is there, which may be more.
+      where: the source of the arrays, for the message.
+      arrays: the arrays; others than the expected ones are allowed.
       expected: names and shapes.
     """
     missing = [
         name for name in expected if not isinstance(arrays.get(name), np.ndarray)
     ]
     if missing:
-        raise ValueError(f"{where} lacks {_listed(missing, ', ')}")
-    differing = [
+        raise ValueError(f"{where} lacks {_join_names(missing, ', ')}")
+    wrong = [
         f"{name} has shape {arrays[name].shape}, expected {shape}"
         for name, shape in expected.items()
         if arrays[name].shape != shape
     ]
-    if differing:
-        raise ValueError(f"{where}: {_listed(differing, '; ')}")
+    if wrong:
+        raise ValueError(f"{where}: {_join_names(wrong, '; ')}")
 
 
 def check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError if any number is not finite, naming the arrays."""
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
         raise ValueError(
-            f"{where} has numbers that are not finite in {_listed(broken)}"
+            f"{where} has numbers that are not finite in {_join_names(bad)}"
         )
 
 
-def _listed(words: list[str], between: str = ", ") -> str:
-    rest = len(words) - _NAMED_AT_ONCE
-    first = between.join(words[:_NAMED_AT_ONCE])
+def _join_names(words: list[str], separator: str = ", ") -> str:
+    rest = len(words) - _MAX_NAMES
+    first = separator.join(words[:_MAX_NAMES])
     return f"{first} and {rest} more" if rest > 0 else first
 
 
@@ -128,19 +128,19 @@ def _is_npz(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return all(name.endswith(".npy") for name in archive.namelist())
     except zipfile.BadZipFile:
-        return False  # it is cut short, which the reader of PyTorch's says
+        return False  # truncated, which the PyTorch reader reports
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         return _arrays(path)
-    except Exception as error:  # whatever NumPy makes of a damaged file
+    except Exception as error:  # NumPy raises many types for damaged files
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
-        # Of other zip archives NumPy gives the members as bytes.
+        # NumPy returns the members of other zip archives as bytes.
         return {k: v for k, v in file.items() if isinstance(v, np.ndarray)}
 
 
@@ -152,14 +152,14 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Returns whether the length of a header, and the header's brace, come first."""
+    """Returns whether the file starts with a plausible header length and a brace."""
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    except Exception as error:  # of its own, or of NumPy at a type that it lacks
+    except Exception as error:  # its own types, or NumPy's for unsupported dtypes
         raise ValueError(
-            f"{path} is damaged, or of a type that is not read: {error}"
+            f"{path} is damaged, or has an unsupported dtype: {error}"
         ) from error

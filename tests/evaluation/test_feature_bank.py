@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.evaluation import feature_bank
-from simple_diffusion.evaluation.feature_bank import Part
+from simple_diffusion.evaluation.feature_bank import ImageBatch
 from simple_diffusion.evaluation.metrics import statistics
 from simple_diffusion.evaluation.networks.feature_network import Outputs
 
@@ -29,7 +29,7 @@ def parts_of(pixels, opened=None):
             places = np.arange(first, first + BATCH)
             images = np.resize(pixels[first : first + BATCH], (BATCH, 2, 2, 3))
             mask = ~np.isin(places, BAD) & (places < N)
-            yield Part(images, places.astype(np.int32), mask)
+            yield ImageBatch(images, places.astype(np.int32), mask)
 
     return parts
 
@@ -47,9 +47,9 @@ def check(banks, pixels):
     assert banks.n == len(good())
     assert banks.position == N
     np.testing.assert_array_equal(banks.labels, good())
-    corner, mean = banks.of["corner"], banks.of["mean"]
+    corner, mean = banks.by_network["corner"], banks.by_network["mean"]
     for total, rows in ((corner.total, flat[:, :3]), (corner.spatial, flat[:, 3:5])):
-        expected = statistics.of(rows)
+        expected = statistics.compute(rows)
         assert total.n == expected.n
         np.testing.assert_allclose(total.mean, expected.mean, rtol=1e-12)
         np.testing.assert_allclose(total.scatter, expected.scatter, rtol=1e-9)
@@ -69,18 +69,18 @@ def test_exactly_the_images_that_count_are_gathered(pixels):
     assert told == [4, 8, 12, 16, 20, 22]
 
 
-def test_rows_are_joined_now_and_then_to_the_same_end(pixels, monkeypatch):
+def test_rows_are_merged_now_and_then_with_the_same_result(pixels, monkeypatch):
     monkeypatch.setattr(feature_bank, "_ROWS", 5)
-    join, joined = feature_bank._Pending.joined, []
+    merge, merged = feature_bank._Pending.merge_into, []
 
-    def noted(self, banks):
-        joined.append(self.count)
-        return join(self, banks)
+    def record(self, banks):
+        merged.append(self.count)
+        return merge(self, banks)
 
-    monkeypatch.setattr(feature_bank._Pending, "joined", noted)
+    monkeypatch.setattr(feature_bank._Pending, "merge_into", record)
     check(feature_bank.gather({}, N, KEEP, parts_of(pixels), extract), pixels)
-    assert len(joined) > 2 and max(joined) < 5 + BATCH
-    assert sum(joined) == len(good())
+    assert len(merged) > 2 and max(merged) < 5 + BATCH
+    assert sum(merged) == len(good())
 
 
 def test_saving_does_not_change_the_last_bit(pixels, monkeypatch):
@@ -93,7 +93,9 @@ def test_saving_does_not_change_the_last_bit(pixels, monkeypatch):
     )
     never = feature_bank.gather({}, N, KEEP, parts_of(pixels), extract)
     assert [banks.position for banks in saved] == [4, 8, 12, 16, 20, 22, 22]
-    for one, other in zip(often.of.values(), never.of.values(), strict=True):
+    for one, other in zip(
+        often.by_network.values(), never.by_network.values(), strict=True
+    ):
         np.testing.assert_array_equal(one.total.scatter, other.total.scatter)
         np.testing.assert_array_equal(one.features, other.features)
 
@@ -126,17 +128,23 @@ def test_what_is_kept_is_a_fair_sample_of_a_sorted_set():
     def parts(start):
         for first in range(start, 1000, 50):
             images = np.full((50, 1, 1, 3), first // 100, np.uint8)  # ten classes
-            yield Part(images, np.zeros(50, np.int32), np.ones(50, bool))
+            yield ImageBatch(images, np.zeros(50, np.int32), np.ones(50, bool))
 
     def extract(images, position):
         flat = images.reshape(len(images), -1)[:, :1].astype(np.float32)
         return {"class": Outputs(flat)}
 
-    kept = feature_bank.gather({}, 1000, 200, parts, extract).of["class"].features[:, 0]
+    kept = (
+        feature_bank.gather({}, 1000, 200, parts, extract)
+        .by_network["class"]
+        .features[:, 0]
+    )
     assert len(kept) == 200
     # Twenty of each class, give or take five standard deviations.
     assert (np.abs(np.bincount(kept.astype(int), minlength=10) - 20) < 20).all()
-    whole = feature_bank.gather({}, 1000, 1000, parts, extract).of["class"].features
+    whole = (
+        feature_bank.gather({}, 1000, 1000, parts, extract).by_network["class"].features
+    )
     assert len(whole) == 1000
 
 
@@ -146,11 +154,11 @@ def test_the_few_of_a_smaller_keep_are_among_the_many_of_a_larger_one(pixels):
 
     few, many = keep(5), keep(9)
     assert len(few.priority) == 5 and len(many.priority) == 9
-    again = many.reduced(5)
+    again = many.subsample(5)
     np.testing.assert_array_equal(again.priority, few.priority)
-    for name, found in few.of.items():
-        np.testing.assert_array_equal(again.of[name].features, found.features)
-        assert again.of[name].total.n == found.total.n == len(good())
+    for name, found in few.by_network.items():
+        np.testing.assert_array_equal(again.by_network[name].features, found.features)
+        assert again.by_network[name].total.n == found.total.n == len(good())
 
 
 class Stop(Exception):
@@ -193,7 +201,7 @@ def test_what_is_stored_of_other_images_says_what_differs(pixels, tmp_path):
     )
     other = {"size": [2, 2], "resize": "antialias"}
     with pytest.raises(
-        feature_bank.Mismatch, match="resize: 'area' there, 'antialias' here"
+        feature_bank.Mismatch, match="resize: 'area' in the file, 'antialias' expected"
     ):
         feature_bank.load(path, other)
     assert feature_bank.digest(made) != feature_bank.digest(other)
@@ -225,7 +233,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
         feature_bank.load(tmp_path / "none.npz")
     path = tmp_path / "other.npz"
     np.savez(path, mu=np.zeros(3))
-    with pytest.raises(ValueError, match="holds no features of this library"):
+    with pytest.raises(ValueError, match="is not a feature file of this library"):
         feature_bank.load(path)
     path.write_bytes(b"no archive at all")
     with pytest.raises(ValueError, match="or is damaged"):
@@ -239,7 +247,7 @@ def test_features_that_are_not_finite_name_network_and_images(pixels):
             found["mean"].features[2] = np.nan
         return found
 
-    with pytest.raises(ValueError, match="network mean.*places \\[18\\]"):
+    with pytest.raises(ValueError, match="network mean.*positions \\[18\\]"):
         feature_bank.gather({}, N, KEEP, parts_of(pixels), broken)
 
 

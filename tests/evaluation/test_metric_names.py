@@ -32,7 +32,7 @@ def test_names_are_short_where_numbers_are_round(made, name):
 def test_patches_and_other_sizes_are_kinds_of_their_own_with_the_same_direction():
     name = "patch32_fd_scenes_1k@64x64"
     assert metric_names.split_name(name) == ("patch32_fd@64x64", "scenes", 1000)
-    assert metric_names.better_lower(name) is True
+    assert metric_names.is_lower_better(name) is True
     assert metric_names.explain(name) == metric_names.explain("fd_scenes_1k") != ""
 
 
@@ -46,16 +46,18 @@ def test_distances_and_losses_shall_be_small_and_shares_large():
     lower += ["bits_per_dimension_bound", "lpips_alex", "copies_scenes_1k"]
     higher = ["precision_2k", "accuracy_scenes_10k", "inception_score_50k", "psnr"]
     neither = ["held_out_images", "near_training_scenes_1k", "something"]
-    assert [metric_names.better_lower(name) for name in lower] == [True] * len(lower)
-    assert [metric_names.better_lower(name) for name in higher] == [False] * len(higher)
-    assert [metric_names.better_lower(name) for name in neither] == [None] * len(
+    assert [metric_names.is_lower_better(name) for name in lower] == [True] * len(lower)
+    assert [metric_names.is_lower_better(name) for name in higher] == [False] * len(
+        higher
+    )
+    assert [metric_names.is_lower_better(name) for name in neither] == [None] * len(
         neither
     )
 
 
 def test_the_best_value_passes_over_what_is_missing():
     nan = float("nan")
-    assert metric_names.best("fid_50k", [None, 3.0, nan, 1.0, 1.0]) == 3
-    assert metric_names.best("recall_50k", [None, 0.3, nan, 0.1]) == 1
-    assert metric_names.best("recall_50k", [None, nan]) is None
-    assert metric_names.best("held_out_images", [1.0, 2.0]) is None
+    assert metric_names.best_index("fid_50k", [None, 3.0, nan, 1.0, 1.0]) == 3
+    assert metric_names.best_index("recall_50k", [None, 0.3, nan, 0.1]) == 1
+    assert metric_names.best_index("recall_50k", [None, nan]) is None
+    assert metric_names.best_index("held_out_images", [1.0, 2.0]) is None

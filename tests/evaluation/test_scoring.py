@@ -25,8 +25,8 @@ def bank(n, shift=0.0, kept=None, spatial=True):
     rng = np.random.default_rng(n)
     rows = (rng.standard_normal((n, D)) + shift).astype(np.float32)
     return Bank(
-        statistics.of(rows),
-        statistics.of(rows[:, :2]) if spatial else None,
+        statistics.compute(rows),
+        statistics.compute(rows[:, :2]) if spatial else None,
         rows[:kept],
         rows[:kept, :3],
     )
@@ -41,7 +41,7 @@ def measured(name="scenes", wanted=ALL, real=None, note=pytest.fail, **options):
     labels = generated.logits.argmax(1).astype(np.int32)
     real = bank(M, shift=1.0) if real is None else real
     sides = network(name), generated, real, labels, wanted
-    found = scoring.metrics(*sides, scoring.Options(**options), note)
+    found = scoring.compute_metrics(*sides, scoring.Options(**options), note)
     return {metric.name: metric for metric in found}
 
 
@@ -76,7 +76,7 @@ def test_only_what_is_wanted_is_measured():
 
 
 def test_of_statistics_alone_there_are_distances_and_what_needs_no_reference():
-    real = dataclasses.replace(bank(M, kept=0), counted=False)
+    real = dataclasses.replace(bank(M, kept=0), has_count=False)
     notes = []
     found = measured(real=real, note=notes.append)
     kinds = {name.split("_")[0] for name in found}
@@ -103,7 +103,7 @@ def test_single_images_are_compared_with_those_that_are_kept():
 def test_fewer_samples_than_dimensions_are_noted_and_have_no_error():
     notes, labels = [], np.zeros(3, np.int32)
     arguments = bank(3), bank(M), labels, ("fd",), scoring.Options(), notes.append
-    (metric,) = scoring.metrics(network("scenes"), *arguments)
+    (metric,) = scoring.compute_metrics(network("scenes"), *arguments)
     assert metric.standard_error is None
     assert "fd of scenes: 3 features for 4 dimensions" in notes[0]
 
@@ -112,7 +112,7 @@ def test_a_metric_that_lacks_samples_is_noted_and_the_others_measured():
     notes, labels = [], np.zeros(5, np.int32)
     wanted = ("precision_recall", "score", "accuracy")
     arguments = bank(5), bank(M), labels, wanted, scoring.Options(), notes.append
-    found = list(scoring.metrics(network("scenes"), *arguments))
+    found = list(scoring.compute_metrics(network("scenes"), *arguments))
     assert [metric.name for metric in found] == ["accuracy_scenes_5"]
-    assert "precision_recall of scenes is not measured: got 5" in notes[0]
-    assert "score of scenes is not measured: got 5" in notes[1]
+    assert "precision_recall of scenes is not computed: got 5" in notes[0]
+    assert "score of scenes is not computed: got 5" in notes[1]

@@ -54,7 +54,7 @@ def longest(svg, colour):
 
 def test_a_line_goes_where_its_numbers_are():
     x, y = np.array([0.0, 1, 2, 3.5]), np.array([3.0, 1, 2, 7])
-    drawn = longest(curves.lines([Series(x, y)]), drawing.PALETTE[0])
+    drawn = longest(curves.plot_lines([Series(x, y)]), drawing.PALETTE[0])
     # Both axes are linear maps of the data; y grows downwards in SVG.
     assert np.corrcoef(drawn[:, 0], x)[0, 1] == pytest.approx(1, abs=1e-6)
     assert np.corrcoef(drawn[:, 1], y)[0, 1] == pytest.approx(-1, abs=1e-6)
@@ -62,30 +62,30 @@ def test_a_line_goes_where_its_numbers_are():
 
 def test_a_logarithmic_axis_makes_a_line_of_a_power():
     x = np.arange(1.0, 9.0)
-    svg = curves.lines([Series(x, 10.0**x)], log_y=True)
+    svg = curves.plot_lines([Series(x, 10.0**x)], log_y=True)
     drawn = longest(svg, drawing.PALETTE[0])
     assert np.corrcoef(drawn[:, 1], x)[0, 1] == pytest.approx(-1, abs=1e-6)
 
 
 def test_a_logarithmic_axis_without_positive_values_stays_linear():
-    svg = curves.lines([Series([1.0, 2.0], [-1.0, 0.0])], log_y=True)
+    svg = curves.plot_lines([Series([1.0, 2.0], [-1.0, 0.0])], log_y=True)
     assert len(longest(svg, drawing.PALETTE[0])) == 2
 
 
 def test_the_same_numbers_give_the_same_bytes_whatever_the_user_has_set():
-    first = plots.sweep(SWEEP)
+    first = plots.plot_sweep(SWEEP)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        assert plots.sweep(SWEEP) == first
+        assert plots.plot_sweep(SWEEP) == first
 
 
 def test_drawing_leaves_the_settings_of_a_user_as_they_are():
     with matplotlib.rc_context({"font.size": 30}):
-        curves.lines([Series([1.0, 2.0], [1.0, 2.0])])
+        curves.plot_lines([Series([1.0, 2.0], [1.0, 2.0])])
         assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_a_plot_has_no_letters_that_need_a_font_and_nothing_from_outside():
-    for svg in (plots.sweep(SWEEP), plots.trade_off(SWEEP)):
+    for svg in (plots.plot_sweep(SWEEP), plots.plot_trade_off(SWEEP)):
         root = ElementTree.fromstring(svg)
         tags = {element.tag.removeprefix(SVG) for element in root.iter()}
         assert not tags & {"text", "style", "script", "metadata", "foreignObject"}
@@ -98,7 +98,7 @@ def test_a_plot_has_no_letters_that_need_a_font_and_nothing_from_outside():
 
 
 def test_a_title_is_text_whatever_it_holds():
-    svg = curves.lines([Series([1.0, 2.0], [1.0, 2.0])], title='<b a="1">&')
+    svg = curves.plot_lines([Series([1.0, 2.0], [1.0, 2.0])], title='<b a="1">&')
     assert ElementTree.fromstring(svg).get("aria-label") == '<b a="1">&'
 
 
@@ -113,7 +113,7 @@ def raster(svg):
 
 def test_a_heat_map_has_a_cell_for_each_value_and_a_hole_for_none():
     values = np.array([[1.0, np.nan], [100.0, 10.0]])
-    cells = raster(curves.heat_map(values, [1.0, 2.0], ["a", "b"], log=True))
+    cells = raster(curves.plot_heat_map(values, [1.0, 2.0], ["a", "b"], log=True))
     h, w = (side // 4 for side in cells.shape[:2])
     low, none = cells[3 * h, w], cells[3 * h, 3 * w]
     high, middle = cells[h, w], cells[h, 3 * w]
@@ -125,14 +125,14 @@ def test_a_heat_map_has_a_cell_for_each_value_and_a_hole_for_none():
 @pytest.mark.parametrize("values", [[[2.0, 2.0]], [[0.0, 0.0]], [[np.nan, np.nan]]])
 def test_a_heat_map_of_one_value_or_none_is_still_a_plot(values):
     for log in (False, True):
-        svg = curves.heat_map(np.array(values), [1.0, 2.0], ["a"], log=log)
+        svg = curves.plot_heat_map(np.array(values), [1.0, 2.0], ["a"], log=log)
         ElementTree.fromstring(svg)
 
 
 @given(st.integers(1, 2000), st.integers(1, 400))
 def test_thinning_keeps_the_mean_and_the_range(n, most):
     y = np.cos(np.arange(n) * 1.7)
-    x, mean, low, high = curves.thin(np.arange(n), y, most)
+    x, mean, low, high = curves.downsample(np.arange(n), y, most)
     assert len(x) == min(n, most)
     assert (np.diff(x) > 0).all()
     assert low.min() == y.min() and high.max() == y.max()
@@ -142,12 +142,12 @@ def test_thinning_keeps_the_mean_and_the_range(n, most):
 
 
 def test_thinning_leaves_out_what_is_not_finite():
-    x, mean, _, _ = curves.thin([1, 2, 3], [1.0, float("nan"), 3.0])
+    x, mean, _, _ = curves.downsample([1, 2, 3], [1.0, float("nan"), 3.0])
     assert x.tolist() == [1, 3] and mean.tolist() == [1, 3]
 
 
 def test_a_sweep_has_a_line_for_each_number_of_steps():
-    svg = plots.sweep(SWEEP)
+    svg = plots.plot_sweep(SWEEP)
     for colour in drawing.PALETTE[:2]:
         assert sum(len(p) == 3 for p in paths(svg, colour)) == 3  # two metrics, legend
     assert not paths(svg, drawing.PALETTE[2])
@@ -155,7 +155,7 @@ def test_a_sweep_has_a_line_for_each_number_of_steps():
 
 def test_a_sweep_at_one_guidance_goes_along_the_steps():
     points = [point(2.0, steps, fid_1k=1 / steps) for steps in (40, 10, 20)]
-    svg = plots.sweep(points)
+    svg = plots.plot_sweep(points)
     assert 'aria-label="metrics against steps"' in svg
     drawn = next(p for p in paths(svg, drawing.PALETTE[0]) if len(p) == 3)
     assert np.diff(drawn[:, 0]) == pytest.approx(
@@ -173,18 +173,21 @@ def test_a_known_error_is_a_band_of_95_percent():
 
 def test_trade_offs_are_shown_where_both_sides_are_known():
     both = [point(g, precision_1k=g / 9, recall_1k=1 - g / 9) for g in (1.0, 2.0, 3.0)]
-    drawn = [p for p in paths(plots.trade_off(both), drawing.PALETTE[0]) if len(p) == 3]
+    drawn = [
+        p for p in paths(plots.plot_trade_off(both), drawing.PALETTE[0]) if len(p) == 3
+    ]
     (line,) = drawn  # more precision, less recall: left and up
     assert (np.diff(line[:, 0]) < 0).all() and (np.diff(line[:, 1]) < 0).all()
     assert (
-        plots.trade_off([point(1.0, recall_1k=0.1), point(2.0, recall_1k=0.2)]) is None
+        plots.plot_trade_off([point(1.0, recall_1k=0.1), point(2.0, recall_1k=0.2)])
+        is None
     )
     apart = [point(g, precision_1k=0.1, recall_scenes_1k=0.1) for g in (1.0, 2.0)]
-    assert plots.trade_off(apart) is None  # of two networks
+    assert plots.plot_trade_off(apart) is None  # of two networks
 
 
 def test_a_table_marks_the_best_of_each_metric():
-    text = plots.sweep_table(SWEEP)
+    text = plots.format_markdown(SWEEP)
     header, rule, *rows = text.splitlines()
     assert header.startswith("| guidance | steps | calls | fd_scenes_2k ↓ |")
     assert len(rows) == len(SWEEP)
@@ -196,14 +199,14 @@ def test_a_table_marks_the_best_of_each_metric():
 
 def test_a_table_names_intervals_where_they_differ():
     points = [point(2.0, fid_1k=1.0), point(2.0, low=-3.0, high=4.0, fid_1k=2.0)]
-    found = plots.table(points)
+    found = plots.build_table(points)
     assert found.header[:2] == ["guidance", "interval"]
     assert [row[1] for row in found.rows] == ["everywhere", "logsnr -3 to 4"]
 
 
 def test_a_sweep_without_metrics_is_none():
-    assert plots.sweep([]) is None
-    assert plots.sweep([point(1.0, held_out_images=3.0)]) is None
+    assert plots.plot_sweep([]) is None
+    assert plots.plot_sweep([point(1.0, held_out_images=3.0)]) is None
 
 
 @pytest.mark.parametrize(
@@ -211,4 +214,4 @@ def test_a_sweep_without_metrics_is_none():
     [(0.42171, "0.4217"), (10_000, "10,000"), (480.0, "480"), (None, "none")],
 )
 def test_numbers_are_short(value, text):
-    assert plots.number(value) == text
+    assert plots.format_number(value) == text

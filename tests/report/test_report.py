@@ -153,7 +153,7 @@ def test_all_sections_are_there_in_order_and_listed(page):
         "instead of the model's",
     ],
 )
-def test_what_a_person_wants_to_know_is_said(page, words):
+def test_the_page_shows_the_main_facts(page, words):
     assert words in Reader(page).text
 
 
@@ -170,7 +170,7 @@ def test_names_from_files_are_text_and_never_html(page):
     assert page.count("&lt;b&gt;cat &amp; dog&lt;/b&gt;") == 2  # its name, and its alt
 
 
-def test_what_is_missing_is_left_out_and_said_with_what_makes_it(tmp_path):
+def test_missing_sections_are_listed_with_the_mode_that_adds_them(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(report_run.CONFIG))
     page = made(tmp_path)
     assert anchors(page) == ["summary"]
@@ -204,7 +204,7 @@ def test_evaluations_with_other_settings_are_other_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, text, said",
+    "name, text, note",
     [
         ("metrics.json", '{"metrics": {', "metrics.json is damaged"),
         ("metrics.json", "[1]", "metrics.json is not a dict"),
@@ -217,13 +217,13 @@ def test_evaluations_with_other_settings_are_other_lines(tmp_path):
         ("restored/inpaint/restorations.json", "{", "restorations.json is damaged"),
     ],
 )
-def test_damaged_records_are_passed_over_and_named(tmp_path, capsys, name, text, said):
+def test_damaged_records_are_skipped_and_named(tmp_path, capsys, name, text, note):
     report_run.make(tmp_path)
     (tmp_path / name).write_text(text)
     page = made(tmp_path)
     assert anchors(page)[:3] == ["notes", "summary", "samples"]
-    assert said in Reader(page).text
-    assert capsys.readouterr().out.count(said) == 1
+    assert note in Reader(page).text
+    assert capsys.readouterr().out.count(note) == 1
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, -40])
@@ -243,7 +243,7 @@ def test_values_that_are_not_finite_leave_a_gap_and_a_word(tmp_path):
     lines[3]["loss"] = float("nan")
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     page = made(tmp_path)
-    assert "1 value(s) that are not finite are left out" in page
+    assert "1 value(s) that are not finite are hidden" in page
     assert "notes" not in anchors(page)
 
 
@@ -253,12 +253,12 @@ def test_a_long_training_stays_a_small_file(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     page = made(tmp_path)
     assert len(page) < 500_000
-    assert "Means of 100 reports each" in page
+    assert "Each point is the mean of 100 log lines" in page
 
 
 def test_large_pictures_are_reduced_and_say_so(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    large = np.zeros((100, run_files.MOST_PIXELS + 1000, 3), np.uint8)
+    large = np.zeros((100, run_files.MAX_PIXELS + 1000, 3), np.uint8)
     large[:, : large.shape[1] // 2] = (255, 0, 0)
     images.write_png(tmp_path / "samples.png", large)
     page = made(tmp_path)
@@ -286,7 +286,7 @@ def test_a_folder_without_a_run_is_an_error_and_stays_as_it_was(tmp_path, there)
     if there:
         folder.mkdir()
         (folder / there).write_text("nothing")
-    with pytest.raises(ValueError, match="holds nothing to report on .* --mode train"):
+    with pytest.raises(ValueError, match="holds nothing to report .* --mode train"):
         report.run(ConfigDict(), str(folder))
     assert not (folder / html_report.REPORT).exists()
     assert folder.exists() == bool(there)
@@ -319,7 +319,7 @@ def test_a_run_in_a_bucket_has_its_report_there(monkeypatch):
     monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
     monkeypatch.setattr(files, "_installed", lambda module: True)
     Memory.store.clear()
-    bucket = files.folder("gs://bucket/run")
+    bucket = files.resolve_folder("gs://bucket/run")
     (bucket / "config.json").write_text(json.dumps(report_run.CONFIG))
     for name in ("samples.png", "grids/step_0000100.png", "evaluation/neighbours.png"):
         images.write_png(bucket / name, report_run.picture(name))

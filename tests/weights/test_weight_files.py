@@ -99,7 +99,9 @@ def test_bfloat16_is_read_and_an_unknown_type_refused(tmp_path):
     assert found.dtype == jnp.bfloat16 and found.tolist() == [1.5, -3.0]
     for dtype in ("F8_E8M0", "BF17"):
         path = half(tmp_path / "new.safetensors", dtype)
-        with pytest.raises(ValueError, match="safetensors is damaged, or of a type"):
+        with pytest.raises(
+            ValueError, match="safetensors is damaged, or has an unsupp"
+        ):
             weight_files.read(path)
 
 
@@ -196,8 +198,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_file_of_our_own_says_how_it_is_made(tmp_path):
     path = tmp_path / "own.npz"
-    with pytest.raises(FileNotFoundError, match="no file .*own.npz: weights are made"):
+    with pytest.raises(FileNotFoundError, match="no file .*own.npz: make weights with"):
         weight_files.load(path, "weights", "a command")
     path.write_bytes(b"<html>")
-    with pytest.raises(ValueError, match="cannot be read as .npz.*made by a command"):
+    with pytest.raises(ValueError, match="cannot be read as .npz.*with a command"):
         weight_files.load(path, "weights", "a command")

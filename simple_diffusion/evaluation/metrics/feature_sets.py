@@ -1,4 +1,4 @@
-"""What every metric asks of the sets of features that it compares."""
+"""Checks of the sets of features that metrics compare."""
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -9,26 +9,27 @@ COUNT = "evaluate.count"
 REFERENCE_COUNT = "evaluate.reference_count"
 
 
-def checked(
+def check_features(
     features: Shaped[np.ndarray, "n d"],
     what: str,
     needed: int = 1,
     key: str = COUNT,
 ) -> Float64[np.ndarray, "n d"]:
-    """Returns features in float64, once they are fit to be compared.
+    """Checks features and returns them in float64.
 
     Args:
-      features: rows are features.
-      what: they are, for the error.
-      needed: the least number of rows.
-      key: of the config, which makes them more.
+      features: one row per image.
+      what: their description, for the error.
+      needed: the minimum number of rows.
+      key: the config key that increases the number, for the error.
 
     Raises:
-      ValueError: for fewer rows than needed, or rows that are not finite, by number.
+      ValueError: for fewer rows than needed, or rows that are not finite, with their
+        indices.
     """
     if len(features) < needed:
         raise ValueError(
-            f"got {len(features)} {what}, wanted at least {needed}; raise {key}"
+            f"got {len(features)} {what}, need at least {needed}; raise {key}"
         )
     features = np.asarray(features, np.float64)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -40,34 +41,34 @@ def checked(
     return features
 
 
-def pair(
+def check_pair(
     generated: Shaped[np.ndarray, "n d"],
     real: Shaped[np.ndarray, "m _"],
     needed: int = 1,
     otherwise: str = "",
 ) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "m d"]]:
-    """Returns both sets in float64, once they are fit to be compared.
+    """Checks two sets of features and returns both in float64.
 
     Args:
-      generated: rows are features.
-      real: rows are features.
-      needed: the least number of rows of either.
-      otherwise: what helps as well as more rows, for the error.
+      generated: one row per image.
+      real: one row per image.
+      needed: the minimum number of rows of each.
+      otherwise: what else helps besides more rows, for the error.
 
     Raises:
-      ValueError: as `checked`, and for features of different dimensions.
+      ValueError: as `check_features`, and for features of different dimensions.
     """
-    same_dimension(generated.shape[1], real.shape[1])
+    check_dimensions(generated.shape[1], real.shape[1])
     return (
-        checked(generated, GENERATED, needed, COUNT + otherwise),
-        checked(real, REAL, needed, REFERENCE_COUNT + otherwise),
+        check_features(generated, GENERATED, needed, COUNT + otherwise),
+        check_features(real, REAL, needed, REFERENCE_COUNT + otherwise),
     )
 
 
-def same_dimension(a: int, b: int) -> None:
+def check_dimensions(a: int, b: int) -> None:
     """Raises a ValueError for features of different dimensions."""
     if a != b:
         raise ValueError(
-            f"features of {a} and of {b} dimensions do not compare: "
+            f"features of {a} and of {b} dimensions cannot be compared: "
             "are both of the same network?"
         )

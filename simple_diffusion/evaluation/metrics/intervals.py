@@ -1,4 +1,4 @@
-"""How far a mean may be off because of which examples were drawn."""
+"""Confidence intervals for means over examples."""
 
 import math
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-# Numbers drawn at a time: 32 MB.
+# Random indices drawn at a time: 32 MB.
 _CHUNK = 2**22
-# Quantile of the normal distribution between whose two signs 95 % lie.
+# 97.5 % quantile of the standard normal distribution.
 _NORMAL = 1.959963984540054
 
 
@@ -22,21 +22,20 @@ class Interval(NamedTuple):
 def bootstrap(
     values: Shaped[np.ndarray, "n"], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Returns a 95 % interval for the mean of a value per example.
+    """Returns a 95 % interval for the mean of one value per example.
 
-    The percentile bootstrap (Efron 1979): bounds between which lie 95 % of the means of
-    as many values drawn from these with replacement. It says nothing of a bias, nor of
-    what the examples have in common, such as the images they are compared with. Means
-    that are all alike, as of indicators that are all 1, have an interval of no width;
-    `wilson` has one that has.
+    The percentile bootstrap (Efron 1979): 95 % of the means of resampled values lie
+    within the bounds. It contains neither a bias nor an error that the examples share,
+    such as that of the images they are compared with. Values that are all equal have an
+    interval of zero width; for indicators use `wilson` instead.
 
     Args:
-      values: one for each example; infinite ones are allowed, as of PSNR.
-      resamples: how many means.
-      seed: of what is drawn; the same seed gives the same interval.
+      values: one for each example; may be infinite, as PSNR of equal images is.
+      resamples: number of resampled means.
+      seed: of the resampling.
 
     Raises:
-      ValueError: for fewer than 2 values, or values that are no number.
+      ValueError: for fewer than 2 values, or values that are NaN.
     """
     values = np.asarray(values, np.float64)
     n = len(values)
@@ -47,7 +46,7 @@ def bootstrap(
     bad = np.flatnonzero(np.isnan(values))
     if bad.size:
         raise ValueError(
-            f"{bad.size} of {n} values are no number, first at {bad[:5].tolist()}"
+            f"{bad.size} of {n} values are NaN, first at {bad[:5].tolist()}"
         )
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
@@ -55,7 +54,7 @@ def bootstrap(
     for start in range(0, resamples, step):
         part = means[start : start + step]
         part[:] = values[rng.integers(0, n, (len(part), n))].mean(axis=1)
-    means.sort()  # whole elements: between infinite ones nothing can be interpolated
+    means.sort()  # no interpolation, which would fail between infinite values
     low, high = (round(q * (resamples - 1)) for q in (0.025, 0.975))
     return Interval(float(means[low]), float(means[high]))
 

@@ -1,8 +1,8 @@
-"""Fidelity and variety apart: precision, recall, density, coverage.
+"""Fidelity and diversity, measured separately: precision, recall, density, coverage.
 
-A set of features is taken for the union of balls around them, each as large as the
-distance to its k-th nearest neighbour within the set. All four depend on the number of
-features on either side, and compare between runs with the same numbers alone.
+The manifold of a set of features is approximated by balls around them. The radius of a
+ball is the distance to the k-th nearest neighbour within the set. All four metrics
+depend on the number of features of both sets: compare only values of equal numbers.
 """
 
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from simple_diffusion.evaluation.metrics import feature_sets, pairwise
 
 
 class Manifold(NamedTuple):
-    """What each example contributes; a metric is the mean of its array.
+    """The contribution of each example; a metric is the mean of its array.
 
-    A bootstrap over an array says how far the metric depends on which of these
-    examples were drawn, the balls as they are.
+    A bootstrap over an array measures how the metric depends on the choice of these
+    examples, with the balls fixed.
 
     Fields:
       precision: 1 for a generated example inside any real ball, else 0.
       recall: 1 for a real example inside any generated ball, else 0.
-      density: in how many real balls a generated example lies, over k.
+      density: number of real balls around a generated example, over k.
       coverage: 1 for a real example with any generated one in its ball, else 0.
     """
 
@@ -39,11 +39,12 @@ def compare(
     neighbours: int = 3,
     density_neighbours: int = 5,
 ) -> Manifold:
-    """Returns precision, recall, density and coverage, example by example.
+    """Returns precision, recall, density and coverage of each example.
 
-    Balls are closed: what lies on the bound, up to the rounding of float64, is inside.
-    A set therefore has precision, recall and coverage 1 with itself. For two samples of
-    one distribution density is 1 and coverage 1 - C(m-1, k) / C(n+m-1, k) in the mean.
+    Balls are closed: points on the boundary, up to float64 rounding, are inside. So a
+    set has precision, recall and coverage 1 with itself. For two samples of one
+    distribution the expected density is 1 and the expected coverage
+    1 - C(m-1, k) / C(n+m-1, k).
 
     Args:
       generated: features of generated images.
@@ -52,8 +53,8 @@ def compare(
       density_neighbours: k of density and coverage (Naeem et al. 2020, eqs. 4 and 6).
 
     Raises:
-      ValueError: for k < 1, sets with no k neighbours, different dimensions, or
-        features that are not finite.
+      ValueError: for k < 1, sets with fewer than k neighbours, different dimensions,
+        or features that are not finite.
     """
     if min(neighbours, density_neighbours) < 1:
         raise ValueError(
@@ -61,24 +62,27 @@ def compare(
             f"and {density_neighbours} for density"
         )
     most = max(neighbours, density_neighbours)
-    generated, real = feature_sets.pair(
+    generated, real = feature_sets.check_pair(
         generated, real, most + 1, f" or lower evaluate.neighbours={most}"
     )
-    radii = pairwise.nearest(real, real, most, itself=False).distances ** 2
-    precise, dense = radii[:, neighbours - 1], radii[:, density_neighbours - 1]
-    own = pairwise.nearest(generated, generated, neighbours, itself=False)
-    recalled = own.distances[:, -1] ** 2
+    radii = pairwise.find_nearest(real, real, most, include_self=False).distances ** 2
+    precision_radii, density_radii = (
+        radii[:, neighbours - 1],
+        radii[:, density_neighbours - 1],
+    )
+    own = pairwise.find_nearest(generated, generated, neighbours, include_self=False)
+    recall_radii = own.distances[:, -1] ** 2
 
     def block(rows: slice, squared: Float64[np.ndarray, "b m"]) -> tuple:
-        inside = squared <= dense
+        inside = squared <= density_radii
         return (
-            (squared <= precise).any(axis=1),
+            (squared <= precision_radii).any(axis=1),
             inside.sum(axis=1) / density_neighbours,
-            (squared <= recalled[rows, None]).any(axis=0),
+            (squared <= recall_radii[rows, None]).any(axis=0),
             inside.any(axis=0),
         )
 
-    parts = pairwise.map_blocks(block, generated, real, lowered=True)
+    parts = pairwise.map_blocks(block, generated, real, as_lower_bound=True)
     precision, density, recall, coverage = zip(*parts, strict=True)
     return Manifold(
         np.concatenate(precision).astype(np.float64),

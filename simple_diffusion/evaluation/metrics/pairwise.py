@@ -1,13 +1,13 @@
-"""Distances between all features of two sets, in blocks that fit the memory.
+"""Distances between all features of two sets, in blocks that fit into memory.
 
-|x - y|^2 = |x|^2 + |y|^2 - 2 x.y makes them one matrix product, and cancels where x and
-y are close. So both sets are centred first, everything is in float64, and the distances
-of nearest neighbours are computed once more from the differences: a copy is at distance
-zero exactly.
+|x - y|^2 = |x|^2 + |y|^2 - 2 x.y turns them into one matrix product, but cancels where
+x and y are close. So both sets are centred first, everything is in float64, and the
+distances of nearest neighbours are recomputed from the differences: a copy has distance
+0 exactly.
 
-This runs on the host. Float64 is what makes the results those of the definition, and
-not every accelerator has it; on processors it was as fast as a compiled program, for
-the time goes to the product and to the search for the smallest.
+This runs on the host in NumPy: results need float64, which not every accelerator has.
+On CPU it was as fast as a compiled program, since the matrix product and the search for
+the smallest distances dominate.
 """
 
 import os
@@ -18,20 +18,20 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float64, Int
 
-# Entries of a block: 32 MB, of which each thread holds a few.
+# Entries of a block: 32 MB; each thread holds a few.
 _BLOCK = 2**22
-# Relative to |x|^2 + |y|^2; the rounding of a product over thousands of dimensions is
-# well below.
+# Relative to |x|^2 + |y|^2; well above the rounding of a product over thousands of
+# dimensions.
 _ROUNDING = 1e-12
 
 T = TypeVar("T")
 
 
 class Neighbours(NamedTuple):
-    """The k nearest of each query, nearest first.
+    """The k nearest points of each query, nearest first.
 
     Fields:
-      indices: rows of the set that was searched.
+      indices: rows of the points.
       distances: Euclidean.
     """
 
@@ -39,24 +39,24 @@ class Neighbours(NamedTuple):
     distances: Float64[np.ndarray, "n k"]
 
 
-def nearest(
+def find_nearest(
     queries: Float64[np.ndarray, "n d"],
     points: Float64[np.ndarray, "m d"],
     k: int,
-    itself: bool = True,
+    include_self: bool = True,
 ) -> Neighbours:
     """Returns the k nearest points of each query.
 
     Args:
       queries: finite features.
       points: finite features, more than k.
-      k: how many.
-      itself: whether row i of the points may be a neighbour of query i; False is for
-        the neighbours of a set within itself.
+      k: number of neighbours.
+      include_self: whether row i of the points may be a neighbour of query i; False
+        finds the neighbours of a set within itself.
     """
 
     def block(rows: slice, squared: Float64[np.ndarray, "b m"]) -> Neighbours:
-        if not itself:
+        if not include_self:
             i = np.arange(len(squared))
             squared[i, i + rows.start] = np.inf
         if k < squared.shape[1]:
@@ -78,21 +78,22 @@ def map_blocks(
     function: Callable[[slice, Float64[np.ndarray, "b m"]], T],
     x: Float64[np.ndarray, "n d"],
     y: Float64[np.ndarray, "m d"],
-    lowered: bool = False,
+    as_lower_bound: bool = False,
 ) -> list[T]:
-    """Returns what a function says of the squared distances, one block of rows each.
+    """Applies a function to the squared distances, block by block of rows.
 
     Args:
-      function: (rows of x, squared distances from these to all of y) -> anything; may
-        write into the distances, and runs in threads.
+      function: (rows of x, squared distances from these to all of y) -> any result. It
+        may overwrite the distances, and runs in threads.
       x: finite features.
       y: finite features.
-      lowered: by a bound on their rounding, for comparisons in which equal distances
-        must count as equal whatever the order of the sums.
+      as_lower_bound: whether to subtract a bound on the rounding error, for
+        comparisons in which equal distances must count as equal whatever the order of
+        the sums.
     """
     centre = y.mean(axis=0)
     x, y = x - centre, y - centre
-    scale = 1 - _ROUNDING if lowered else 1.0
+    scale = 1 - _ROUNDING if as_lower_bound else 1.0
     x_norms = scale * np.einsum("nd,nd->n", x, x)
     y_norms = scale * np.einsum("md,md->m", y, y)
 
@@ -103,7 +104,8 @@ def map_blocks(
         squared += y_norms
         return function(rows, squared)
 
-    # Neighbours are looked at whole, so blocks are small where dimensions are many.
+    # `find_nearest` gathers k full features per row, so many dimensions need smaller
+    # blocks.
     size = max(_BLOCK // max(len(y), 8 * y.shape[1]), 1)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
         return list(threads.map(block, range(0, len(x), size)))

@@ -1,9 +1,8 @@
-"""How like its original one image is: PSNR and SSIM, pixel against pixel.
+"""Similarity of an image to its original: PSNR and SSIM.
 
-Both are computed in float64 on the host, from uint8 images as they are stored: all
-channels as they come, which for colour is RGB (not the luma that papers on super
-resolution often take), in the range 0 to 255. PSNR counts every pixel. SSIM counts the
-interior, without the five pixels at each border where its window would leave the image.
+Both are computed in float64 on the host from uint8 images. Colour images are compared
+in RGB, not in luma as in many papers on super-resolution. PSNR uses every pixel. SSIM
+excludes the five pixels at each border, where its window would leave the image.
 """
 
 import numpy as np
@@ -21,12 +20,12 @@ def psnr(
 ) -> Float64[np.ndarray, "n"]:
     """Returns the peak signal-to-noise ratio of each image, in decibels.
 
-    10 log10(255^2 / mean squared error), the mean over all pixels, borders included,
-    and over the channels (RGB) together. Infinite where image and original are equal.
+    10 log10(255^2 / mean squared error), with the mean over all pixels and channels.
+    Infinite if image and original are equal.
 
     Args:
-      images: what is judged, 0 to 255.
-      originals: what they should be.
+      images: 0 to 255.
+      originals: what they are compared with, 0 to 255.
     """
     error = images.astype(np.float64) - originals
     with np.errstate(divide="ignore"):
@@ -40,13 +39,12 @@ def ssim(
 
     Wang et al. 2004, eq. 13 with the constants of section III.C: a Gaussian window of
     11 x 11 pixels and sigma 1.5, K1 = .01, K2 = .03, weighted (population) variances.
-    Each channel (RGB) for itself, then the mean. As in the paper's own program the map
-    has values only where the whole window lies inside the image: five pixels at each
-    border are no centre of a window. Large images are not shrunk first.
+    Computed for each channel (RGB), then averaged. As in the authors' implementation
+    only windows inside the image count, and large images are not downsampled first.
 
     Args:
-      images: what is judged, 0 to 255.
-      originals: what they should be.
+      images: 0 to 255.
+      originals: what they are compared with, 0 to 255.
 
     Raises:
       ValueError: for images smaller than the window.
@@ -64,15 +62,15 @@ def _ssim(
     image: UInt8[np.ndarray, "h w c"], original: UInt8[np.ndarray, "h w c"]
 ) -> float:
     x, y = image.astype(np.float64), original.astype(np.float64)
-    # One after another: five maps at once would leave the cache.
+    # One map after another: five at once would not fit into the cache.
     mean_x, mean_y, xx, yy, xy = map(_blur, (x, y, x * x, y * y, x * y))
     product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
-    likeness = (2 * product + _C1) * (2 * (xy - product) + _C2)
-    return float(np.mean(likeness / ((squares + _C1) * (xx + yy - squares + _C2))))
+    similarity = (2 * product + _C1) * (2 * (xy - product) + _C2)
+    return float(np.mean(similarity / ((squares + _C1) * (xx + yy - squares + _C2))))
 
 
 def _blur(x: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "H W c"]:
-    """Returns the window's mean around each pixel of the interior."""
+    """Returns the weighted mean of the window around each interior pixel."""
     offsets = np.arange(SMALLEST) - SMALLEST // 2
     window = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     window /= window.sum()

@@ -1,7 +1,7 @@
 """Mean and covariance of a stream of features, in float64.
 
-A float32 sum over fifty thousand features is wrong in the first decimal of a Fréchet
-distance; here everything is accumulated in float64 on the host, and around the running
+With float32 sums over fifty thousand features the first decimal of a Fréchet distance
+is wrong. Here everything is accumulated in float64 on the host, around the running
 mean, so that large means do not cancel (Chan, Golub, LeVeque 1979).
 """
 
@@ -29,16 +29,16 @@ class Statistics(NamedTuple):
         return self.scatter / (self.n - 1)
 
 
-def empty(dimension: int) -> Statistics:
-    """Returns the statistics of no features at all."""
+def zeros(dimension: int) -> Statistics:
+    """Returns the statistics of zero features."""
     return Statistics(0, np.zeros(dimension), np.zeros((dimension, dimension)))
 
 
-def of(features: Shaped[np.ndarray, "n d"]) -> Statistics:
-    """Returns the statistics of one array; rows are features.
+def compute(features: Shaped[np.ndarray, "n d"]) -> Statistics:
+    """Returns the statistics of one array with one row per image.
 
     Raises:
-      ValueError: for features that are not finite, naming the rows.
+      ValueError: for features that are not finite, with the indices of rows.
     """
     features = np.asarray(features, np.float64)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -53,7 +53,7 @@ def of(features: Shaped[np.ndarray, "n d"]) -> Statistics:
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Returns the statistics of both streams together."""
+    """Returns the statistics of the union of both sets."""
     n = a.n + b.n
     if a.n == 0 or b.n == 0:
         return b if a.n == 0 else a

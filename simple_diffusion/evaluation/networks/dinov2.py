@@ -1,16 +1,16 @@
-"""DINOv2 as a feature network: a vision transformer's summary of an image.
+"""DINOv2 as a feature network: a vision transformer with a class token.
 
-Of an image of 224 x 224 pixels each square of 14 is a token, and one more stands for
-the whole; what the last norm leaves of that one are the features. Distances on them
-agree better with what people prefer than those of Inception (arXiv:2306.04675). ViT-B
-has 768 of them, ViT-L 1024, and values of one do not compare with values of the other.
+An image of 224 x 224 pixels is split into patches of 14 x 14 pixels, one token each.
+The features are the class token after the last layer norm. Distances on them agree
+better with human judgement than those on Inception's features (arXiv:2306.04675). ViT-B
+has 768 features, ViT-L 1024; values of the two cannot be compared.
 
-The weights are public, but no part of this library: `load` reads them from a file that
-`python -m simple_diffusion.modes.convert dinov2` makes from the published ones.
+The weights are public, but not part of this library. `load` reads a file that
+`python -m simple_diffusion.modes.convert dinov2` makes from the published weights.
 `dinov2_layout.shapes` lists its arrays; `model` is the name of the network.
 
-Source: Oquab et al., DINOv2 (arXiv:2304.07193); images as EDM2 (arXiv:2312.02696)
-prepares them.
+Source: Oquab et al., DINOv2 (arXiv:2304.07193); preprocessing as in EDM2
+(arXiv:2312.02696).
 """
 
 import functools
@@ -31,11 +31,11 @@ from simple_diffusion.weights import dinov2_layout, weight_files
 from simple_diffusion.weights.dinov2_layout import GRID, MODELS, PATCH
 
 SIDE = GRID * PATCH
-# Of ImageNet, in [0, 1].
+# Mean and standard deviation of ImageNet's colours in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 _EPSILON = 1e-6
-_HOW = "python -m simple_diffusion.modes.convert dinov2"
+_COMMAND = "python -m simple_diffusion.modes.convert dinov2"
 
 
 def load(path: str | Path, resize: str = "torch_bicubic") -> FeatureNetwork:
@@ -43,7 +43,7 @@ def load(path: str | Path, resize: str = "torch_bicubic") -> FeatureNetwork:
 
     Args:
       path: a file that `convert_dinov2` wrote.
-      resize: the rule by which images come to 224 x 224, one of `resizing.RULES`.
+      resize: the rule that resizes images to 224 x 224, one of `resizing.RULES`.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -54,10 +54,12 @@ def load(path: str | Path, resize: str = "torch_bicubic") -> FeatureNetwork:
     if resize not in resizing.RULES:
         known = ", ".join(resizing.RULES)
         raise ValueError(f"no rule {resize!r} to resize by: known are {known}")
-    arrays = weight_files.load(path, "weights of DINOv2", _HOW)
+    arrays = weight_files.load(path, "weights of DINOv2", _COMMAND)
     model = str(arrays.get("model"))
     if model not in MODELS:
-        raise ValueError(f"{path} holds no weights of DINOv2: they are made by {_HOW}")
+        raise ValueError(
+            f"{path} holds no weights of DINOv2; make them with {_COMMAND}"
+        )
     expected = dinov2_layout.shapes(model)
     weight_files.check_arrays(str(path), arrays, expected)
     params = {name: np.asarray(arrays[name], np.float32) for name in expected}
@@ -75,10 +77,12 @@ def _apply(
     b = len(x)
     x = x.reshape(b, GRID, PATCH, GRID, PATCH, 3).swapaxes(2, 3)
     x = _dense(params, "patch", x.reshape(b, GRID * GRID, PATCH * PATCH * 3))
-    whole = jnp.broadcast_to(params["cls"][None, None], (b, 1, x.shape[-1]))
-    x = jnp.concatenate([whole, x], 1) + params["position"][None]
-    own = "blocks."
-    blocks = {k.removeprefix(own): v for k, v in params.items() if k.startswith(own)}
+    cls = jnp.broadcast_to(params["cls"][None, None], (b, 1, x.shape[-1]))
+    x = jnp.concatenate([cls, x], 1) + params["position"][None]
+    prefix = "blocks."
+    blocks = {
+        k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)
+    }
 
     def step(x: Array, block: Params) -> tuple[Array, None]:
         return _block(block, x, heads), None
@@ -88,7 +92,7 @@ def _apply(
 
 
 def _block(block: Params, x: Float[Array, "b n d"], heads: int) -> Array:
-    """Returns the tokens after attention and MLP, each scaled by its learned gain."""
+    """Applies attention and MLP, each scaled by a learned gain."""
     h = _attention(block, _norm(block, "norm1", x), heads)
     x = x + h * block["gain1"][None, None]
     h = _dense(block, "fc1", _norm(block, "norm2", x))

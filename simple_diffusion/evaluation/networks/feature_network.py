@@ -1,7 +1,7 @@
 """Feature networks: images in, one vector per image out.
 
-A metric is named after its features. FID is the name of one trained network's features
-and is used for no other.
+A metric is named after its feature network. FID stands for the features of one
+Inception network only.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ THUMBNAIL_SIZE = 8
 
 
 class Outputs(NamedTuple):
-    """What a feature network says of images; None for what it does not have.
+    """Outputs of a feature network; None for those that it does not have.
 
     Fields:
-      features: what sets of images are compared by.
-      spatial: where things are in the image, for sFID.
+      features: by which sets of images are compared.
+      spatial: features with positions, for sFID.
       logits: of classes.
     """
 
@@ -38,12 +38,12 @@ class FeatureNetwork:
     name: "inception", "dinov2_b", "dinov2_l", "thumbnail", or the data source that a
       classifier was trained on, such as "scenes".
     digest: the first 12 digits of the SHA-256 of the weights; "" without weights.
-    resize: the rule by which images come to the size of its input.
+    resize: the rule by which images are resized to the size of its input.
     params: its weights.
     apply: (params, uint8 images of any one size) -> outputs; pure.
-    class_names: of the logits, where these are the classes of a data source.
-    version: of what `apply` computes. Features that were kept are used with those of
-      the same version only: raise it with every change to the numbers.
+    class_names: of the logits, if these are the classes of a data source.
+    version: of what `apply` computes. Stored features are only used with the same
+      version: increase it with every change to the numbers.
     """
 
     name: str
@@ -56,10 +56,10 @@ class FeatureNetwork:
 
 
 def thumbnail() -> FeatureNetwork:
-    """Returns features that need no trained network: each image at 8 x 8 pixels.
+    """Returns features without a trained network: each image at 8 x 8 pixels.
 
-    They see colours, layout and their variety, and are blind to everything finer than
-    an eighth of the image.
+    They measure colours, layout and their diversity, but nothing finer than an eighth
+    of the image.
     """
     return FeatureNetwork("thumbnail", "", "area", {}, _thumbnail)
 
@@ -68,6 +68,6 @@ def _thumbnail(params: Params, images: UInt8[Array, "b h w c"]) -> Outputs:
     del params
     b, _, _, c = images.shape
     shape = (b, THUMBNAIL_SIZE, THUMBNAIL_SIZE, c)
-    # With antialiasing 'linear' is a weighted mean over all the pixels of a cell.
+    # With antialiasing 'linear' is a weighted mean over all pixels of a cell.
     small = jax.image.resize(images.astype(jnp.float32) / 255, shape, "linear")
     return Outputs(small.reshape(b, -1))

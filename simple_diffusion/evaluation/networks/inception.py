@@ -1,22 +1,21 @@
 """The Inception network of FID, as TensorFlow published it on 2015-12-05.
 
-Inception v3 (arXiv:1512.00567) with traits of its own: 1008 classes, average pooling
-that does not count the border, and a maximum in place of the average in the last block.
-FID is the name of these features and no others.
+Inception v3 (arXiv:1512.00567) with its own variations: 1008 classes, average pooling
+that excludes the padding, and max pooling instead of average pooling in the last block.
+FID stands for these features only.
 
   features  2048, mean of the last block (pool_3): FID, KID, precision and recall.
   spatial   2023, of sFID (arXiv:2103.03841): the first 7 channels of mixed_6/conv:0, 17
-            x 17 pixels of them. In that graph the node of this name is the ReLU that
-            ends the 1x1 convolution of the block (the convolution itself is
-            mixed_6/conv/Conv2D), so they are what the block's result begins with.
-  logits    1008, without their bias, as the implementations of the Inception score have
-            them.
+            x 17 pixels. In the TensorFlow graph the node of this name is the ReLU
+            behind the 1x1 convolution of the block (the convolution itself is
+            mixed_6/conv/Conv2D), so they are the first channels of the block's output.
+  logits    1008, without bias, as implementations of the Inception score use them.
 
-The blocks are called as in PyTorch's ports of it; there Mixed_5b to Mixed_7c are mixed,
-mixed_1 to mixed_10 of the graph, and mixed_6 is Mixed_6d.
+Blocks have the names of the PyTorch ports: Mixed_5b to Mixed_7c are mixed, mixed_1 to
+mixed_10 of the TensorFlow graph, and mixed_6 is Mixed_6d.
 
-The weights are public, but no part of this library: `load` reads them from a file that
-`python -m simple_diffusion.modes.convert inception` makes.
+The weights are public, but not part of this library. `load` reads a file that
+`python -m simple_diffusion.modes.convert inception` writes.
 """
 
 import functools
@@ -37,12 +36,12 @@ from simple_diffusion.weights import inception_layout, weight_files
 from simple_diffusion.weights.inception_layout import Branch, Conv
 
 SIDE = 299
-# The rules of ADM and torch-fidelity, of pytorch-fid, and of clean-fid.
+# The rules of ADM and torch-fidelity, of pytorch-fid, and of clean-fid, in this order.
 RESIZES = ("tf1_bilinear", "torch_bilinear", "clean_bicubic")
 _SPATIAL_BLOCK, _SPATIAL_CHANNELS = "Mixed_6d", 7
-_EPS = 1e-3  # of the normalisation
-_WHAT = "weights of the Inception network"
-_HOW = "python -m simple_diffusion.modes.convert inception"
+_EPS = 1e-3  # of the batch normalisation
+_CONTENT = "weights of the Inception network"
+_COMMAND = "python -m simple_diffusion.modes.convert inception"
 _POOLED_AFTER = ("Conv2d_2b_3x3", "Conv2d_4a_3x3")  # of the stem
 
 
@@ -51,7 +50,7 @@ def load(path: str | Path, resize: str = "tf1_bilinear") -> FeatureNetwork:
 
     Args:
       path: a file that `convert_inception` wrote.
-      resize: one of `RESIZES`; FIDs of different rules do not compare.
+      resize: one of `RESIZES`; FIDs of different rules cannot be compared.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -61,16 +60,18 @@ def load(path: str | Path, resize: str = "tf1_bilinear") -> FeatureNetwork:
     if resize not in RESIZES:
         raise ValueError(f"no FID is of {resize!r}: choose from {', '.join(RESIZES)}")
     path = Path(path).expanduser()
-    arrays = weight_files.load(path, _WHAT, _HOW)
+    arrays = weight_files.load(path, _CONTENT, _COMMAND)
     weight_files.check_arrays(str(path), arrays, inception_layout.shapes())
     weight_files.check_finite(str(path), arrays)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     apply = functools.partial(_apply, resize)
-    return FeatureNetwork("inception", digest, resize, fold(arrays), apply)
+    return FeatureNetwork(
+        "inception", digest, resize, fold_normalisation(arrays), apply
+    )
 
 
-def fold(arrays: dict[str, np.ndarray]) -> Params:
-    """Returns what `forward` takes, on the host: kernels that normalise as well."""
+def fold_normalisation(arrays: dict[str, np.ndarray]) -> Params:
+    """Returns `forward`'s parameters: batch normalisation folded into the kernels."""
     params = {"fc.kernel": arrays["fc.kernel"].astype(np.float32)}
     for name, _, _ in inception_layout.convolutions():
         kernel, scale, bias, mean, variance = (
@@ -84,28 +85,28 @@ def fold(arrays: dict[str, np.ndarray]) -> Params:
 
 
 def _apply(resize: str, params: Params, images: UInt8[Array, "b h w c"]) -> Outputs:
-    return forward(params, prepare(images, resize))
+    return forward(params, preprocess(images, resize))
 
 
-def prepare(
+def preprocess(
     images: UInt8[Array, "b h w c"], resize: str
 ) -> Float[Array, "b 299 299 3"]:
-    """Returns images as the network takes them, in about [-1, 1].
+    """Returns images resized and scaled for the network, in about [-1, 1].
 
     Raises:
       ValueError: for images that are neither RGB nor grey.
     """
     x = resizing.resize(images, (SIDE, SIDE), resize)
-    # pytorch-fid ends at 1, the others just below it.
+    # The maximum is 1 in pytorch-fid, and just below 1 in the others.
     return x * (2 / 255) - 1 if resize == "torch_bilinear" else (x - 128) / 128
 
 
 def forward(params: Params, x: Float[Array, "b 299 299 3"]) -> Outputs:
-    """Returns what the network says of images, all in float32.
+    """Returns the outputs of the network in float32.
 
     Args:
-      params: by `fold`.
-      x: by `prepare`.
+      params: from `fold_normalisation`.
+      x: images from `preprocess`.
     """
     x, spatial = x.astype(jnp.float32), None
     for name, conv in inception_layout.STEM.items():
@@ -128,7 +129,7 @@ def _branch(
     if branch.pool == "halve":
         x = _max(x, 2)
     elif branch.pool == "max":
-        x = _max(_border(x), 1)
+        x = _max(_pad(x), 1)
     for conv in branch.convs:
         x = _convolve(params, next(name), x, conv, branch.pool == "average")
     if not branch.fork:
@@ -142,7 +143,7 @@ def _convolve(
     name: str,
     x: Float[Array, "b h w c"],
     conv: Conv,
-    averaged: bool = False,
+    average: bool = False,
 ) -> Float[Array, "b H W d"]:
     x = lax.conv_general_dilated(
         x,
@@ -152,32 +153,32 @@ def _convolve(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision="highest",
     )
-    if averaged:  # before a 1x1 convolution is the same as after it: fewer channels
+    if average:  # commutes with the 1x1 convolution, which has fewer output channels
         x = _average(x)
     return nn.relu(x + params[f"{name}.bias"][None, None, None])
 
 
 def _average(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Returns means over 3 x 3 pixels, at the border over those inside."""
+    """Returns means over 3 x 3 pixels, without the padding at the border."""
     rows, columns = (np.convolve(np.ones(n), np.ones(3), "same") for n in x.shape[1:3])
     share = jnp.asarray(1 / np.outer(rows, columns), jnp.float32)
-    return _neighbours(_border(x), jnp.add) * share[None, :, :, None]
+    return _reduce_neighbours(_pad(x), jnp.add) * share[None, :, :, None]
 
 
 def _max(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b H W c"]:
-    """Returns the largest of each 3 x 3 pixels."""
-    return _neighbours(x, jnp.maximum, stride)
+    """Returns the maximum over 3 x 3 pixels."""
+    return _reduce_neighbours(x, jnp.maximum, stride)
 
 
-def _border(x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
-    # Zeros count neither in a sum nor in a maximum of what a ReLU leaves.
+def _pad(x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
+    # After a ReLU zeros change neither a sum nor a maximum.
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _neighbours(
+def _reduce_neighbours(
     x: Float[Array, "b h w c"], combine: Callable, stride: int = 1
 ) -> Float[Array, "b H W c"]:
-    """Returns 3 x 3 pixels combined; on CPU faster than `lax.reduce_window`."""
+    """Combines 3 x 3 pixels; on CPU faster than `lax.reduce_window`."""
     for axis in (2, 1):
         size = x.shape[axis] - 2
         parts = [lax.slice_in_dim(x, k, k + size, stride, axis) for k in range(3)]

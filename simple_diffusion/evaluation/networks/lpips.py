@@ -1,8 +1,9 @@
-"""LPIPS v0.1: how far two images are apart for a trained network (arXiv:1801.03924).
+"""LPIPS v0.1, a learned perceptual distance of two images (arXiv:1801.03924).
 
-Both images go through the convolutions of AlexNet or VGG16. After five of their layers
-the features of each pixel are scaled to unit length, and their squared difference is
-weighted by channel with what was learned from human judgements: eq. 1 of the paper,
+Both images pass through the convolutions of AlexNet or VGG16. After five of the layers
+the features of each pixel are normalised to unit length, and their squared difference
+is weighted per channel; the weights were fitted to human judgements. Eq. 1 of the
+paper:
 
   d = sum_l mean_{h,w} sum_c w_lc (a_lhwc / |a_lhw| - b_lhwc / |b_lhw|)^2.
 
@@ -28,13 +29,13 @@ from simple_diffusion.core import images as pixels
 from simple_diffusion.core.types import HostOrDevice, Params
 from simple_diffusion.weights import lpips_layout, weight_files
 
-# Mean and spread that the trunks were trained with, in [-1, 1] in place of [0, 1].
+# Mean and deviation of the training images of the trunks, for [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-_EPS = 1e-10  # added to a length, so that features of no length stay zero
-# Of one image, in one call: the features that VGG16 makes of twice as many are 0.8 GB.
+_EPS = 1e-10  # added to the length, so that zero features stay zero
+# Pixels per call: the VGG16 features of a pair of this size take 0.8 GB.
 _PIXELS_AT_ONCE = 2**19
-_HOW = "python -m simple_diffusion.modes.convert lpips"
+_COMMAND = "python -m simple_diffusion.modes.convert lpips"
 
 
 @functools.partial(jax.jit, static_argnames="trunk")
@@ -46,7 +47,7 @@ def distance(
     Args:
       params: arrays as described by `lpips_layout.shapes`.
       x: RGB images in [-1, 1].
-      y: what they are compared with; the order does not matter.
+      y: the images that they are compared with; LPIPS is symmetric.
       trunk: "alex" or "vgg".
     """
     total = jnp.zeros(len(x))
@@ -66,14 +67,14 @@ def _features(
     """Returns the features after each stage."""
     _, _, stages, pooled, window = lpips_layout.TRUNKS[trunk]
     x = (x.astype(jnp.float32) - jnp.asarray([[[_SHIFT]]])) / jnp.asarray([[[_SCALE]]])
-    found, k = [], itertools.count()
+    features, k = [], itertools.count()
     for stage, pool in zip(stages, pooled, strict=True):
         if pool:
             x = nn.max_pool(x, (window, window), (2, 2))
         for conv in stage:
             x = nn.relu(_convolve(params, f"conv{next(k)}", x, conv))
-        found.append(x)
-    return found
+        features.append(x)
+    return features
 
 
 def _convolve(
@@ -98,7 +99,7 @@ def _unit(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
 class Lpips:
     """LPIPS with its weights: (images, originals) -> one distance per pair.
 
-    trunk: "alex" or "vgg"; values of one do not compare with values of the other.
+    trunk: "alex" or "vgg"; values of the two cannot be compared.
     digest: of the file of weights, the first 12 digits of its SHA-256.
     params: arrays as described by `lpips_layout.shapes`.
     """
@@ -107,8 +108,8 @@ class Lpips:
     digest: str
     params: Params
 
-    def fits(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images of this size can be judged."""
+    def supports(self, height: int, width: int, channels: int) -> bool:
+        """Returns whether images of this size can be compared."""
         return (
             min(height, width) >= lpips_layout.TRUNKS[self.trunk].smallest
             and channels == 3
@@ -137,7 +138,7 @@ class Lpips:
 
         Args:
           images: RGB, uint8 from 0 to 255 or floats in [-1, 1].
-          originals: what they should be, likewise.
+          originals: the images that they are compared with, likewise.
 
         Raises:
           ValueError: for images that are too small for the trunk, or not RGB.
@@ -171,10 +172,10 @@ def load(path: str | Path) -> Lpips:
         naming them.
     """
     path = Path(path).expanduser()
-    arrays = weight_files.load(path, "weights of LPIPS", _HOW)
+    arrays = weight_files.load(path, "weights of LPIPS", _COMMAND)
     trunk = str(arrays.get("trunk"))
     if trunk not in lpips_layout.TRUNKS:
-        raise ValueError(f"{path} holds no weights of LPIPS: they are made by {_HOW}")
+        raise ValueError(f"{path} holds no weights of LPIPS; make them with {_COMMAND}")
     expected = lpips_layout.shapes(trunk)
     weight_files.check_arrays(str(path), arrays, expected)
     params = {name: jnp.asarray(arrays[name], jnp.float32) for name in expected}

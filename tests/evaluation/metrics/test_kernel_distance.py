@@ -22,7 +22,7 @@ def test_the_estimate_is_the_sum_over_pairs_of_different_features():
     ]
     across = np.mean([kernel(a, b) for a in x for b in y])
     expected = sum(within) - 2 * across
-    assert kernel_distance.unbiased(x, y) == pytest.approx(expected, rel=1e-12)
+    assert kernel_distance.unbiased_estimate(x, y) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("case", peers.CASES)
@@ -49,13 +49,14 @@ def test_the_distance_of_two_points_is_the_closed_form():
     x, y = np.zeros((10, d)), np.zeros((12, d))
     x[:, 0], y[:, 0] = a, b
     expected = (a * a / d + 1) ** 3 + (b * b / d + 1) ** 3 - 2 * (a * b / d + 1) ** 3
-    assert kernel_distance.unbiased(x, y) == pytest.approx(expected, rel=1e-12)
+    assert kernel_distance.unbiased_estimate(x, y) == pytest.approx(expected, rel=1e-12)
 
 
 def test_it_is_unbiased_around_zero_and_negative_at_times():
     rng = np.random.default_rng(0)
     values = [
-        kernel_distance.unbiased(*rng.normal(size=(2, 30, 8))) for _ in range(400)
+        kernel_distance.unbiased_estimate(*rng.normal(size=(2, 30, 8)))
+        for _ in range(400)
     ]
     error = np.std(values) / np.sqrt(len(values))
     assert abs(np.mean(values)) < 3 * error
@@ -71,7 +72,7 @@ def test_standard_error_is_the_spread_of_repeated_draws(
 ):
     # Up to sqrt(2) too large where distributions are equal, more from a part of the
     # features. A spread of 150 values is itself known to 6 %.
-    monkeypatch.setattr(kernel_distance, "_MOST", most)
+    monkeypatch.setattr(kernel_distance, "_MAX_FEATURES", most)
     if most < 300 and not shift:
         high = 2.2
     rng = np.random.default_rng(1)
@@ -115,7 +116,9 @@ def test_a_seed_determines_the_subsets_and_all_is_the_largest_subset():
     assert kernel_distance.distance(x, y, **draw) == first
     assert kernel_distance.distance(x, y, **draw, seed=1).value != first.value
     whole = kernel_distance.distance(x, y, subsets=4)
-    assert whole.value == pytest.approx(kernel_distance.unbiased(x, y), rel=1e-12)
+    assert whole.value == pytest.approx(
+        kernel_distance.unbiased_estimate(x, y), rel=1e-12
+    )
     assert whole.subset_deviation == pytest.approx(0, abs=1e-12)
     assert whole.standard_error > 0
 

@@ -17,7 +17,7 @@ def test_neighbours_are_those_of_all_distances():
     # Far from the origin the squares would cancel.
     x, y = rng.normal(1e4, 1, (37, 9)), rng.normal(1e4, 1, (53, 9))
     everything = scipy.spatial.distance.cdist(x, y)
-    found = pairwise.nearest(x, y, 4)
+    found = pairwise.find_nearest(x, y, 4)
     order = np.argsort(everything, axis=1)[:, :4]
     np.testing.assert_array_equal(found.indices, order)
     expected = np.take_along_axis(everything, order, 1)
@@ -28,7 +28,7 @@ def test_neighbours_are_those_of_all_distances():
 def test_a_feature_is_no_neighbour_of_itself_but_its_copy_is():
     x = np.random.default_rng(1).normal(size=(40, 5)) + 100
     x[7] = x[31]
-    found = pairwise.nearest(x, x, 2, itself=False)
+    found = pairwise.find_nearest(x, x, 2, include_self=False)
     assert not (found.indices == np.arange(40)[:, None]).any()
     assert found.indices[7, 0] == 31 and found.indices[31, 0] == 7
     # Exactly, which a difference of squares is not.
@@ -41,14 +41,14 @@ def test_a_feature_is_no_neighbour_of_itself_but_its_copy_is():
 
 def test_all_points_can_be_asked_for():
     x, y = np.random.default_rng(2).normal(size=(2, 6, 3))
-    found = pairwise.nearest(x, y, 6)
+    found = pairwise.find_nearest(x, y, 6)
     np.testing.assert_array_equal(np.sort(found.indices, axis=1)[0], np.arange(6))
     assert (np.diff(found.distances, axis=1) >= 0).all()
 
 
 def test_equal_distances_come_in_the_order_of_the_points():
     x, y = np.zeros((1, 2)), np.array([[1.0, 0], [0, 1], [0.5, 0], [-1, 0]])
-    assert pairwise.nearest(x, y, 4).indices.tolist() == [[2, 0, 1, 3]]
+    assert pairwise.find_nearest(x, y, 4).indices.tolist() == [[2, 0, 1, 3]]
 
 
 @pytest.mark.usefixtures("block")

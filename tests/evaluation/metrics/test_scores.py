@@ -52,7 +52,7 @@ def test_accuracy_is_the_share_of_right_classes():
     found = scores.accuracy(one_hot(given, 3), labels)
     assert found.value == pytest.approx(9 / 12)
     assert found.interval.low < found.value < found.interval.high
-    right = scores.correct(one_hot(given, 3), labels)
+    right = scores.correct_predictions(one_hot(given, 3), labels)
     np.testing.assert_array_equal(right, [0] * 3 + [1] * 9)
 
 

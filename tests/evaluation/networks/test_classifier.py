@@ -36,8 +36,8 @@ def batches():
     return (batch(*draw(seed)) for seed in itertools.count())
 
 
-def train(recipe=RECIPE, data=None, say=lambda line: None):
-    return classifier.train(recipe, data or batches(), "toys", NAMES, say)
+def train(recipe=RECIPE, data=None, log=lambda line: None):
+    return classifier.train(recipe, data or batches(), "toys", NAMES, log)
 
 
 def outputs(network, image):
@@ -187,16 +187,16 @@ def test_a_damaged_or_foreign_file_is_not_loaded(network, tmp_path):
 
 
 def test_it_says_how_it_goes_and_when_it_has_learned_nothing():
-    said = []
-    train(say=said.append)
-    assert len(said) == 5 and said[-1].startswith(
+    lines = []
+    train(log=lines.append)
+    assert len(lines) == 5 and lines[-1].startswith(
         "classifier of toys: step 40/40, loss"
     )
     rng = np.random.default_rng(0)
     both = (draw(seed) for seed in itertools.count())
     guesses = (batch(image, rng.integers(0, 3, len(image))) for image, _ in both)
-    train(data=guesses, say=said.append)
-    assert "classifier of toys hardly tells the classes apart" in said[-1]
+    train(data=guesses, log=lines.append)
+    assert "classifier of toys hardly distinguishes the classes" in lines[-1]
 
 
 def test_the_device_is_one_and_the_weights_stay_on_the_host(network):

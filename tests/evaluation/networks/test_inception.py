@@ -62,7 +62,7 @@ def check(found, expected):
 def test_outputs_are_those_of_the_ports_to_pytorch(
     network, forward, theirs, rule, size
 ):
-    out = forward(network.params, inception.prepare(images(*size), rule))
+    out = forward(network.params, inception.preprocess(images(*size), rule))
     h, w = size
     for name, value in out._asdict().items():
         # Of pytorch-fid and clean-fid, which have nothing else, there are features.
@@ -84,7 +84,7 @@ def test_a_network_takes_a_batch_of_images(network, forward):
     assert [v.shape for v in out] == [(2, 2048), (2, 17 * 17 * 7), (2, 1008)]
     for k in range(2):
         alone = forward(
-            network.params, inception.prepare(batch[k : k + 1], "tf1_bilinear")
+            network.params, inception.preprocess(batch[k : k + 1], "tf1_bilinear")
         )
         for one, both in zip(alone, out, strict=True):
             check(both[k], np.asarray(one[0]))
