@@ -75,7 +75,7 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         rule = "tf1_bilinear" if name == "adm" else "torch_bilinear"
         assert notes.count(f"most likely by {rule}; with evaluate.resize=none") == 1
         assert ("fd_thumbnail_12" in metrics) == (name == "adm")  # of its images
-        assert ("sfid of inception is not measured" in notes) == (name == "fid")
+        assert ("sfid of inception is not computed" in notes) == (name == "fid")
 
 
 @pytest.mark.parametrize("change", [dict(labels="boat"), dict(also_sizes=("8x8",))])

@@ -37,14 +37,14 @@ def test_metrics_are_those_of_the_features_of_each_network(tmp_path):
     out = jax.jit(network.apply)(network.params, images)
     features, spatial, logits = (np.asarray(v) for v in out)
     expected = {
-        "fid_12": frechet.distance_of,
+        "fid_12": frechet.distance_of_features,
         "kid_12": lambda x, y: kernel_distance.distance(x, y).value,
     }
     with pytest.warns(UserWarning, match="biased upwards"):
         for name, distance in expected.items():
             value = distance(features[:12], features[12:])
             assert metrics[name] == pytest.approx(value, rel=1e-4), name
-        sfid = frechet.distance_of(spatial[:12], spatial[12:])
+        sfid = frechet.distance_of_features(spatial[:12], spatial[12:])
     assert metrics["sfid_12"] == pytest.approx(sfid, rel=1e-3)
     score = scores.inception_score(logits[:12], splits=10).value
     assert metrics["inception_score_12"] == pytest.approx(score, rel=1e-4)
