@@ -11,9 +11,9 @@ def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
     """Opens the folder and makes the first batch."""
     source = catalogue.open_source(f"folder:{spec.folder}", holdout_fraction=0.0)
     side = spec.resolution
-    law = patches.Law(side, side, spec.largest, flip=True)
+    distribution = patches.PatchDistribution(side, side, spec.largest, flip=True)
     batches = pipeline.train_batches(
-        source, batch_size=spec.batch, resolution=side, seed=0, patches=law
+        source, batch_size=spec.batch, seed=0, patches=distribution
     )
     assert next(batches).image.shape == (spec.batch, side, side, 3)
 

@@ -70,7 +70,7 @@ def prepare_by_turns(
                 settings(args, images, kind),
                 root / kind,
                 workers=args.threads,
-                say=lambda line: None,
+                report=lambda line: None,
             )
             rounds[kind].append((time.perf_counter() - start) / manifest.count)
     for kind, seconds in rounds.items():

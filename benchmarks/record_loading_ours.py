@@ -12,7 +12,12 @@ def prepare(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]:
     source = catalogue.open_source(spec.folder, holdout_fraction=0.0)
     side = spec.resolution
     batches = pipeline.train_batches(
-        source, batch_size=spec.batch, resolution=side, seed=0, crop="random", flip=True
+        source,
+        batch_size=spec.batch,
+        size=(side, side),
+        seed=0,
+        crop="random",
+        flip=True,
     )
     assert next(batches).image.shape == (spec.batch, side, side, 3)
 

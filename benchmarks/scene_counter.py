@@ -25,7 +25,9 @@ STEPS, BATCH, RATE = 900, 16, 6e-3
 # Width, in cells, of the bump that an object is in the density.
 BUMP = 0.5
 MOST = 40  # objects in a mosaic
-COUNTED = np.array([scenes.CATEGORY_NAMES.index(c.counted) for c in CLASSES.values()])
+COUNTED = np.array(
+    [scenes.CATEGORY_NAMES.index(c.counted_category) for c in CLASSES.values()]
+)
 MIXED = 12  # batches made at a time
 
 

@@ -1,8 +1,8 @@
-"""From the bytes of an image file to the RGB pixels that a viewer would show.
+"""Decodes image files to the RGB pixels that a viewer would show.
 
 Grey, palette, 16-bit, CMYK and transparent images become 8-bit RGB (transparent ones on
-white), a rotation noted in EXIF is carried out, and of an animation the first frame is
-taken. What cannot be decoded raises `BadImage`.
+white). A rotation noted in EXIF is applied. An animation gives its first frame. An
+image that cannot be decoded raises `BadImage`.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin
 
 from simple_diffusion.data import transforms
-from simple_diffusion.data.errors import BadImage, DataError, Unfit
+from simple_diffusion.data.errors import BadImage, DataError, UnsuitableImage
 
 File = io.BytesIO | io.BufferedReader
 # (y0, x0, y1, x1) in pixels of the image as a viewer shows it.
 Box = tuple[int, int, int, int]
-# Height and width of an image -> the part that is wanted.
-Choose = Callable[[int, int], transforms.Crop]
+# Height and width of an image -> the part to return.
+ChooseCrop = Callable[[int, int], transforms.Crop]
 
 # EXIF orientation -> the turn that undoes it; 1 is upright.
 _ORIENTATION_TAG = 0x0112
@@ -41,7 +41,7 @@ def check_box(box: tuple[int, ...] | None) -> Box | None:
     """Returns `data.crop_box`, four pixel numbers in order, or None.
 
     Raises:
-      DataError: if it is not.
+      DataError: if it is anything else.
     """
     if box is None:
         return None
@@ -62,75 +62,80 @@ def decode(
 
     Args:
       file: the encoded image, in any format that Pillow reads.
-      name: what a complaint calls the image.
+      name: the name of the image in error messages.
       resolution: the shorter side that is needed later, in pixels; the result is
         reduced only if its shorter side stays at least twice as long.
-      crop_box: the part that counts as the image, if not all of it.
+      crop_box: the part to use as the image; None for all of it.
 
     Raises:
       BadImage: if the bytes are no image, are cut short or are of an unknown kind, or
         the box is not inside the image.
     """
-    with _complaints(name), Image.open(file) as image:
-        size = transforms.SPARE * resolution
+    with _raise_bad_image(name), Image.open(file) as image:
+        size = transforms.OVERSAMPLING * resolution
         if crop_box is not None:
-            part = _part(_upright(_loaded(image), _turn(image)), crop_box)
+            part = _crop_to_box(
+                _apply_turn(_load_rgb(image), _find_turn(image)), crop_box
+            )
             return np.asarray(_reduce(part, size))
         image.draft(None, (size, size))  # JPEG: leave out high frequencies
-        reduced = _reduce(_loaded(image), size)
-        return np.asarray(_upright(reduced, _turn(image)))
+        reduced = _reduce(_load_rgb(image), size)
+        return np.asarray(_apply_turn(reduced, _find_turn(image)))
 
 
 def decode_crop(
     file: File,
     name: str | Path,
-    choose: Choose,
+    choose: ChooseCrop,
     crop_box: Box | None = None,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
-    """Returns a part of an image, and which it is; no more is resampled than that.
+    """Returns a part of an image and its `Crop`; resamples no more than that part.
 
-    A JPEG is decoded at the reduced scale that the part allows. To decode only the part
-    as well, as libjpeg can, was no faster: nearly all the time goes into undoing the
-    entropy coding, and that goes from the top left to the last row.
+    A JPEG is decoded at the reduced scale that the part allows. Decoding only the part,
+    as libjpeg can, was no faster: nearly all the time goes into the entropy decoding,
+    which has to run from the top left to the last row.
 
     Args:
       file: as in `decode`.
       name: as in `decode`.
-      choose: height and width of the image -> the part; raises `Unfit` if none can be.
+      choose: height and width of the image -> the part; raises `UnsuitableImage` if
+        there is none.
       crop_box: as in `decode`.
 
     Raises:
-      BadImage: as `decode`, or because no part can be had.
+      BadImage: as `decode`, or if `choose` finds no part.
     """
-    with _complaints(name), Image.open(file) as image:
+    with _raise_bad_image(name), Image.open(file) as image:
         if crop_box is None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            return _part_of_jpeg(image, choose)
-        pixels = _upright(_loaded(image), _turn(image))
+            return _decode_jpeg_crop(image, choose)
+        pixels = _apply_turn(_load_rgb(image), _find_turn(image))
         if crop_box is not None:
-            pixels = _part(pixels, crop_box)
+            pixels = _crop_to_box(pixels, crop_box)
         crop = choose(pixels.height, pixels.width)
-        return transforms.cut(pixels, crop), crop
+        return transforms.resample_crop(pixels, crop), crop
 
 
-def _part_of_jpeg(
-    image: JpegImagePlugin.JpegImageFile, choose: Choose
+def _decode_jpeg_crop(
+    image: JpegImagePlugin.JpegImageFile, choose: ChooseCrop
 ) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
-    """Returns the chosen part of an image that is not loaded yet, and which it is."""
-    turn, (w, h) = _turn(image), image.size
+    """Returns the chosen part of an image that is not loaded yet, and its `Crop`."""
+    turn, (w, h) = _find_turn(image), image.size
     crop = choose(w, h) if turn in _SIDEWAYS else choose(h, w)
-    most = min(crop.reduction)
-    scale = max(k for k in (1, 2, 4, 8) if k <= most)
+    limit = min(crop.reduction)
+    scale = max(k for k in (1, 2, 4, 8) if k <= limit)
     draft = image.draft(None, (max(w // scale, 1), max(h // scale, 1)))
     reduced = 1 if draft is None else round(w / draft[1][2])
-    return transforms.cut(_upright(_loaded(image), turn), crop, reduced), crop
+    return transforms.resample_crop(
+        _apply_turn(_load_rgb(image), turn), crop, reduced
+    ), crop
 
 
 @contextlib.contextmanager
-def _complaints(name: str | Path) -> Iterator[None]:
-    """Makes what goes wrong in decoding a complaint about the image of this name."""
+def _raise_bad_image(name: str | Path) -> Iterator[None]:
+    """Turns any error of decoding into a `BadImage` that names the image."""
     try:
         yield
-    except Unfit as error:
+    except UnsuitableImage as error:
         raise BadImage(name, str(error)) from None
     except Image.UnidentifiedImageError:
         raise BadImage(name, "not an image, or of an unknown format") from None
@@ -140,14 +145,14 @@ def _complaints(name: str | Path) -> Iterator[None]:
         raise BadImage(name, f"{error} ({type(error).__name__})") from error
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _load_rgb(image: Image.Image) -> Image.Image:
     """Returns an image of any mode as 8-bit RGB, on white if transparent."""
     image.load()
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        # 32 bits per pixel state no white: from the darkest to the brightest pixel.
+        # 32-bit formats define no white: scale from the darkest to the brightest pixel.
         v = np.nan_to_num(np.asarray(image, np.float64))
         v = (v - v.min()) / max(np.ptp(v), 1e-9)
         image = Image.fromarray(np.round(v * 255).astype(np.uint8))
@@ -157,12 +162,14 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _part(image: Image.Image, box: Box) -> Image.Image:
-    """Returns what is inside the box; Unfit if it reaches outside of the image."""
+def _crop_to_box(image: Image.Image, box: Box) -> Image.Image:
+    """Returns the part inside the box; UnsuitableImage if the box exceeds the image."""
     y0, x0, y1, x1 = box
     if y1 > image.height or x1 > image.width:
         size = f"{image.height}x{image.width}"
-        raise Unfit(f"data.crop_box={box} reaches outside of its {size} pixels")
+        raise UnsuitableImage(
+            f"data.crop_box={box} reaches outside of its {size} pixels"
+        )
     return image.crop((x0, y0, x1, y1))
 
 
@@ -172,14 +179,14 @@ def _reduce(image: Image.Image, size: int) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Returns the turn that the EXIF data of the image ask for, if any."""
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns the turn that the EXIF data of the image specify, if any."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
-        return None  # damaged EXIF data: a viewer shows the image as it lies
+        return None  # damaged EXIF data: a viewer shows the image as it is stored
 
 
-def _upright(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+def _apply_turn(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     """Returns the image turned."""
     return image if turn is None else image.transpose(turn)

@@ -1,4 +1,4 @@
-"""What can be wrong with data: with its place or form, or with one image of it."""
+"""Errors of the data layer: of a whole data source, or of one image."""
 
 from pathlib import Path
 
@@ -7,28 +7,30 @@ class DataError(ValueError):
     """The data cannot be used; the message names the config key to change."""
 
 
-def printable(path: str | Path) -> str:
-    """Returns a path as text: a file name need not be valid Unicode, a log must be."""
+def format_path(path: str | Path) -> str:
+    """Returns a path as valid Unicode, which a file name need not be."""
     return str(path).encode("utf-8", "replace").decode()
 
 
 class BadImage(Exception):
-    """One image cannot be read, for a reason that lies in its file.
+    """One image cannot be used, for a reason that lies in its file.
 
     The pipeline skips such an image, with a warning that names it.
 
     Args:
-      path: the file, or where the image stands in its data set.
-      why: what is wrong with it, in a few words.
+      path: the file, or the position of the image in its dataset.
+      reason: what is wrong with it, in a few words.
     """
 
-    def __init__(self, path: str | Path, why: str):
-        super().__init__(f"{printable(path)}: {why}")
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{format_path(path)}: {reason}")
 
 
-class Unfit(Exception):
-    """One image can be read, but not used; whoever knows its name makes it a BadImage.
+class UnsuitableImage(Exception):
+    """One image can be decoded, but does not suit the settings.
+
+    The code that knows the name of the image turns this into a `BadImage`.
 
     Args:
-      why: what is wrong with it, in a few words.
+      reason: what is wrong with it, in a few words.
     """

@@ -1,8 +1,8 @@
 """The order of examples and their random draws, as functions of (seed, position).
 
-A position counts examples from the start of training: step * batch_size + place in the
-batch. Nothing is remembered from one example to the next, so training resumes at any
-step at the cost of one step, and every process can work out its own share.
+A position counts examples from the start of training: step * batch_size + index in the
+batch. There is no state from one example to the next, so training resumes at any step
+at the cost of one step, and every process computes its own share.
 
 Every epoch visits each example once, in the order of a keyed permutation: a Feistel
 network permutes the numbers of 2k bits, whatever its round function is, and following
@@ -25,10 +25,10 @@ _MIN_HALF_BITS = 3
 _GOLDEN = 0x9E3779B97F4A7C15  # odd, 2^64 / golden ratio: spreads consecutive keys
 
 
-def shuffled(
+def shuffle(
     position: Int64[np.ndarray, "n"], length: int, seed: int
 ) -> Int64[np.ndarray, "n"]:
-    """Returns which example stands at each position of an endless shuffled stream.
+    """Returns the index of the example at each position of an endless shuffled stream.
 
     Args:
       position: counts from 0; position // length is the epoch.
@@ -44,10 +44,10 @@ def shuffled(
     return index.astype(np.int64)
 
 
-def generator(seed: int, position: int) -> np.random.Generator:
+def make_generator(seed: int, position: int) -> np.random.Generator:
     """Returns the random generator of the example at one position of the stream.
 
-    It is counter-based: each position owns a stretch of 2^192 numbers of one sequence.
+    It is counter-based: each position owns a range of 2^192 numbers of one sequence.
     """
     return np.random.Generator(
         np.random.Philox(key=_mix_int(seed), counter=[0, 0, 0, position])

@@ -1,9 +1,9 @@
 """Batches of examples, as a pure function of (seed, step).
 
-Each step of a stream has a plan: the positions of its examples, and which example of
-the source stands at each (data/order.py). tf.data carries the plans out, several at a
-time and ahead of need, without changing their order. So resuming costs nothing, and the
-processes of one run share each batch between them without talking to each other.
+Each step of a stream has a plan: the positions of its examples, and the index into the
+source at each (data/order.py). tf.data reads the plans, several at a time and ahead of
+need, without changing their order. So resuming costs nothing, and the processes of one
+run share each batch without communication.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from jaxtyping import Int64
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import order, tf_runtime, transforms
 from simple_diffusion.data.errors import DataError
-from simple_diffusion.data.patches import Law
-from simple_diffusion.data.reader import PADDING, Reader
-from simple_diffusion.data.skipping import Checked
+from simple_diffusion.data.patches import PatchDistribution
+from simple_diffusion.data.reader import PADDING, PlanReader
+from simple_diffusion.data.skipping import SkippingReader
 from simple_diffusion.data.sources.protocols import Source
-from simple_diffusion.data.views import Patches, View, Wholes
+from simple_diffusion.data.views import FullImages, Patches, View
 
-_END = 2**62  # steps of an endless stream
-# Ready batches: enough to bridge one slow image, few enough to fit beside the others.
+_ENDLESS = 2**62  # steps of an endless stream
+# Ready batches: enough to bridge one slow image, few enough to save memory.
 _PREFETCH = 2
 # Examples that one call reads: entering Python from TensorFlow costs a tenth of what it
 # costs to decode a small image.
-_CALL = 8
+_EXAMPLES_PER_CALL = 8
 
 
 class Plan(NamedTuple):
-    """What one batch holds: positions in the stream and indices into the source."""
+    """The content of one batch: positions in the stream, indices into the source."""
 
     position: Int64[np.ndarray, "b"]
     index: Int64[np.ndarray, "b"]
@@ -42,11 +42,11 @@ class Plan(NamedTuple):
 class Batches:
     """An iterator over batches; `close` stops the threads that work ahead of it."""
 
-    def __init__(self, elements: Iterator[Any], reader: Reader):
+    def __init__(self, elements: Iterator[Any], reader: PlanReader):
         self._elements = [elements]
         self._reader = reader
-        # The threads call Python, and would wait for ever for an interpreter that has
-        # shut down, and it for them. A finalizer runs before it does.
+        # The threads call Python. They and an interpreter that shuts down would wait
+        # for each other forever; a finalizer runs before that.
         self._close = weakref.finalize(self, self._elements.clear)
 
     def __iter__(self) -> "Batches":
@@ -65,15 +65,15 @@ class Batches:
     @property
     def bad_count(self) -> int:
         """Number of different images that could not be read so far."""
-        return self._reader.checked.bad_count
+        return self._reader.skipping.bad_count
 
     @property
-    def cut_count(self) -> int:
-        """Number of different images so far that were smaller than is wanted."""
-        return self._reader.view.small.count
+    def small_count(self) -> int:
+        """Number of different images so far that were too small for the settings."""
+        return self._reader.view.small_images.count
 
     def close(self) -> None:
-        """Stops working ahead; there are no more batches."""
+        """Stops the threads; there are no more batches."""
         self._close()
 
 
@@ -81,15 +81,15 @@ def train_batches(
     source: Source,
     *,
     batch_size: int,
-    resolution: int,
+    size: tuple[int, int] | None = None,
     seed: int,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    crop: transforms.Place = "center",
+    crop: transforms.CropMode = "center",
     flip: bool = False,
     resize: transforms.Resize = "area",
-    patches: Law | None = None,
+    patches: PatchDistribution | None = None,
 ) -> Batches:
     """Returns this process's part of every batch from `start_step` on, without end.
 
@@ -99,38 +99,38 @@ def train_batches(
     Args:
       source: the examples.
       batch_size: examples in the batch of all processes together.
-      resolution: side of the square images, in pixels.
-      seed: decides the order, the crops and the flips, and the patches.
+      size: height and width of full images, in pixels. None if there are `patches`.
+      seed: determines the order, the crops and the flips, and the patches.
       start_step: the step that the first batch is for.
       process_index: which part of each batch; the parts, one after the other, are the
         batch of a single process.
       process_count: number of equal parts.
-      crop: where the square lies, as `transforms.fitted`.
-      flip: as `transforms.fitted`.
-      resize: as `transforms.fitted`.
-      patches: the law of patches, for which images are cut up; it then says what
-        `resolution`, `crop`, `flip` and `resize` say for whole images.
+      crop: of full images, as `transforms.crop_and_resize`.
+      flip: as `transforms.crop_and_resize`.
+      resize: as `transforms.crop_and_resize`.
+      patches: the distribution of patches, to train on patches and not on full images;
+        it replaces `size`, `crop`, `flip` and `resize`.
 
     Raises:
       DataError: if the source is empty or the parts cannot be equal, or the source does
         not allow such patches; while iterating, if all images are bad or a label is
         out of range.
     """
-    part = _part(batch_size, process_index, process_count)
+    part = _choose_part(batch_size, process_index, process_count)
 
     def plan(step: int) -> Plan:
         position = step * batch_size + part
-        return Plan(position, order.shuffled(position, len(source), seed))
+        return Plan(position, order.shuffle(position, len(source), seed))
 
     if patches is not None:
         view: View = Patches(source, patches, seed)
     else:
-        size = resolution, resolution
-        options: dict[str, Any] = dict(place=crop, flip=flip, resize=resize)
-        view = Wholes(source, size, seed, **options)
-    checked = Checked(source)
-    reader = Reader(view, checked, checked.read_or_next)
-    return _batches(plan, reader, start_step, _END, len(part))
+        assert size is not None
+        options: dict[str, Any] = dict(crop=crop, flip=flip, resize=resize)
+        view = FullImages(source, size, seed, **options)
+    skipping = SkippingReader(source)
+    reader = PlanReader(view, skipping, skipping.read_or_next)
+    return _make_batches(plan, reader, start_step, _ENDLESS, len(part))
 
 
 def eval_batches(
@@ -143,52 +143,54 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     resize: transforms.Resize = "area",
-    patches: Law | None = None,
+    patches: PatchDistribution | None = None,
 ) -> Batches:
     """Returns this process's part of each batch of one pass over the source.
 
     The order is shuffled, but always the same, so that the first `count` examples of a
     source sorted by class are a fair sample. The last batch is padded; padding and bad
     images have a False mask and are black. Crops are central, nothing is flipped.
-    Patches lie anywhere, but always at the same place.
+    Patches lie anywhere, but at the same place in every pass.
 
     Args:
       source: the examples.
       batch_size: examples in the batch of all processes together.
-      size: height and width in pixels of whole images; images of another shape are cut,
-        those made at any size are made at this one. None if there are `patches`.
+      size: height and width of full images, in pixels; images of another aspect are
+        cropped, generated ones have this size. None if there are `patches`.
       count: how many examples; all of them by default.
-      start: examples at the beginning of the pass that are left out.
+      start: number of examples to skip at the beginning of the pass.
       process_index: which part of each batch, as in `train_batches`.
       process_count: number of equal parts; each process gets as many batches.
-      resize: of whole images, as `transforms.fitted`.
-      patches: the law of patches, in place of whole images.
+      resize: of full images, as `transforms.crop_and_resize`.
+      patches: the distribution of patches, to read patches and not full images.
 
     Raises:
       DataError: as `train_batches`.
     """
-    part = _part(batch_size, process_index, process_count)
+    part = _choose_part(batch_size, process_index, process_count)
     count = len(source) if count is None else min(count, len(source))
 
     def plan(step: int) -> Plan:
         position = start + step * batch_size + part
-        index = order.shuffled(position, len(source), seed=0)
+        index = order.shuffle(position, len(source), seed=0)
         return Plan(position, np.where(position < count, index, PADDING))
 
     if patches is not None:
-        law = dataclasses.replace(patches, crop="center", flip=False)
-        view: View = Patches(source, law, seed=0)
+        fixed = dataclasses.replace(patches, crop="center", flip=False)
+        view: View = Patches(source, fixed, seed=0)
     else:
         assert size is not None
-        view = Wholes(source, size, seed=0, resize=resize)
-    checked = Checked(source)
-    reader = Reader(view, checked, checked.read_or_none)
-    return _batches(plan, reader, 0, -(-max(0, count - start) // batch_size), len(part))
+        view = FullImages(source, size, seed=0, resize=resize)
+    skipping = SkippingReader(source)
+    reader = PlanReader(view, skipping, skipping.read_or_none)
+    return _make_batches(
+        plan, reader, 0, -(-max(0, count - start) // batch_size), len(part)
+    )
 
 
 def eval_examples(
     source: Source,
-    places: Sequence[int],
+    indices: Sequence[int],
     *,
     size: tuple[int, int],
     resize: transforms.Resize = "area",
@@ -197,27 +199,27 @@ def eval_examples(
 
     Args:
       source: the examples.
-      places: which ones, counted from the beginning of the pass.
+      indices: of the examples, counted from the beginning of the pass.
       size: as `eval_batches`, like `resize`.
       resize: see there.
 
     Raises:
       DataError: a label is out of range.
     """
-    position = np.asarray(places, np.int64)
-    index = order.shuffled(position, len(source), seed=0)
-    checked = Checked(source)
-    view = Wholes(source, size, seed=0, resize=resize)
-    reader = Reader(view, checked, checked.read_or_none)
-    read = reader.together if checked.is_batched else reader.one_by_one
+    position = np.asarray(indices, np.int64)
+    index = order.shuffle(position, len(source), seed=0)
+    skipping = SkippingReader(source)
+    view = FullImages(source, size, seed=0, resize=resize)
+    reader = PlanReader(view, skipping, skipping.read_or_none)
+    read = reader.read_together if skipping.is_batched else reader.read_singly
     image, box, label, mask, failure = read(position, index)
     if failure.any():
         raise reader.failures[failure.max() - 1]
     return Batch(image=image, label=label, box=box, mask=mask)
 
 
-def _part(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """Returns the places in the batch that belong to one process."""
+def _choose_part(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """Returns the indices in the batch that belong to one process."""
     size, rest = divmod(batch_size, process_count)
     if rest or not size:
         raise DataError(
@@ -227,35 +229,38 @@ def _part(batch_size: int, process_index: int, process_count: int) -> np.ndarray
     return np.arange(process_index * size, (process_index + 1) * size)
 
 
-def _batches(
-    plan: Callable[[int], Plan], reader: Reader, start: int, stop: int, size: int
+def _make_batches(
+    plan: Callable[[int], Plan], reader: PlanReader, start: int, stop: int, size: int
 ) -> Batches:
     """Returns the batches of the steps from start to stop - 1, `size` examples each."""
     tf = tf_runtime.tensorflow()
     workers = _cpu_count()
     types = (tf.uint8, tf.float32, tf.int32, tf.bool, tf.int32)
 
-    read, call = reader.one_by_one, max(k for k in range(1, _CALL + 1) if size % k == 0)
-    if reader.checked.is_batched:
-        read, call = reader.together, size
+    read, call = (
+        reader.read_singly,
+        max(k for k in range(1, _EXAMPLES_PER_CALL + 1) if size % k == 0),
+    )
+    if reader.skipping.is_batched:
+        read, call = reader.read_together, size
 
     def plan_at(step):
         position, index = plan(int(step))
         return position.reshape(-1, call), index.reshape(-1, call)
 
-    def planned(step):
+    def make_plans(step):
         plans = tf.numpy_function(plan_at, [step], (tf.int64, tf.int64))
         return [tf.ensure_shape(v, [size // call, call]) for v in plans]
 
-    def carry_out(*plan):
+    def read_plan(*plan):
         return tf.numpy_function(read, plan, types)
 
-    data = tf.data.Dataset.range(start, stop).map(planned).unbatch()
-    data = data.map(carry_out, num_parallel_calls=workers).batch(size // call)
+    data = tf.data.Dataset.range(start, stop).map(make_plans).unbatch()
+    data = data.map(read_plan, num_parallel_calls=workers).batch(size // call)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = workers
-    # Fixed parallelism: tuning it costs a thread, and memory that nobody asked for.
+    # Fixed parallelism: tuning it costs a thread, and an unknown amount of memory.
     options.autotune.enabled = False
     data = data.prefetch(_PREFETCH).with_options(options)
     return Batches(data.as_numpy_iterator(), reader)

@@ -1,9 +1,9 @@
-"""Bad images: left out, counted, and named once each. Small images: counted."""
+"""Skips bad images and names each of them once; counts images that are too small."""
 
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -13,15 +13,25 @@ from simple_diffusion.data.sources.protocols import BatchSource, Source
 
 log = logging.getLogger(__name__)
 
-# What is made of one image, its class among it.
-Example = TypeVar("Example")
+
+@runtime_checkable
+class Labelled(Protocol):
+    """An example, in whatever form, that has a class number."""
+
+    @property
+    def label(self) -> int:
+        """The class number, from 0."""
+        ...
 
 
-class Checked:
-    """A source whose bad images are replaced or left out, and whose labels are valid.
+Item = TypeVar("Item", bound=Labelled)
 
-    Which image takes the place of a bad one depends on the source alone, so that a
-    resumed run, and every process, sees the same images. Safe to use from threads.
+
+class SkippingReader:
+    """Reads a source without its bad images, and checks its labels.
+
+    Which image replaces a bad one depends on the source alone, so that a resumed run,
+    and every process, sees the same images. Safe to use from threads.
 
     Args:
       source: at least one example.
@@ -34,7 +44,7 @@ class Checked:
         if len(source) < 1:
             raise DataError("data.source: holds no examples")
         self._source = source
-        self._classes = max(len(source.class_names), 1)
+        self._num_classes = max(len(source.class_names), 1)
         # Index to reason; not to the error itself, which keeps its frames alive.
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -45,30 +55,33 @@ class Checked:
         return len(self._bad)
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self._source.channels
+
+    @property
     def is_batched(self) -> bool:
         """Whether the source can be read by `read_batch`."""
         return isinstance(self._source, BatchSource)
 
-    def read_or_none(
-        self, index: int, read: Callable[[int], tuple[int, Example]]
-    ) -> tuple[int, Example] | None:
-        """Returns class and example, or None for a bad image.
+    def read_or_none(self, index: int, read: Callable[[int], Item]) -> Item | None:
+        """Returns an example, or None for a bad image.
 
         Args:
           index: of the image.
-          read: what reads one image.
+          read: reads one image.
 
         Raises:
           DataError: if all images are bad, or a label is out of range.
         """
         if index not in self._bad:
             try:
-                label, example = read(index)
+                example = read(index)
             except BadImage as error:
-                self._note(index, error)
+                self._record(index, error)
             else:
-                self._check_label(index, label)
-                return label, example
+                self._check_label(index, example.label)
+                return example
         if len(self._bad) == len(self._source):
             raise DataError(
                 f"data.source: none of the {len(self._bad)} images can be read, such "
@@ -76,10 +89,8 @@ class Checked:
             )
         return None
 
-    def read_or_next(
-        self, index: int, read: Callable[[int], tuple[int, Example]]
-    ) -> tuple[int, Example]:
-        """Returns class and example, of the next good image if this one is bad.
+    def read_or_next(self, index: int, read: Callable[[int], Item]) -> Item:
+        """Returns an example: that of the next good image if this one is bad.
 
         Raises:
           DataError: as `read_or_none`.
@@ -97,13 +108,13 @@ class Checked:
             self._check_label(index, label)
 
     def _check_label(self, index: int, label: int) -> None:
-        if not 0 <= label < self._classes:
+        if not 0 <= label < self._num_classes:
             raise DataError(
                 f"data.source: example {index} has label {label}, but the classes are "
-                f"0 to {self._classes - 1}"
+                f"0 to {self._num_classes - 1}"
             )
 
-    def _note(self, index: int, error: BadImage) -> None:
+    def _record(self, index: int, error: BadImage) -> None:
         with self._lock:
             if index in self._bad:
                 return
@@ -112,8 +123,8 @@ class Checked:
         log.warning("data.source: skipped bad image (%d so far): %s", count, error)
 
 
-class Small:
-    """Counts images that are smaller than is wanted; safe to use from threads."""
+class SmallImageCounter:
+    """Counts images that are too small for the settings; safe to use from threads."""
 
     def __init__(self):
         self._indices: set[int] = set()
@@ -124,12 +135,12 @@ class Small:
         """Number of different images."""
         return len(self._indices)
 
-    def note(self, index: int, said: str) -> None:
+    def record(self, index: int, message: str) -> None:
         """Counts an image, and reports the first one, the tenth, the hundredth, ...
 
         Args:
           index: of the image in the source.
-          said: what the report says of it.
+          message: the report about this image.
         """
         with self._lock:
             if index in self._indices:
@@ -137,4 +148,4 @@ class Small:
             self._indices.add(index)
             count = len(self._indices)
         if str(count).strip("0") == "1":
-            log.warning("%s (images so far: %d)", said, count)
+            log.warning("%s (images so far: %d)", message, count)

@@ -1,4 +1,4 @@
-"""From an image of any size to the pixels that the network sees, on the host."""
+"""Crops, flips and resizes images of any size to what the network sees, on the host."""
 
 import math
 from typing import Literal, NamedTuple
@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-Place = Literal["center", "random"]
+CropMode = Literal["center", "random"]
 Resize = Literal["area", "antialias"]
 
-# "area" is the box filter, as in the down-sampled ImageNet data sets: the mean of the
+# "area" is the box filter, as in the down-sampled ImageNet datasets: the mean of the
 # pixels that fall into each new one. "antialias" is sharper, three pixels wide a side.
 _SHRINK = {
     "area": Image.Resampling.BOX,
@@ -19,29 +19,29 @@ _SHRINK = {
 # A box would enlarge by repeating pixels, and Lanczos rings.
 _ENLARGE = Image.Resampling.BICUBIC
 # Half the width of the widest of these filters, in pixels of the smaller image.
-_WIDEST = 3
-# A pixel on the edge between two areas belongs to the first. Were it not for this many
-# pixels, rounding would decide, and differently in a part and in the whole; Pillow's
-# coordinates have 24 bits.
-_NUDGE = 1e-3
+_MAX_SUPPORT = 3
+# A pixel on the edge between two areas belongs to the first. Without this shift, in
+# pixels, rounding would decide, and differently in a patch and in the full image;
+# Pillow's coordinates have 24 bits.
+_EDGE_SHIFT = 1e-3
 
-# A reduced image keeps this many pixels for each that is needed: the filter that comes
-# later then hides that averages over squares went before it.
-SPARE = 2
+# A reduced image keeps this many pixels for each output pixel: the filter that comes
+# later then hides that averages over squares came before it.
+OVERSAMPLING = 2
 
 
 class Crop(NamedTuple):
-    """A part of a stored image, and what becomes of it.
+    """A part of a stored image, and how it is resampled.
 
     rectangle: (y0, x0, y1, x1) in pixels of the image as a viewer shows it; its corners
       may lie inside pixels.
     size: height and width of the result in pixels.
-    mirrored: left and right are exchanged in the end.
+    mirrored: whether left and right are exchanged at the end.
     resize: the filter; pixels around the rectangle take part in it.
-    box: corners (y0, x0, y1, x1) of the result in units of the whole it is a part of,
-      mirrored like that.
-    short_of: the config key, with its value, that the image is too small to follow all
-      the way; empty if it is not.
+    box: corners (y0, x0, y1, x1) of the result in units of the full image that it is a
+      part of, which is mirrored if the result is.
+    unmet_setting: the config key, with its value, for whose full range the image is too
+      small; empty if there is none.
     """
 
     rectangle: tuple[float, float, float, float]
@@ -49,89 +49,114 @@ class Crop(NamedTuple):
     mirrored: bool
     resize: Resize
     box: tuple[float, float, float, float]
-    short_of: str
+    unmet_setting: str
 
     @property
     def reduction(self) -> tuple[int, int]:
         """Rows and columns of the image that may become one before it is resized."""
         y0, x0, y1, x1 = self.rectangle
         pixels = (y1 - y0) / self.size[0], (x1 - x0) / self.size[1]
-        rows, columns = (int(v / SPARE + 1e-6) for v in pixels)
+        rows, columns = (int(v / OVERSAMPLING + 1e-6) for v in pixels)
         return max(rows, 1), max(columns, 1)
 
 
-def cut(
-    image: Image.Image, crop: Crop, reduced: int = 1
-) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} 3"]:
-    """Returns a part of an image; only that part, and what it needs, is resampled.
+def resample_crop(
+    image: Image.Image, crop: Crop, prior_reduction: int = 1
+) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} *c"]:
+    """Returns a part of an image; resamples only that part and what its filter needs.
 
-    The result is that part of the whole image resized, within rounding. (An image that
-    is reduced first is reduced whole, so that its parts fit together.)
+    Within rounding, the result is that part of the resized full image. (An image that
+    is reduced first is reduced in full, so that its parts fit together.)
 
     Args:
-      image: in RGB.
+      image: in RGB, or of one channel; the result of the latter has no channel axis.
       crop: in pixels of the image before it was reduced.
-      reduced: so many pixels, both ways, have already become one.
+      prior_reduction: how many pixels, along both axes, have already become one.
     """
-    rows, columns = (max(1, v // reduced) for v in crop.reduction)
+    rows, columns = (max(1, v // prior_reduction) for v in crop.reduction)
     if rows > 1 or columns > 1:
         image = image.reduce((columns, rows))
-    rows, columns = rows * reduced, columns * reduced
+    rows, columns = rows * prior_reduction, columns * prior_reduction
     (y0, x0, y1, x1), (h, w) = crop.rectangle, crop.size
     shrinks = y1 - y0 >= h and x1 - x0 >= w
-    kind = _SHRINK[crop.resize] if shrinks else _ENLARGE
-    more = _NUDGE if kind == Image.Resampling.BOX else 0.0
-    y0, y1 = max(y0 / rows, 0.0) + more, min(y1 / rows + more, image.height)
-    x0, x1 = max(x0 / columns, 0.0) + more, min(x1 / columns + more, image.width)
+    kernel = _SHRINK[crop.resize] if shrinks else _ENLARGE
+    shift = _EDGE_SHIFT if kernel == Image.Resampling.BOX else 0.0
+    y0, y1 = max(y0 / rows, 0.0) + shift, min(y1 / rows + shift, image.height)
+    x0, x1 = max(x0 / columns, 0.0) + shift, min(x1 / columns + shift, image.width)
     # One axis after the other, since Pillow chooses the order by the size of the part.
-    around = _WIDEST * max((y1 - y0) / h, 1.0) + 1
-    top, bottom = max(int(y0 - around), 0), min(int(y1 + around) + 1, image.height)
+    margin = _MAX_SUPPORT * max((y1 - y0) / h, 1.0) + 1
+    top, bottom = max(int(y0 - margin), 0), min(int(y1 + margin) + 1, image.height)
     if bottom - top < image.height:
         image = image.crop((0, top, image.width, bottom))
-    image = image.resize((w, bottom - top), kind, (x0, 0, x1, bottom - top))
-    image = image.resize((w, h), kind, (0, y0 - top, w, y1 - top))
+    image = image.resize((w, bottom - top), kernel, (x0, 0, x1, bottom - top))
+    image = image.resize((w, h), kernel, (0, y0 - top, w, y1 - top))
     pixels = np.asarray(image)
     return pixels[:, ::-1] if crop.mirrored else pixels
 
 
-def fitted(
-    image: UInt8[np.ndarray, "h w 3"],
+def resample_array_crop(
+    image: UInt8[np.ndarray, "h w c"], crop: Crop
+) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} c"]:
+    """Returns `resample_crop` of an array with any number of channels."""
+    return _join([resample_crop(plane, crop) for plane in _split(image)])
+
+
+def crop_and_resize(
+    image: UInt8[np.ndarray, "h w c"],
     rng: np.random.Generator,
     *,
     size: tuple[int, int],
-    place: Place = "center",
+    crop: CropMode = "center",
     flip: bool = False,
     resize: Resize = "area",
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """Returns the largest part of an image that has the shape of `size`, at that size.
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
+    """Returns the largest part of an image that has the aspect of `size`, at that size.
 
-    Cropping comes first, so that an image of extreme aspect is never enlarged whole.
+    Cropping comes first, so that an image of extreme aspect is never enlarged in full.
 
     Args:
       image: any size.
-      rng: the draws of this example; the same two are made whatever is asked for.
+      rng: the random numbers of this example; always two are drawn, whatever the
+        options are.
       size: height and width of the result, in pixels.
-      place: where the part lies along the side that is cut: in the middle, or anywhere.
+      crop: where the part lies along the side that is cut: in the middle, or anywhere.
       flip: mirror left and right with probability 1/2.
       resize: the filter that reduces; enlarging is always bicubic.
     """
-    where, coin = rng.random(2)
+    offset, coin = rng.random(2)
     h, w, _ = image.shape
     rows = min(h, max(1, round(w * size[0] / size[1])))
     columns = min(w, max(1, round(h * size[1] / size[0])))
-    where = 0.5 if place == "center" else where
-    y = math.floor(where * (h - rows + 1))
-    x = math.floor(where * (w - columns + 1))
-    image = resized(image[y : y + rows, x : x + columns], size, resize)
+    offset = 0.5 if crop == "center" else offset
+    y = math.floor(offset * (h - rows + 1))
+    x = math.floor(offset * (w - columns + 1))
+    image = resize_image(image[y : y + rows, x : x + columns], size, resize)
     return image[:, ::-1] if flip and coin < 0.5 else image
 
 
-def resized(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], resize: Resize
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} 3"]:
-    """Returns an image at another size."""
+def resize_image(
+    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], resize: Resize
+) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
+    """Returns an image at another size (height, width)."""
     (h, w, _), (height, width) = image.shape, size
     if (h, w) == size:
         return image
-    kind = _SHRINK[resize] if h >= height and w >= width else _ENLARGE
-    return np.asarray(Image.fromarray(image).resize((width, height), kind))
+    kernel = _SHRINK[resize] if h >= height and w >= width else _ENLARGE
+    planes = (plane.resize((width, height), kernel) for plane in _split(image))
+    return _join([np.asarray(plane) for plane in planes])
+
+
+def _split(image: UInt8[np.ndarray, "h w c"]) -> list[Image.Image]:
+    """Returns an image as one of RGB, or as one of grey for each channel.
+
+    Pillow knows few numbers of channels, and takes the last of two or four for alpha,
+    by which it weights the others.
+    """
+    if image.shape[2] == 3:
+        return [Image.fromarray(image)]
+    return [Image.fromarray(image[:, :, k]) for k in range(image.shape[2])]
+
+
+def _join(planes: list[np.ndarray]) -> UInt8[np.ndarray, "h w c"]:
+    """Returns the image that `_split` divided, without a copy if it is of RGB."""
+    return planes[0] if planes[0].ndim == 3 else np.stack(planes, -1)

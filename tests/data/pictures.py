@@ -58,7 +58,7 @@ def prepare(images: Path, output: Path, **options) -> Path:
     running = {k: options.pop(k) for k in ("workers", "verify") if k in options}
     options = {"shard_megabytes": SMALL_SHARDS, **options}
     settings = encoding.Settings(f"folder:{images}", **options)
-    preparation.prepare(settings, output, say=lambda line: None, **running)
+    preparation.prepare(settings, output, report=lambda line: None, **running)
     return output
 
 
@@ -77,11 +77,11 @@ def manifest_of(root: Path) -> dict:
     return json.loads((root / shards.MANIFEST).read_text())
 
 
-def whole(root: Path) -> dict[str, np.ndarray]:
+def load_all(root: Path) -> dict[str, np.ndarray]:
     """Returns every image of both splits, by name."""
     found = {}
     for split in ("train", "holdout"):
         source = catalogue.open_source(f"records:{root}", split=split)
         for k in range(len(source)):
-            found[source.name(k).split(": ")[1]] = source.read(k, 1000)[0]
+            found[source.name(k).split(": ")[1]] = source.read(k, 1000).image
     return found

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from simple_diffusion.data import decode, transforms
-from simple_diffusion.data.errors import BadImage, DataError, Unfit
+from simple_diffusion.data.errors import BadImage, DataError, UnsuitableImage
 from tests.data.test_decode import COLOURS, WHOLE, decoded, encoded
 
 RNG = np.random.default_rng(1)
@@ -77,9 +77,9 @@ def test_a_jpeg_is_decoded_at_the_scale_that_the_part_allows(
 ):
     # Two pixels are left for each of the part.
     seen = []
-    loaded = decode._loaded
+    loaded = decode._load_rgb
     monkeypatch.setattr(
-        decode, "_loaded", lambda image: seen.append(image.size) or loaded(image)
+        decode, "_load_rgb", lambda image: seen.append(image.size) or loaded(image)
     )
     data = encoded(SMOOTH.resize((481, 323)), "JPEG")
     part(data, (0, 0, 160 * pixels / 40, 160 * pixels / 40), (4, 4))
@@ -117,7 +117,7 @@ def test_a_part_of_a_reduced_jpeg_looks_like_that_part():
 
 def test_what_is_unfit_is_named():
     def choose(h, w):
-        raise Unfit(f"{h}x{w} pixels are too few")
+        raise UnsuitableImage(f"{h}x{w} pixels are too few")
 
     for kind in ("JPEG", "PNG"):
         data = io.BytesIO(encoded(SMOOTH, kind))
@@ -145,7 +145,7 @@ def test_whatever_the_bytes_there_is_a_part_or_a_bad_image(data, changes):
 
     def choose(h, w):
         if min(h, w) < 4:
-            raise Unfit("too small")
+            raise UnsuitableImage("too small")
         return crop((0, 0, h, w), (4, 4))
 
     try:

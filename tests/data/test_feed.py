@@ -64,7 +64,7 @@ def test_batches_come_in_order_and_sharded_over_all_devices(sharding):
 
 def test_arrays_of_different_rank_may_be_split_differently(sharding):
     rows = NamedSharding(sharding.mesh, PartitionSpec("data", "fsdp"))
-    placed = feed.on_devices(batch(0), lambda rank: rows if rank == 4 else sharding)
+    placed = feed.put_on_devices(batch(0), lambda rank: rows if rank == 4 else sharding)
     assert placed.image.addressable_shards[0].data.shape == (2, 2, 4, 3)
     assert placed.label.addressable_shards[0].data.shape == (1,)
 
@@ -82,7 +82,7 @@ def test_batches_are_made_ahead_but_no_further_than_depth(sharding):
 
 def test_feeding_is_allowed_where_implicit_transfers_are_not(sharding):
     with jax.transfer_guard("disallow"):
-        assert feed.on_devices(batch(0), sharding).image.shape == (8, 4, 4, 3)
+        assert feed.put_on_devices(batch(0), sharding).image.shape == (8, 4, 4, 3)
 
 
 def test_waiting_is_measured(sharding):
@@ -162,11 +162,12 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
 from jax.sharding import NamedSharding, PartitionSpec
-from simple_diffusion.data import feed, pipeline, sources
+from simple_diffusion.data import feed, pipeline
+from simple_diffusion.data.sources import catalogue
 mesh = jax.make_mesh((4,), ("data",))
 sharding = NamedSharding(mesh, PartitionSpec("data"))
-source = sources.open_source("digits")
-options = dict(batch_size=8, resolution=8, seed=0, start_step=7)
+source = catalogue.open_source("digits")
+options = dict(batch_size=8, size=(8, 8), seed=0, start_step=7)
 part = dict(process_index=index, process_count=2)
 whole = next(pipeline.train_batches(source, **options))
 with feed.Feed(pipeline.train_batches(source, **part, **options), sharding) as batches:
@@ -182,7 +183,7 @@ mesh = jax.sharding.Mesh(devices, ("data", "tensor"))
 rows, examples = (
     NamedSharding(mesh, PartitionSpec("data", *more)) for more in (["tensor"], [])
 )
-item = feed.on_devices(whole, lambda rank: rows if rank == 4 else examples)
+item = feed.put_on_devices(whole, lambda rank: rows if rank == 4 else examples)
 assert item.image.shape == (8, 8, 8, 3) and item.label.shape == (8,)
 for shard in item.image.addressable_shards:
     assert shard.data.shape == (4, 4, 8, 3)

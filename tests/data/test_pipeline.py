@@ -5,16 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from simple_diffusion.data import pipeline
+from simple_diffusion.core.examples import Example
+from simple_diffusion.data import patches, pipeline
 from simple_diffusion.data.errors import DataError
-from simple_diffusion.data.sources import catalogue
+from simple_diffusion.data.sources import catalogue, protocols
 from tests.data.test_skipping import Numbered
 
 SEED = 3
 
 
 def train(source, **options):
-    defaults = dict(batch_size=4, resolution=4, seed=SEED)
+    defaults = dict(batch_size=4, size=(4, 4), seed=SEED)
     return pipeline.train_batches(source, **(defaults | options))
 
 
@@ -51,22 +52,22 @@ class Noise(Numbered):
     def read(self, index, resolution):
         rng = np.random.default_rng(index)
         self.reads.append(index)
-        return rng.integers(0, 256, (9, 13, 3), dtype=np.uint8), 0
+        return Example(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8))
 
 
 class Together(Noise):
     """The same pictures cut to squares, all at once."""
 
     def read_batch(self, indices, size, window=None):
-        images = [self.read(int(k), size[0])[0][:, :9] for k in indices]
-        return np.stack(images), np.zeros(len(indices), np.int64)
+        images = [self.read(int(k), size[0]).image[:, :9] for k in indices]
+        return protocols.Examples(np.stack(images), np.zeros(len(indices), np.int64))
 
 
 class Apart(Noise):
     """The same squares one by one."""
 
     def read(self, index, resolution):
-        return super().read(index, resolution)[0][:, :9], 0
+        return Example(super().read(index, resolution).image[:, :9])
 
 
 def test_a_batch_is_uint8_images_with_labels_boxes_and_mask():
@@ -142,7 +143,7 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(source, count):
 
 
 def test_reading_whole_batches_equals_reading_one_by_one():
-    options = dict(resolution=5, crop="random", flip=True)
+    options = dict(size=(5, 5), crop="random", flip=True)
     together = take(train(Together(50), **options), 3)
     assert all(map(same, together, take(train(Apart(50), **options), 3)))
     together = list(evaluate(Together(5)))
@@ -152,9 +153,25 @@ def test_reading_whole_batches_equals_reading_one_by_one():
 def test_scenes_and_digits_run_through_the_pipeline():
     for name in ("scenes", "digits"):
         source = catalogue.open_source(name)
-        (batch,) = take(train(source, resolution=16), 1)
+        (batch,) = take(train(source, size=(16, 16)), 1)
         assert batch.image.shape == (4, 16, 16, 3)
         assert len(np.unique(batch.image)) > 10
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_images_may_have_any_number_of_channels(channels):
+    source = Numbered(6, bad={2})
+    source.channels = channels
+    distribution = patches.PatchDistribution(patch=3, smallest=3, largest=5)
+    (batch,) = take(train(source, size=(2, 5), flip=True), 1)
+    assert batch.image.shape == (4, 2, 5, channels)
+    (patch,) = take(train(source, size=None, patches=distribution), 1)
+    assert patch.image.shape == (4, 3, 3, channels)
+    for b in (batch, patch):  # `Numbered`: all values of an image are its number
+        assert (b.image == b.image[:, :1, :1, :1]).all()
+    held_out = list(evaluate(source, size=(5, 3)))
+    assert [b.image.shape for b in held_out] == [(4, 5, 3, channels)] * 2
+    assert sorted(kept(held_out)) == [0, 1, 3, 4, 5]
 
 
 def test_bad_images_are_replaced_the_same_way_at_every_resume():
@@ -188,8 +205,8 @@ def test_an_exception_in_a_source_comes_out_as_it_went_in(kind, capfd):
 def test_batches_before_an_error_still_come():
     class Labelled(Numbered):
         def read(self, index, resolution):
-            image, _ = super().read(index, resolution)
-            return image, 5 if index == wrong else 0
+            image = super().read(index, resolution).image
+            return Example(image, 5 if index == wrong else 0)
 
     stream = np.ravel(numbers(take(train(Numbered(40)), 10)))
     wrong = int(stream[30])
@@ -247,14 +264,15 @@ def test_an_evaluation_masks_bad_images_instead_of_counting_others_twice():
 def test_a_program_can_end_while_batches_are_being_made():
     script = """
 import numpy as np
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import pipeline
 class Plain:
-    class_names = ()
+    class_names, fields, channels = (), frozenset({"image"}), 3
     def __len__(self):
         return 100
     def read(self, index, resolution):
-        return np.zeros((resolution, 2 * resolution, 3), np.uint8), 0
-options = dict(batch_size=64, resolution=64, seed=0, crop="random")
+        return Example(np.zeros((resolution, 2 * resolution, 3), np.uint8))
+options = dict(batch_size=64, size=(64, 64), seed=0, crop="random")
 batches = pipeline.train_batches(Plain(), **options)
 next(batches)
 """

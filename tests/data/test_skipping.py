@@ -3,12 +3,16 @@ import logging
 import numpy as np
 import pytest
 
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import skipping
 from simple_diffusion.data.errors import BadImage, DataError
 
 
 class Numbered:
     """Example k is a picture of the number k; some are bad."""
+
+    fields = frozenset({"image", "label"})
+    channels = 3
 
     def __init__(self, length, bad=(), class_names=(), label=0):
         self.class_names = class_names
@@ -22,46 +26,49 @@ class Numbered:
         self.reads.append(index)
         if index in self.bad:
             raise BadImage(f"{index}.png", "torn")
-        return np.full((resolution, resolution, 3), index, np.uint8), self.label
+        image = np.full((resolution, resolution, self.channels), index, np.uint8)
+        return Example(image, self.label)
 
 
-def checked_numbers(source):
-    """Returns what reads `Numbered` through `Checked`: (checked, next, none)."""
-    checked = skipping.Checked(source)
+def make_readers(source):
+    """Returns a `SkippingReader` and its two ways to read (label, number)."""
+    reader = skipping.SkippingReader(source)
+
+    def label_and_number(example):
+        return example and (example.label, int(example.image[0, 0, 0]))
 
     def read(index):
-        image, label = source.read(index, 4)
-        return label, int(image[0, 0, 0])
+        return source.read(index, 4)
 
     def read_or_next(index):
-        return checked.read_or_next(index, read)
+        return label_and_number(reader.read_or_next(index, read))
 
     def read_or_none(index):
-        return checked.read_or_none(index, read)
+        return label_and_number(reader.read_or_none(index, read))
 
-    return checked, read_or_next, read_or_none
+    return reader, read_or_next, read_or_none
 
 
 def test_a_bad_image_is_replaced_by_the_next_good_one():
-    _, read_or_next, _ = checked_numbers(Numbered(6, bad={1, 2, 5}))
+    _, read_or_next, _ = make_readers(Numbered(6, bad={1, 2, 5}))
     replaced = [read_or_next(k)[1] for k in range(6)]
     assert replaced == [0, 3, 3, 3, 4, 0]
 
 
 def test_a_bad_image_can_be_left_out_instead():
-    _, _, read_or_none = checked_numbers(Numbered(3, bad={1}))
+    _, _, read_or_none = make_readers(Numbered(3, bad={1}))
     assert read_or_none(1) is None
     assert read_or_none(2) == (0, 2)
 
 
 def test_each_bad_file_is_named_once_counted_once_and_read_once(caplog):
     source = Numbered(4, bad={1, 2})
-    checked, read_or_next, _ = checked_numbers(source)
+    reader, read_or_next, _ = make_readers(source)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             for k in range(4):
                 read_or_next(k)
-    assert checked.bad_count == 2
+    assert reader.bad_count == 2
     assert [r.getMessage() for r in caplog.records] == [
         "data.source: skipped bad image (1 so far): 1.png: torn",
         "data.source: skipped bad image (2 so far): 2.png: torn",
@@ -71,7 +78,7 @@ def test_each_bad_file_is_named_once_counted_once_and_read_once(caplog):
 
 @pytest.mark.parametrize("method", [1, 2])
 def test_when_all_images_are_bad_that_is_an_error(method):
-    read = checked_numbers(Numbered(3, bad={0, 1, 2}))[method]
+    read = make_readers(Numbered(3, bad={0, 1, 2}))[method]
     with pytest.raises(
         DataError, match="data.source: none of the 3 images can be read"
     ):
@@ -84,21 +91,21 @@ def test_when_all_images_are_bad_that_is_an_error(method):
 @pytest.mark.parametrize("class_names, label", [(("a", "b"), 2), (("a",), -1), ((), 1)])
 def test_a_label_out_of_range_is_an_error_that_names_the_key(class_names, label):
     source = Numbered(3, class_names=class_names, label=label)
-    _, read_or_next, _ = checked_numbers(source)
+    _, read_or_next, _ = make_readers(source)
     with pytest.raises(DataError, match=f"data.source: example 2 has label {label}"):
         read_or_next(2)
 
 
 def test_a_source_without_examples_is_an_error():
     with pytest.raises(DataError, match="data.source: holds no examples"):
-        skipping.Checked(Numbered(0))
+        skipping.SkippingReader(Numbered(0))
 
 
 def test_images_too_small_for_a_setting_are_counted_and_reported_once(caplog):
-    small = skipping.Small()
+    small = skipping.SmallImageCounter()
     with caplog.at_level(logging.WARNING):
         for index in (3, 5, 3):
-            small.note(index, f"{index}.png is small")
+            small.record(index, f"{index}.png is small")
     assert small.count == 2
     (record,) = caplog.records
     assert record.getMessage() == "3.png is small (images so far: 1)"

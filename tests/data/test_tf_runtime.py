@@ -22,8 +22,9 @@ def test_opening_and_reading_a_folder_does_not_import_tensorflow(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     script = f"""
 import sys
-from simple_diffusion.data import feed, pipeline, sources
-sources.open_source("folder:{tmp_path}").read(0, 8)
+from simple_diffusion.data import feed, pipeline
+from simple_diffusion.data.sources import catalogue
+catalogue.open_source("folder:{tmp_path}").read(0, 8)
 assert not any(name.startswith("tensorflow") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)

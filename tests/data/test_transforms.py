@@ -13,7 +13,9 @@ def noise(h, w):
 
 def square(image, position=0, *, resolution, **options):
     size = resolution, resolution
-    return transforms.fitted(image, order.generator(0, position), size=size, **options)
+    return transforms.crop_and_resize(
+        image, order.make_generator(0, position), size=size, **options
+    )
 
 
 def test_area_is_the_mean_of_the_pixels_that_become_one():
@@ -53,7 +55,7 @@ def test_random_crops_reach_every_place_equally_often():
     image = np.zeros((4, 8, 3), np.uint8)
     image[..., 0] = np.arange(8)
     places = [
-        square(image, k, resolution=4, place="random")[0, 0, 0] for k in range(2000)
+        square(image, k, resolution=4, crop="random")[0, 0, 0] for k in range(2000)
     ]
     counts = np.bincount(places)
     assert len(counts) == 5
@@ -85,8 +87,28 @@ def test_the_largest_part_of_the_wanted_shape_is_kept():
     assert np.abs(wide[:, :, 0].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("resize", ["area", "antialias"])
+@pytest.mark.parametrize("size", [(6, 9), (40, 31)])
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_every_channel_is_resized_as_if_it_were_alone(channels, size, resize):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (24, 20, channels), dtype=np.uint8)
+    result = fitted(image, size, resize=resize)
+    part = transforms.resample_array_crop(image, crop((1, 2, 21, 18), size, True))
+    for k in range(channels):
+        colour = np.repeat(image[:, :, k, None], 3, axis=2)
+        expected = fitted(colour, size, resize=resize)
+        assert (result[:, :, k, None] == expected).all()
+        alone = transforms.resample_crop(
+            Image.fromarray(colour), crop((1, 2, 21, 18), size, True)
+        )
+        assert (part[:, :, k, None] == alone).all()
+
+
 def fitted(image, size, **options):
-    return transforms.fitted(image, order.generator(0, 0), size=size, **options)
+    return transforms.crop_and_resize(
+        image, order.make_generator(0, 0), size=size, **options
+    )
 
 
 def resized(image, size, resize):
@@ -116,11 +138,11 @@ def test_a_part_resampled_alone_is_that_part_of_the_whole_resampled(
     rows, columns = height / h, width / w
     y, x = round(at[2] * (h - 4)), round(at[3] * (w - 4))
     rectangle = y * rows, x * columns, (y + 4) * rows, (x + 4) * columns
-    part = transforms.cut(
+    part = transforms.resample_crop(
         Image.fromarray(noise(height, width)),
         crop(rectangle, (4, 4), mirrored, resize),
     )
-    whole = transforms.cut(
+    whole = transforms.resample_crop(
         Image.fromarray(noise(height, width)),
         crop((0, 0, height, width), (h, w), resize=resize),
     )
@@ -129,7 +151,7 @@ def test_a_part_resampled_alone_is_that_part_of_the_whole_resampled(
     # One grey level where rounding a corner carries a sum across a half.
     assert np.abs(part - expected).max() <= 1
     # With areas, Pillow leaves it to rounding whose the pixels on their edges are.
-    if max(rows, columns) < 2 * transforms.SPARE and resize == "antialias":
+    if max(rows, columns) < 2 * transforms.OVERSAMPLING and resize == "antialias":
         pillow = resized(noise(height, width), (h, w), resize).astype(int)
         assert np.abs(whole - pillow).max() <= 1
 
@@ -141,14 +163,14 @@ def test_a_part_is_exact_where_a_pixel_is_made_of_whole_pixels(factor, resize):
     whole = resized(noise(60, 48), (60 // factor, 48 // factor), resize)
     for y, x in ((0, 0), (3, 5), (60 // factor - 8, 48 // factor - 8)):
         rectangle = tuple(float(factor * v) for v in (y, x, y + 8, x + 8))
-        part = transforms.cut(image, crop(rectangle, (8, 8), resize=resize))
+        part = transforms.resample_crop(image, crop(rectangle, (8, 8), resize=resize))
         assert (part == whole[y : y + 8, x : x + 8]).all()
 
 
 def test_what_is_reduced_first_stays_close_to_the_filter_alone():
     smooth = Image.fromarray(noise(6, 6)).resize((240, 240), Image.Resampling.BICUBIC)
     expected = np.asarray(smooth.resize((20, 20), Image.Resampling.LANCZOS)).astype(int)
-    part = transforms.cut(smooth, crop((0, 0, 240, 240), (20, 20)))
+    part = transforms.resample_crop(smooth, crop((0, 0, 240, 240), (20, 20)))
     assert np.abs(part - expected).max() <= 2
 
 
@@ -157,7 +179,9 @@ def test_enlarging_neither_repeats_pixels_nor_rings():
     step[:, 4:] = 200
     image = Image.fromarray(step)
     for resize in ("area", "antialias"):
-        large = transforms.cut(image, crop((0, 0, 8, 8), (64, 64), resize=resize))
+        large = transforms.resample_crop(
+            image, crop((0, 0, 8, 8), (64, 64), resize=resize)
+        )
         assert (
             large == np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))
         ).all()

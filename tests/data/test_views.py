@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import order, patches, pipeline, views
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.scenes import scenes
@@ -15,7 +16,7 @@ from tests.data.test_skipping import Numbered
 
 SEED = 5
 SIZES = [(40, 40), (33, 50), (70, 36), (64, 64), (41, 90), (36, 36), (50, 33), (90, 61)]
-LAW = patches.Law(patch=16, smallest=20, largest=32, flip=True)
+DISTRIBUTION = patches.PatchDistribution(patch=16, smallest=20, largest=32, flip=True)
 
 
 def photograph(k, size):
@@ -35,7 +36,7 @@ class Stored(Numbered):
         super().__init__(len(PHOTOGRAPHS))
 
     def read(self, index, resolution):
-        return np.asarray(PHOTOGRAPHS[index]), 0
+        return Example(np.asarray(PHOTOGRAPHS[index]))
 
 
 def folder(path):
@@ -50,7 +51,9 @@ def folder(path):
 def tfds(path):
     prepare(path, "toy", {"train": [(np.asarray(v), 0) for v in PHOTOGRAPHS] * 5})
     source = catalogue.open_source("tfds:toy", str(path))
-    return source, [Image.fromarray(source.read(k, 99)[0]) for k in range(len(source))]
+    return source, [
+        Image.fromarray(source.read(k, 99).image) for k in range(len(source))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +66,21 @@ def opened(tmp_path_factory):
     }
 
 
-def drawn(source, law, steps=4, batch_size=16, **options):
+def drawn(source, distribution, steps=4, batch_size=16, **options):
     """Returns (index, image, box) of the patches of the first batches."""
-    options = (
-        dict(batch_size=batch_size, resolution=1, seed=SEED, patches=law) | options
-    )
+    options = dict(batch_size=batch_size, seed=SEED, patches=distribution) | options
     batches = pipeline.train_batches(source, **options)
     found = []
     for step in range(steps):
         batch = next(batches)
         position = step * batch_size + np.arange(batch_size)
-        index = order.shuffled(position, len(source), SEED).tolist()
+        index = order.shuffle(position, len(source), SEED).tolist()
         found += zip(index, batch.image, batch.box.astype(float), strict=True)
     batches.close()
     return found
 
 
-def whole_and_corner(box, patch=LAW.patch):
+def whole_and_corner(box, patch=DISTRIBUTION.patch):
     """Returns height and width of the whole and the patch's offset in it."""
     h, w = patch / (box[2] - box[0]), patch / (box[3] - box[1])
     y, x = box[0] * h, box[1] * w
@@ -99,7 +100,7 @@ def check(found, whole_of, tolerance):
     for index, image, box in found:
         h, w, y, x = whole_and_corner(box)
         whole = whole_of(index, h, w)
-        here = slice(y, y + LAW.patch), slice(x, x + LAW.patch)
+        here = slice(y, y + DISTRIBUTION.patch), slice(x, x + DISTRIBUTION.patch)
         straight = difference(image, whole[here]) <= tolerance
         mirrored = difference(image, whole[:, ::-1][here]) <= tolerance
         assert straight or mirrored
@@ -107,7 +108,7 @@ def check(found, whole_of, tolerance):
         # The guard: had the patch been mirrored after it was cut, and not its box, it
         # would be another, unless it lies in the middle.
         wrong = whole[here][:, ::-1]
-        if mirrored and abs(2 * x + LAW.patch - w) > 4:
+        if mirrored and abs(2 * x + DISTRIBUTION.patch - w) > 4:
             assert difference(image, wrong) > tolerance
     assert flips == {True, False}
 
@@ -135,15 +136,15 @@ def lanczos(image, h, w, box=None):
 @pytest.mark.parametrize("kind", ["folder", "tfds", "plain"])
 def test_a_box_recovers_the_patch_of_a_stored_image(kind, opened):
     source, images = opened[kind]
-    found = drawn(source, LAW)
+    found = drawn(source, DISTRIBUTION)
     assert len({index for index, _, _ in found}) == min(len(images), len(found))
     check(found, lambda k, h, w: middle(images[k], h, w), tolerance=1)
 
 
 def test_a_box_recovers_the_patch_of_an_image_in_its_own_shape_and_size(opened):
     source, images = opened["folder"]
-    law = patches.Law(16, 20, None, aspect=None, flip=True)
-    found = drawn(source, law)
+    distribution = patches.PatchDistribution(16, 20, None, aspect=None, flip=True)
+    found = drawn(source, distribution)
     check(found, lambda k, h, w: lanczos(images[k], h, w), tolerance=1)
     shapes = {tuple(whole_and_corner(box)[:2]) for _, _, box in found}
     assert any(h > w for h, w in shapes) and any(h < w for h, w in shapes)
@@ -151,16 +152,16 @@ def test_a_box_recovers_the_patch_of_an_image_in_its_own_shape_and_size(opened):
 
 def test_a_box_recovers_the_patch_of_a_whole_of_another_aspect(opened):
     source, images = opened["folder"]
-    law = patches.Law(16, 20, 24, aspect=2.0, flip=True)
-    found = drawn(source, law)
+    distribution = patches.PatchDistribution(16, 20, 24, aspect=2.0, flip=True)
+    found = drawn(source, distribution)
     check(found, lambda k, h, w: middle(images[k], h, w), tolerance=1)
 
 
 @pytest.mark.parametrize("aspect", [1.0, 2.0])
 def test_a_box_recovers_the_patch_of_a_scene(aspect):
     source = catalogue.open_source("scenes")
-    law = patches.Law(16, 20, 32, aspect=aspect, flip=True)
-    found = drawn(source, law)
+    distribution = patches.PatchDistribution(16, 20, 32, aspect=aspect, flip=True)
+    found = drawn(source, distribution)
 
     def whole(index, h, w):
         return scenes.render(source.describe([index]), h, w)[0]
@@ -175,15 +176,15 @@ def test_a_box_recovers_the_patch_of_a_digit():
     source = catalogue.open_source("digits")
 
     def whole(index, h, w):
-        return lanczos(Image.fromarray(source.read(index, 32)[0]), h, w)
+        return lanczos(Image.fromarray(source.read(index, 32).image), h, w)
 
-    check(drawn(source, LAW), whole, tolerance=1)
+    check(drawn(source, DISTRIBUTION), whole, tolerance=1)
 
 
 def test_patches_as_large_as_the_smallest_size_are_half_of_the_time_the_whole():
     source = catalogue.open_source("scenes")
-    law = patches.Law(16, 16, 32)
-    boxes = [tuple(box) for _, _, box in drawn(source, law, steps=16)]
+    distribution = patches.PatchDistribution(16, 16, 32)
+    boxes = [tuple(box) for _, _, box in drawn(source, distribution, steps=16)]
     share = boxes.count((0.0, 0.0, 1.0, 1.0)) / len(boxes)
     expected = 0.5 + 0.25 / 16
     assert abs(share - expected) < 5 * 0.5 / np.sqrt(len(boxes))
@@ -194,7 +195,7 @@ def test_patches_resume_at_any_step_and_split_between_processes(kind, opened):
     source = catalogue.open_source("scenes") if kind == "scenes" else opened[kind][0]
 
     def take(count, **options):
-        options = dict(batch_size=8, resolution=1, seed=SEED, patches=LAW) | options
+        options = dict(batch_size=8, seed=SEED, patches=DISTRIBUTION) | options
         batches = pipeline.train_batches(source, **options)
         found = [next(batches) for _ in range(count)]
         batches.close()
@@ -218,7 +219,7 @@ def test_held_out_patches_are_the_same_each_time_and_not_mirrored(kind, opened):
     source = catalogue.open_source("scenes") if kind == "scenes" else opened[kind][0]
 
     def evaluate():
-        options = dict(batch_size=4, count=7, patches=LAW)
+        options = dict(batch_size=4, count=7, patches=DISTRIBUTION)
         return list(pipeline.eval_batches(source, **options))
 
     first, again = evaluate(), evaluate()
@@ -228,7 +229,7 @@ def test_held_out_patches_are_the_same_each_time_and_not_mirrored(kind, opened):
     boxes = np.concatenate([b.box[b.mask] for b in first])
     assert len(np.unique(boxes, axis=0)) == 7
     if kind == "folder":
-        indices = order.shuffled(np.arange(7), len(source), seed=0)
+        indices = order.shuffle(np.arange(7), len(source), seed=0)
         images = np.concatenate([b.image[b.mask] for b in first])
         for index, image, box in zip(indices, images, boxes, strict=True):
             h, w, y, x = whole_and_corner(box.astype(float))
@@ -245,7 +246,7 @@ def test_whole_images_of_any_shape_are_cut_in_the_middle_or_made(opened):
     assert batch.image.shape == (7, 12, 24, 3)
     assert batch.box.tolist() == [[0, 0, 1, 1]] * 7
     for index, image in zip(
-        order.shuffled(np.arange(7), 7, 0), batch.image, strict=True
+        order.shuffle(np.arange(7), 7, 0), batch.image, strict=True
     ):
         w, h = images[index].size
         rows, columns = min(h, round(w / 2)), min(w, 2 * h)
@@ -254,41 +255,41 @@ def test_whole_images_of_any_shape_are_cut_in_the_middle_or_made(opened):
         assert difference(image, lanczos(part, *size)) <= 4  # in another order
     made = catalogue.open_source("scenes")
     batch = next(pipeline.eval_batches(made, batch_size=3, size=size))
-    indices = order.shuffled(np.arange(3), len(made), 0)
+    indices = order.shuffle(np.arange(3), len(made), 0)
     assert (batch.image == scenes.render(made.describe(indices), *size)).all()
 
 
 def test_images_too_small_for_all_sizes_are_counted_and_reported_once(opened, caplog):
     source, images = opened["folder"]
-    law = patches.Law(16, 20, 41)
+    distribution = patches.PatchDistribution(16, 20, 41)
     with caplog.at_level(logging.WARNING):
         batches = pipeline.train_batches(
-            source, batch_size=14, resolution=1, seed=SEED, patches=law
+            source, batch_size=14, seed=SEED, patches=distribution
         )
-        assert batches.cut_count == 0
+        assert batches.small_count == 0
         for _ in range(3):
             next(batches)
     small = [min(image.size) < 41 for image in images]
-    assert batches.cut_count == sum(small) > 1 and batches.bad_count == 0
+    assert batches.small_count == sum(small) > 1 and batches.bad_count == 0
     reports = [
         r.getMessage() for r in caplog.records if "data.patches" in r.getMessage()
     ]
     assert len(reports) == 1
-    assert reports[0].startswith("data.patches.largest=41: more than /")
+    assert reports[0].startswith("data.patches.largest=41 is too large for /")
     batches.close()
 
 
 @pytest.mark.parametrize("kind", ["folder", "plain"])
 def test_images_below_the_smallest_size_are_bad_images(kind, opened, caplog):
     source, images = opened[kind]
-    law = patches.Law(16, 40, 40)
+    distribution = patches.PatchDistribution(16, 40, 40)
     bad = {k for k, image in enumerate(images) if min(image.size) < 40}
     with caplog.at_level(logging.WARNING):
-        options = dict(batch_size=len(source), patches=law)
+        options = dict(batch_size=len(source), patches=distribution)
         batches = pipeline.eval_batches(source, **options)
         (batch,) = batches
     assert batches.bad_count == len(bad) > 0
-    masked = order.shuffled(np.arange(len(source)), len(source), 0)[~batch.mask]
+    masked = order.shuffle(np.arange(len(source)), len(source), 0)[~batch.mask]
     assert set(masked.tolist()) == bad
     name = source.name(min(bad)) if kind == "folder" else f"example {min(bad)} of"
     assert name in caplog.text and "data.patches.smallest=40" in caplog.text
@@ -298,9 +299,8 @@ def test_when_no_image_is_large_enough_the_error_says_so(opened):
     batches = pipeline.train_batches(
         opened["plain"][0],
         batch_size=4,
-        resolution=1,
         seed=0,
-        patches=patches.Law(16, 500, 600),
+        patches=patches.PatchDistribution(16, 500, 600),
     )
     with pytest.raises(DataError, match="none of the 8 .* data.patches.smallest=500"):
         next(batches)
@@ -308,24 +308,24 @@ def test_when_no_image_is_large_enough_the_error_says_so(opened):
 
 @pytest.mark.parametrize("name", ["scenes", "digits"])
 def test_a_source_without_stored_images_has_no_native_size(name):
-    law = patches.Law(16, 16, None)
+    distribution = patches.PatchDistribution(16, 16, None)
     with pytest.raises(DataError, match="data.patches.largest=None .* say how large"):
-        drawn(catalogue.open_source(name), law)
+        drawn(catalogue.open_source(name), distribution)
 
 
 def test_whole_images_that_are_enlarged_are_named_once_each(opened, caplog):
     source, images = opened["folder"]
-    view = views.Wholes(source, (48, 48), SEED)
+    view = views.FullImages(source, (48, 48), SEED)
     for position in range(2 * len(source)):
         view.read(position % len(source), position)
     small = [image for image in images if min(image.size) < 48]
-    assert view.small.count == len(small) > 1
+    assert view.small_images.count == len(small) > 1
     (first,) = [r.message for r in caplog.records if "enlarged" in r.message]
     assert "is enlarged to 48x48" in first and small[0].filename in first
     assert "(images so far: 1)" in first
 
 
 def test_images_that_are_made_at_any_size_are_never_enlarged(caplog):
-    view = views.Wholes(catalogue.open_source("digits"), (16, 16), SEED)
-    assert view.read(0, 0)[1].image.shape == (16, 16, 3)
-    assert view.small.count == 0 and not caplog.records
+    view = views.FullImages(catalogue.open_source("digits"), (16, 16), SEED)
+    assert view.read(0, 0).example.image.shape == (16, 16, 3)
+    assert view.small_images.count == 0 and not caplog.records

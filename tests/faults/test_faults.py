@@ -317,7 +317,7 @@ def test_images_that_turn_unreadable_are_named_and_the_run_goes_on(start, tmp_pa
     pictures = tmp_path / "pictures"
     source = catalogue.open_source("scenes", None, "train")
     for k in range(24):
-        images.write_png(pictures / f"{k:02}.png", source.read(k, 32)[0])
+        images.write_png(pictures / f"{k:02}.png", source.read(k, 32).image)
     workdir = tmp_path / "run"
     flags = [f"data.source=folder:{pictures}", "train.total_steps=120"]
     process = start(workdir, *flags)
@@ -365,6 +365,6 @@ def test_a_source_that_stalls_for_too_long_ends_the_run(start, tmp_path):
     workdir = tmp_path / "run"
     flags = ["train.stall_warning_seconds=2.0", "train.stall_limit_seconds=40.0"]
     code, output = finish(start(workdir, *flags, fault="stall:20:1000"))
-    assert code == cluster.LOST, output
+    assert code == cluster.EXIT_RETRY, output
     assert "the limit" in output
     assert newest(workdir) == 16

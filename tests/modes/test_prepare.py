@@ -74,12 +74,13 @@ def test_the_number_of_workers_changes_no_byte(images, tmp_path, size):
 # Runs the command with a pause at each image, so that it can be killed in the middle.
 SLOWLY = """
 import sys, time
-from simple_diffusion.data import prepare, stored
-encoded = stored.Settings.encoded
+from simple_diffusion.data.records import encoding
+from simple_diffusion.modes import prepare
+encode = encoding.Settings.encode
 def slow(self, *args):
     time.sleep(float(sys.argv[1]))
-    return encoded(self, *args)
-stored.Settings.encoded = slow
+    return encode(self, *args)
+encoding.Settings.encode = slow
 prepare.main(sys.argv[2:])
 """
 
@@ -150,7 +151,7 @@ FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from simple_diffusion.data import prepare
+from simple_diffusion.modes import prepare
 prepare.main(sys.argv[2:])
 """
 
@@ -185,15 +186,15 @@ def test_the_finished_command_says_so_and_needs_no_images(tmp_path, capsys):
 
 def interrupted(images, root, monkeypatch, **options):
     """Begins to prepare, and ends as Ctrl-C does."""
-    note, calls = ordered_pool.Progress.note, itertools.count()
+    update, calls = ordered_pool.Progress.update, itertools.count()
 
     def stop(self, done):
         if next(calls) == 12:
             raise KeyboardInterrupt
-        note(self, done)
+        update(self, done)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ordered_pool.Progress, "note", stop)
+        patch.setattr(ordered_pool.Progress, "update", stop)
         pictures.prepare(images, root, **options)
 
 
@@ -243,8 +244,8 @@ def test_outputs_that_cannot_be_are_errors(images, tmp_path):
     for output, said in (
         (images, "is the folder of the images itself"),
         (tmp_path / "full", "is not empty, .* it holds thesis.txt"),
-        (tmp_path / "file", "cannot be made or read: "),
-        (tmp_path / "file" / "below", "cannot be made or read: "),
+        (tmp_path / "file", "cannot be created or read: "),
+        (tmp_path / "file" / "below", "cannot be created or read: "),
     ):
         with pytest.raises(DataError, match=f"--output {output} {said}"):
             pictures.prepare(images, output)
@@ -276,9 +277,9 @@ def test_inputs_that_cannot_be_are_errors(tmp_path, spec, said):
         (["--sizes=3"], "unrecognized arguments: --sizes=3"),
         (["--size=-3"], "-3 must be a whole number above 0"),
         (["--size=9", "--quality=101"], "101 must be 1 to 100, or lossless"),
-        (["--quality=90"], "--quality means nothing without --size"),
-        (["--resize=area"], "--resize means nothing without --size"),
-        (["--data_dir=/x"], "--data_dir means nothing without --input tfds:NAME"),
+        (["--quality=90"], "--quality has no effect without --size"),
+        (["--resize=area"], "--resize has no effect without --size"),
+        (["--data_dir=/x"], "--data_dir has no effect without --input tfds:NAME"),
         (["--shard_megabytes=0"], "0 must be a number above 0"),
         (["--workers=0"], "0 must be a whole number above 0"),
     ],
@@ -304,10 +305,10 @@ def test_the_command_takes_its_flags(images, native, tmp_path, capsys):
 
 
 def test_progress_is_told_with_speed_and_time_left(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(ordered_pool, "_EVERY", 0.0)
+    monkeypatch.setattr(ordered_pool, "_SECONDS_BETWEEN_REPORTS", 0.0)
     lines = []
     settings = encoding.Settings(f"folder:{images}")
-    preparation.prepare(settings, tmp_path, say=lines.append)
+    preparation.prepare(settings, tmp_path, report=lines.append)
     form = r"\d+ of 40 images \(\d+\.\d%\), \d+ images/s, \d skipped, ETA \d:\d\d:\d\d"
     assert len(lines) == 41 and all(re.fullmatch(form, line) for line in lines[:-1])
     assert lines[-2].startswith("40 of 40 images (100.0%)")
@@ -334,7 +335,7 @@ def test_a_tfds_set_keeps_its_images_classes_and_splits(tmp_path):
         assert one.class_names == other.class_names == ("a", "b")
         assert len(one) == len(other)
         for k in range(len(one)):
-            image, label = one.read(k, 4)
-            same, label_again = other.read(k, 4)
-            assert (image == same).all() and label == label_again
+            example, same = one.read(k, 4), other.read(k, 4)
+            assert (example.image == same.image).all()
+            assert example.label == same.label
             assert other.name(k).endswith(f": {one.name(k)}")

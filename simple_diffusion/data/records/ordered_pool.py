@@ -1,4 +1,4 @@
-"""Work on many items at a time whose results come in order, and how it gets on."""
+"""Computes many items in parallel, returns them in order and reports progress."""
 
 import collections
 import logging
@@ -12,33 +12,33 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_PER_WORKER = 4  # results under way or waiting: enough to bridge one slow item
-_EVERY = 10.0  # seconds between two lines
+_PER_WORKER = 4  # results in progress or ready: enough to bridge one slow item
+_SECONDS_BETWEEN_REPORTS = 10.0
 
 
-class Ahead(Generic[Result]):
-    """The results of a function of 0, 1, 2, ..., from threads and ahead of need.
+class OrderedPool(Generic[Result]):
+    """The results of a function of 0, 1, 2, ..., computed by threads ahead of need.
 
     Use it as a context manager.
 
     Args:
-      make: the function; safe to call from threads.
+      compute: the function; safe to call from threads.
       position: the first number.
       total: the number after the last.
       workers: threads.
     """
 
     def __init__(
-        self, make: Callable[[int], Result], position: int, total: int, workers: int
+        self, compute: Callable[[int], Result], position: int, total: int, workers: int
     ):
         self.position = position
         self.total = total
-        self._make = make
+        self._compute = compute
         self._depth = _PER_WORKER * workers
-        self._waiting: collections.deque[futures.Future[Result]] = collections.deque()
+        self._pending: collections.deque[futures.Future[Result]] = collections.deque()
         self._pool = futures.ThreadPoolExecutor(workers)
 
-    def __enter__(self) -> "Ahead[Result]":
+    def __enter__(self) -> "OrderedPool[Result]":
         return self
 
     def __exit__(self, *_) -> None:
@@ -47,49 +47,51 @@ class Ahead(Generic[Result]):
     def peek(self) -> Result:
         """Returns the result for `position`, which has to be below `total`."""
         stop = min(self.position + self._depth, self.total)
-        for number in range(self.position + len(self._waiting), stop):
-            self._waiting.append(self._pool.submit(self._make, number))
-        return self._waiting[0].result()
+        for number in range(self.position + len(self._pending), stop):
+            self._pending.append(self._pool.submit(self._compute, number))
+        return self._pending[0].result()
 
     def advance(self) -> None:
-        """Goes on to the next position, once `peek` has been called for this one."""
-        self._waiting.popleft()
+        """Moves to the next position; `peek` has to be called for this one before."""
+        self._pending.popleft()
         self.position += 1
 
 
 class Progress:
-    """Lines about how many images are done, how fast, and how long it will take.
+    """Reports how many images are done, how fast, and how long the rest will take.
 
     Args:
-      first: images that were done before.
-      total: of all images.
-      skipped: of those done before.
-      say: what is called with each line.
+      first: number of images that were done before.
+      total: number of all images.
+      skipped: how many of those done before were skipped.
+      report: called with each line.
     """
 
     def __init__(
-        self, first: int, total: int, skipped: int, say: Callable[[str], None]
+        self, first: int, total: int, skipped: int, report: Callable[[str], None]
     ):
         self._first = first
         self._total = total
         self._skipped = skipped
-        self._say = say
-        self._start = self._said = time.monotonic()
+        self._report = report
+        self._start = self._last_report = time.monotonic()
 
-    def skip(self, name: str, why: str) -> None:
-        """Counts an image that cannot be read, and names it."""
+    def record_skipped(self, name: str, reason: str) -> None:
+        """Counts an image that cannot be read, and logs its name."""
         self._skipped += 1
-        log.warning("skipped bad image (%d so far): %s: %s", self._skipped, name, why)
+        log.warning(
+            "skipped bad image (%d so far): %s: %s", self._skipped, name, reason
+        )
 
-    def note(self, done: int) -> None:
-        """Takes note of the images done; says so now and then, and when all are."""
+    def update(self, done: int) -> None:
+        """Sets the number of images done; reports it now and then and at the end."""
         now = time.monotonic()
-        if now - self._said < _EVERY and done < self._total:
+        if now - self._last_report < _SECONDS_BETWEEN_REPORTS and done < self._total:
             return
-        self._said = now
+        self._last_report = now
         rate = (done - self._first) / max(now - self._start, 1e-6)
         left = timedelta(seconds=round((self._total - done) / rate))
-        self._say(
+        self._report(
             f"{done:,} of {self._total:,} images ({done / self._total:.1%}), "
             f"{rate:.0f} images/s, {self._skipped} skipped, ETA {left}"
         )

@@ -1,4 +1,4 @@
-"""What a data set is prepared from: the files of a folder, or of a set of TFDS."""
+"""The images that records are prepared from: of a folder, or of a TFDS dataset."""
 
 import dataclasses
 import hashlib
@@ -17,9 +17,9 @@ _SPLIT_NAMES = frozenset("train training val valid validation test testing".spli
 
 @dataclasses.dataclass(frozen=True)
 class Originals:
-    """The images of a folder, or of a data set of TFDS, all splits together.
+    """The images of a folder, or of a TFDS dataset, all splits together.
 
-    names: of all images, in order, no two alike.
+    names: of all images, in order, all different.
     class_names: the classes; empty if there are none.
     holdout_from: the images from this one on are held out; None if the names decide.
     read: index -> encoded image and class; raises BadImage.
@@ -31,42 +31,42 @@ class Originals:
     read: Callable[[int], tuple[bytes, int]]
 
     def fingerprint(self) -> str:
-        """Returns a text that is another if images or classes have come or gone."""
+        """Returns a text that changes if images or classes are added or removed."""
         parts = [*self.class_names, "", *self.names, str(self.holdout_from)]
         return hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()
 
 
 def open_originals(spec: str, data_dir: str | None) -> Originals:
-    """Returns what `--input` names.
+    """Returns the images that `--input` names.
 
     Raises:
-      DataError: if it is not known, not there or empty.
+      DataError: if it is unknown, missing or empty.
     """
     kind, _, name = spec.partition(":")
     if kind == "folder" and name:
-        return _of_folder(Path(name).expanduser())
+        return _open_folder(Path(name).expanduser())
     if kind == "tfds" and name:
-        return _of_tfds(name, data_dir)
+        return _open_tfds(name, data_dir)
     hint = f"; for this folder write folder:{spec}" if Path(spec).is_dir() else ""
     raise DataError(f"--input {spec} must be folder:PATH or tfds:NAME{hint}")
 
 
-def _of_folder(root: Path) -> Originals:
+def _open_folder(root: Path) -> Originals:
     """Returns the images of a folder, by path."""
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"--input folder:{root}: {root} {what}")
-    paths = sorted(folder.image_paths(root, ""))
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"--input folder:{root}: {root} {problem}")
+    paths = sorted(folder.list_image_paths(root, ""))
     if not paths:
         raise DataError(
             f"--input folder:{root}: no image in {root} or below; files count as "
             f"images by their suffix: {' '.join(sorted(folder.SUFFIXES))}"
         )
-    class_names = folder.class_names_of(paths)
+    class_names = folder.find_class_names(paths)
     if class_names and _SPLIT_NAMES.issuperset(class_names):
         log.warning(
-            "the subfolders of %s are taken for classes, and are called %s; for images "
-            "to train on give the folder of those, such as folder:%s",
+            "the subfolders of %s are taken for classes, and are called %s; if they "
+            "are splits, give the folder of one of them, such as folder:%s",
             root,
             ", ".join(class_names),
             root / class_names[0],
@@ -84,8 +84,8 @@ def _of_folder(root: Path) -> Originals:
     return Originals(paths, class_names, None, read)
 
 
-def _of_tfds(name: str, data_dir: str | None) -> Originals:
-    """Returns the images of a prepared data set: for training, then held out."""
+def _open_tfds(name: str, data_dir: str | None) -> Originals:
+    """Returns the images of a prepared dataset: first for training, then held out."""
     train, holdout = (
         tfds_source.TfdsSource(name, data_dir, split) for split in ("train", "holdout")
     )
@@ -94,7 +94,7 @@ def _of_tfds(name: str, data_dir: str | None) -> Originals:
 
     def read(index: int) -> tuple[bytes, int]:
         part, place = (train, index) if index < cut else (holdout, index - cut)
-        file, label = part.stored(place)
+        file, label = part.read_encoded(place)
         return file.getvalue(), label
 
     return Originals(names, train.class_names, cut, read)

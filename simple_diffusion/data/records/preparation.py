@@ -1,8 +1,8 @@
-"""Preparing a data set: from images as they are stored to shards and a manifest.
+"""Prepares a dataset: writes original images into shards and a manifest.
 
-What comes out depends on the images and the settings alone, and not on the number of
-workers or on interruptions: the images in their order, each shard as full as it gets.
-`unfinished/` holds what is known of finished shards until the manifest does.
+The files depend on the images and the settings alone, and not on the number of workers
+or on interruptions: the images keep their order, and each shard is as full as possible.
+`unfinished/` describes the finished shards until there is a manifest.
 """
 
 import collections
@@ -17,20 +17,20 @@ from typing import Any
 
 from etils import epath
 
-from simple_diffusion.data.errors import DataError, printable
+from simple_diffusion.data.errors import DataError, format_path
 from simple_diffusion.data.records import encoding, originals, shards
-from simple_diffusion.data.records.ordered_pool import Ahead, Progress
+from simple_diffusion.data.records.ordered_pool import OrderedPool, Progress
 
 _UNFINISHED = "unfinished"
 _SETTINGS = "settings.json"
 _FILE = "records-{}.array_record"
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A finished shard, and what the manifest says of its images.
+class FinishedShard:
+    """A finished shard, and what the manifest needs to know about its images.
 
     counts: class number, as text, to number of images.
     skipped: name of an image that could not be read, to the reason.
@@ -47,47 +47,47 @@ def prepare(
     *,
     workers: int | None = None,
     verify: bool = False,
-    say: Say = print,
+    report: Report = print,
 ) -> shards.Manifest:
-    """Prepares a data set, goes on with it, or checks and mends it if it is complete.
+    """Prepares a dataset, continues it, or checks and repairs it if it is complete.
 
     Args:
-      settings: what is prepared, and how.
-      output: folder, perhaps in a bucket; empty or not there, or with the beginning.
-      workers: images worked on at a time; one for each CPU by default.
-      verify: of a complete set, whether all is read and compared with its checksum.
-      say: what is called with each line about progress.
+      settings: the input, and how to encode it.
+      output: folder, possibly in a bucket; missing, empty or partly prepared.
+      workers: number of images to encode in parallel; one for each CPU by default.
+      verify: whether to compare all files of a complete dataset with their checksums.
+      report: called with each line about progress.
 
     Raises:
-      DataError: if the input or the output is not what is needed, or cannot be written.
+      DataError: if the input or the output is not suitable, or cannot be written.
     """
     root = epath.Path(output).expanduser()
-    settings = dataclasses.replace(settings, input=_absolute(settings.input))
-    _check_apart(settings.input, root)
+    settings = dataclasses.replace(settings, input=_make_absolute(settings.input))
+    _check_output_is_not_input(settings.input, root)
     workers = workers or _cpu_count()
-    with _alone(root):
+    with _lock_output(root):
         for path in root.glob(f"{_FILE.format('*')}{shards.PARTIAL}"):
-            path.unlink()  # from when the power went out
+            path.unlink()  # left behind by a power failure
         manifest = shards.load(root)
         if manifest is not None:
-            _compare(root, manifest.settings, settings.as_flags())
-            damaged = _damage(root, manifest, verify, say)
+            _compare_settings(root, manifest.settings, settings.as_flags())
+            damaged = _find_damage(root, manifest, verify, report)
             if damaged:
-                for file, what in damaged.items():
-                    say(f"{file} {what}, and is made again")
-                _mend(root, manifest, settings, damaged, workers, say)
+                for file, fault in damaged.items():
+                    report(f"{file} {fault}, and is written again")
+                _repair(root, manifest, settings, damaged, workers, report)
         else:
-            images = _begun(root, settings)
-            parts = _parts(root, images, settings, workers, say)
+            images = _open_input(root, settings)
+            parts = _write_shards(root, images, settings, workers, report)
             manifest = _finish(root, images, settings, parts)
         with contextlib.suppress(FileNotFoundError):
             (root / _UNFINISHED).rmtree()
-    say(f"complete: {_summary(root, manifest)}")
+    report(f"complete: {_summarize(root, manifest)}")
     return manifest
 
 
-def check(output: epath.PathLike, *, say: Say = print) -> None:
-    """Compares all files of a complete set with their checksums.
+def check(output: epath.PathLike, *, report: Report = print) -> None:
+    """Compares all files of a complete dataset with their checksums.
 
     Raises:
       DataError: if any is not as it was written; the message names it.
@@ -96,42 +96,44 @@ def check(output: epath.PathLike, *, say: Say = print) -> None:
     manifest = shards.load(root)
     if manifest is None:
         raise DataError(f"--output {root} has no {shards.MANIFEST}: it is not finished")
-    damaged = _damage(root, manifest, True, say)
+    damaged = _find_damage(root, manifest, True, report)
     if damaged:
-        raise DataError(shards.complaint(root, manifest, damaged))
-    say(f"complete: {_summary(root, manifest)}")
+        raise DataError(shards.describe_damage(root, manifest, damaged))
+    report(f"complete: {_summarize(root, manifest)}")
 
 
-def _absolute(spec: str) -> str:
-    """Returns the input as it would be called from any folder."""
+def _make_absolute(spec: str) -> str:
+    """Returns the input with an absolute path."""
     kind, _, name = spec.partition(":")
     if kind == "folder" and name:
         return f"folder:{Path(name).expanduser().absolute()}"
     return spec
 
 
-def _check_apart(spec: str, root: epath.Path) -> None:
+def _check_output_is_not_input(spec: str, root: epath.Path) -> None:
     """Raises DataError if the output is the input."""
     kind, _, name = spec.partition(":")
-    both_here = kind == "folder" and shards.is_local(root)
-    if both_here and os.path.realpath(name) == os.path.realpath(root):
+    both_local = kind == "folder" and shards.is_local(root)
+    if both_local and os.path.realpath(name) == os.path.realpath(root):
         raise DataError(
             f"--output {root} is the folder of the images itself; give another"
         )
 
 
 @contextlib.contextmanager
-def _alone(root: epath.Path) -> Iterator[None]:
-    """Makes the folder, and keeps other processes of this machine out of it.
+def _lock_output(root: epath.Path) -> Iterator[None]:
+    """Creates the folder, and locks it against other processes of this machine.
 
-    The system gives the lock back when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY) if shards.is_local(root) else None
     except OSError as error:
-        why = error.strerror or error
-        raise DataError(f"--output {root} cannot be made or read: {why}") from error
+        reason = error.strerror or error
+        raise DataError(
+            f"--output {root} cannot be created or read: {reason}"
+        ) from error
     if handle is None:
         yield
         return
@@ -142,27 +144,27 @@ def _alone(root: epath.Path) -> Iterator[None]:
             except BlockingIOError:
                 raise DataError(
                     f"--output {root}: another process is preparing images there; "
-                    "wait until it is done, or end it"
+                    "wait until it is done, or stop it"
                 ) from None
         yield
     finally:
         os.close(handle)
 
 
-def _begun(root: epath.Path, settings: encoding.Settings) -> originals.Originals:
-    """Opens the input; notes the settings, or compares them with those noted before."""
+def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Originals:
+    """Opens the input; writes the settings, or compares them with those on disk."""
     unfinished = root / _UNFINISHED
-    noted = unfinished / _SETTINGS
+    path = unfinished / _SETTINGS
     flags = settings.as_flags()
-    before = json.loads(noted.read_text()) if noted.exists() else None
+    before = json.loads(path.read_text()) if path.exists() else None
     if before is not None:
-        _compare(root, before["settings"], flags)
+        _compare_settings(root, before["settings"], flags)
     else:
         foreign = sorted(path.name for path in root.iterdir())
         if set(foreign) - {_UNFINISHED}:
             raise DataError(
-                f"--output {root} is not empty, and nothing was prepared there: it "
-                f"holds {', '.join(foreign[:3])}. Give an empty folder, or a new one"
+                f"--output {root} is not empty, and is no prepared dataset: it holds "
+                f"{', '.join(foreign[:3])}. Give an empty folder, or a new one"
             )
     images = originals.open_originals(settings.input, settings.data_dir)
     fingerprint = images.fingerprint()
@@ -171,107 +173,113 @@ def _begun(root: epath.Path, settings: encoding.Settings) -> originals.Originals
         note = {"settings": flags, "originals": fingerprint}
         shards.write_bytes(unfinished, _SETTINGS, json.dumps(note).encode())
     elif before["originals"] != fingerprint:
-        raise DataError(_changed(root, settings))
+        raise DataError(_describe_changed_input(root, settings))
     return images
 
 
-def _changed(root: epath.Path, settings: encoding.Settings) -> str:
+def _describe_changed_input(root: epath.Path, settings: encoding.Settings) -> str:
     return (
         f"--output {root} was begun when --input {settings.input} held other images: "
-        "some have come, gone or been renamed. Bring them back, or prepare again with "
+        "some were added, removed or renamed. Restore them, or prepare again with "
         "another --output"
     )
 
 
-def _compare(root: epath.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises DataError if the settings are not those of before."""
+def _compare_settings(
+    root: epath.Path, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """Raises DataError if the settings differ from those before."""
     different = [key for key in now if before.get(key) != now[key]]
     if different:
         old = " ".join(f"--{key} {before.get(key)}" for key in different)
         new = " ".join(f"--{key} {now[key]}" for key in different)
         raise DataError(
             f"--output {root} was begun with {old}, and not with {new}. Use the former "
-            "to go on with it, or another --output"
+            "to continue it, or another --output"
         )
 
 
-def _parts(
+def _write_shards(
     root: epath.Path,
     images: originals.Originals,
     settings: encoding.Settings,
     workers: int,
-    say: Say,
-) -> list[Part]:
-    """Returns all shards, made now or before."""
-    parts: list[Part] = []
+    report: Report,
+) -> list[FinishedShard]:
+    """Writes the shards that are missing, and returns all."""
+    parts: list[FinishedShard] = []
     position, total = 0, len(images.names)
-    while position < total and (part := _noted(root, len(parts), position)):
+    while position < total and (
+        part := _load_finished_shard(root, len(parts), position)
+    ):
         parts.append(part)
         position = part.shard.end
     if parts:
-        say(f"going on after {position:,} images in {len(parts)} finished shards")
+        report(f"continuing after {position:,} images in {len(parts)} finished shards")
     skipped = sum(len(part.skipped) for part in parts)
-    progress = Progress(position, total, skipped, say)
+    progress = Progress(position, total, skipped, report)
     limit = settings.shard_megabytes
-    with encoding.ahead_of(images, settings, position, workers) as ahead:
-        while ahead.position < total:
-            name = _file(len(parts))
-            part = _make(root, name, ahead, limit, progress)
+    with encoding.encode_in_order(images, settings, position, workers) as pool:
+        while pool.position < total:
+            name = _name_shard(len(parts))
+            part = _write_shard(root, name, pool, limit, progress)
             note = json.dumps(dataclasses.asdict(part)).encode()
             shards.write_bytes(root / _UNFINISHED, f"{name}.json", note)
             parts.append(part)
     return parts
 
 
-def _file(number: int) -> str:
+def _name_shard(number: int) -> str:
     return _FILE.format(f"{number:05d}")
 
 
-def _noted(root: epath.Path, number: int, position: int) -> Part | None:
-    """Returns a shard that was finished before, if it still is as it was."""
+def _load_finished_shard(
+    root: epath.Path, number: int, position: int
+) -> FinishedShard | None:
+    """Returns a shard that was finished before, if it has not changed since."""
     try:
-        text = (root / _UNFINISHED / f"{_file(number)}.json").read_text()
+        text = (root / _UNFINISHED / f"{_name_shard(number)}.json").read_text()
         fields = json.loads(text)
-        part = Part(**{**fields, "shard": shards.Shard(**fields["shard"])})
+        part = FinishedShard(**{**fields, "shard": shards.Shard(**fields["shard"])})
     except (OSError, ValueError, TypeError, KeyError):
-        return None  # what is not known is made again
-    if part.shard.first != position or shards.damage(root, [part.shard]):
+        return None  # it is written again
+    if part.shard.first != position or shards.find_damage(root, [part.shard]):
         return None
     return part
 
 
-def _make(
+def _write_shard(
     root: epath.Path,
     name: str,
-    ahead: Ahead[encoding.Stored | encoding.Skipped],
+    pool: OrderedPool[encoding.EncodedImage | encoding.SkippedImage],
     megabytes: float,
     progress: Progress,
     expected: str | None = None,
-) -> Part:
-    """Writes one shard, of the images from a position on.
+) -> FinishedShard:
+    """Writes one shard, of the images from the position of the pool on.
 
-    It is full when the next image would make it too large; what cannot be read until
-    then is its own.
+    It is full when the next image would make it too large. It also lists the images up
+    to there that cannot be read.
     """
-    first = ahead.position
+    first = pool.position
     counts: collections.Counter[str] = collections.Counter()
     skipped: dict[str, str] = {}
 
     def records() -> Iterator[bytes]:
         size = 0
-        while ahead.position < ahead.total:
-            found = ahead.peek()
-            if isinstance(found, encoding.Skipped):
-                skipped[found.name] = found.why
-                progress.skip(printable(found.name), found.why)
+        while pool.position < pool.total:
+            found = pool.peek()
+            if isinstance(found, encoding.SkippedImage):
+                skipped[found.name] = found.reason
+                progress.record_skipped(format_path(found.name), found.reason)
             else:
                 if size and size + len(found.record) > megabytes * 1e6:
                     return
                 size += len(found.record)
                 counts[str(found.label)] += 1
                 yield found.record
-            ahead.advance()
-            progress.note(ahead.position)
+            pool.advance()
+            progress.update(pool.position)
         if not size:
             raise DataError(
                 f"none of {len(skipped)} images can be read, such as "
@@ -282,33 +290,33 @@ def _make(
     shard = shards.Shard(
         **dataclasses.asdict(file),
         first=first,
-        end=ahead.position,
+        end=pool.position,
         count=sum(counts.values()),
     )
-    return Part(shard, dict(counts), skipped)
+    return FinishedShard(shard, dict(counts), skipped)
 
 
 def _finish(
     root: epath.Path,
     images: originals.Originals,
     settings: encoding.Settings,
-    parts: list[Part],
+    parts: list[FinishedShard],
 ) -> shards.Manifest:
     """Writes the names and, last of all, the manifest."""
-    skipped = {name: why for part in parts for name, why in part.skipped.items()}
+    skipped = {n: reason for part in parts for n, reason in part.skipped.items()}
     counts: collections.Counter[str] = collections.Counter()
     for part in parts:
         counts.update(part.counts)
-    cut = images.holdout_from
-    if cut is not None:
-        cut = sum(name not in skipped for name in images.names[:cut])
-    names = _names(images, skipped)
+    start = images.holdout_from
+    if start is not None:
+        start = sum(name not in skipped for name in images.names[:start])
+    names = _join_names(images, skipped)
     manifest = shards.Manifest(
         settings=settings.as_flags(),
         originals=images.fingerprint(),
         count=sum(part.shard.count for part in parts),
         classes={n: counts[str(k)] for k, n in enumerate(images.class_names)},
-        holdout_from=cut,
+        holdout_from=start,
         skipped=skipped,
         names=shards.write_bytes(root, shards.NAMES, names),
         shards=tuple(part.shard for part in parts),
@@ -317,49 +325,51 @@ def _finish(
     return manifest
 
 
-def _names(images: originals.Originals, skipped: dict[str, str]) -> bytes:
-    """Returns the file of names."""
+def _join_names(images: originals.Originals, skipped: dict[str, str]) -> bytes:
+    """Returns the content of the file of names."""
     kept = (name for name in images.names if name not in skipped)
     return b"\0".join(map(os.fsencode, kept))
 
 
-def _damage(
+def _find_damage(
     root: epath.Path,
     manifest: shards.Manifest,
     checksums: bool,
-    say: Say,
+    report: Report,
 ) -> dict[str, str]:
-    """Returns what is wrong with a complete set."""
+    """Returns the damaged files of a complete dataset, and their faults."""
     files = (manifest.names, *manifest.shards)
     how = "checksums" if checksums else "sizes and counts"
-    say(f"comparing {how} of {len(files)} files with the manifest")
-    return shards.damage(root, files, checksums=checksums)
+    report(f"comparing {how} of {len(files)} files with the manifest")
+    return shards.find_damage(root, files, checksums=checksums)
 
 
-def _mend(
+def _repair(
     root: epath.Path,
     manifest: shards.Manifest,
     settings: encoding.Settings,
     damaged: dict[str, str],
     workers: int,
-    say: Say,
+    report: Report,
 ) -> None:
-    """Makes damaged files again, which have to become what they were."""
+    """Writes damaged files again, with the same content as before."""
     images = originals.open_originals(settings.input, settings.data_dir)
     if images.fingerprint() != manifest.originals:
-        raise DataError(_changed(root, settings))
+        raise DataError(_describe_changed_input(root, settings))
     for shard in manifest.shards:
         if shard.file in damaged:
-            progress = Progress(shard.first, shard.end, 0, say)
-            with encoding.ahead_of(images, settings, shard.first, workers) as ahead:
+            progress = Progress(shard.first, shard.end, 0, report)
+            with encoding.encode_in_order(
+                images, settings, shard.first, workers
+            ) as pool:
                 name, limit = shard.file, settings.shard_megabytes
-                _make(root, name, ahead, limit, progress, shard.sha256)
+                _write_shard(root, name, pool, limit, progress, shard.sha256)
     if manifest.names.file in damaged:
-        names = _names(images, manifest.skipped)
+        names = _join_names(images, manifest.skipped)
         shards.write_bytes(root, shards.NAMES, names, manifest.names.sha256)
 
 
-def _summary(root: epath.Path, manifest: shards.Manifest) -> str:
+def _summarize(root: epath.Path, manifest: shards.Manifest) -> str:
     size = sum(shard.bytes for shard in manifest.shards)
     return (
         f"{manifest.count:,} images of {len(manifest.classes)} classes in "

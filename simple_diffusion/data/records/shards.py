@@ -1,16 +1,16 @@
-"""Prepared images in a few large files: their format, and how they are vouched for.
+"""Prepared images in a few large files: their format, and how they are verified.
 
-The folder of a prepared data set holds
+The folder of a prepared dataset holds
 
   records-00000.array_record ...   shards. A record is the class and name of an image
                                    and its encoded bytes; ArrayRecord keeps a hash of
-                                   each, and finds any of them by its place.
+                                   each, and finds any of them by its index.
   names                            the names of all records, with zero bytes between
-  manifest.json                    settings, classes, what was left out, and every file
+  manifest.json                    settings, classes, skipped images, and every file
                                    with its size and checksum
 
-The manifest is written last, and every file takes its name when it is whole. So a
-folder without a manifest is not finished, whatever else is in it.
+The manifest is written last, and a file gets its name when it is complete. So a folder
+without a manifest is not finished, whatever else is in it.
 """
 
 import contextlib
@@ -26,29 +26,26 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-from array_record.python import (
-    array_record_module,  # pyright: ignore[reportAttributeAccessIssue] (compiled)
-)
 from etils import epath
 
 from simple_diffusion.data.errors import DataError
 
 MANIFEST = "manifest.json"
 NAMES = "names"
-PARTIAL = ".partial"  # the end of a file's name until it is whole
+PARTIAL = ".partial"  # the end of a file's name until it is complete
 _VERSION = 1
-_HEAD = struct.Struct("<IH")  # class, and bytes of the name that follows
-# One record to a chunk, for reading in any order. Images do not shrink any further.
-_WRITING = "group_size:1,uncompressed"
-# Nothing is read ahead, since nobody knows what comes next.
-_READING = "readahead_buffer_size:0,max_parallelism:0"
-_BUFFER = 2**15
-_AT_ONCE = 32  # files looked at together: in a bucket, each takes its time
+_HEADER = struct.Struct("<IH")  # class, and bytes of the name that follows
+# One record per chunk, for random access. Images are compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# Nothing is read ahead: the order of the records is random.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_READER_BUFFER = 2**15
+_PARALLEL_CHECKS = 32  # files checked together: in a bucket, each has a latency
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file of the set, as it has to be."""
+    """A file of the dataset, as it was written."""
 
     file: str
     bytes: int
@@ -59,8 +56,11 @@ class File:
 class Shard:
     """A file of records.
 
-    first, end: which of the original images it was made of, those left out included.
-    count: records.
+    The fingerprint of the source is a hash of the text of these objects, so the names
+    of the class and of its fields must not change.
+
+    first, end: the range of the original images in it, skipped ones included.
+    count: number of records.
     """
 
     file: str
@@ -73,14 +73,14 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a prepared data set is.
+    """The description of a prepared dataset.
 
-    settings: flags of the command that made it, without their dashes.
+    settings: flags of the command that wrote it, without their dashes.
     originals: fingerprint of the list of original images.
     classes: name to number of images, in the order of the class numbers.
     holdout_from: the records from this one on are held out; None if the names decide,
       as for a folder.
-    skipped: name of an image that could not be read, to the reason.
+    skipped: name of each image that could not be read, to the reason.
     names: the file of names.
     shards: in the order of their records.
     """
@@ -99,7 +99,7 @@ class Manifest:
         return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1)
 
     def command(self, root: epath.Path) -> str:
-        """Returns the command that made the set, and mends it."""
+        """Returns the command that wrote the dataset, and repairs it."""
         settings = {"output": root, **self.settings}
         flags = " ".join(
             f"--{key} {shlex.quote(str(value))}"
@@ -112,14 +112,14 @@ class Manifest:
 def pack(label: int, name: str, encoded: bytes) -> bytes:
     """Returns the record of an image."""
     stored = os.fsencode(name)
-    return _HEAD.pack(label, len(stored)) + stored + encoded
+    return _HEADER.pack(label, len(stored)) + stored + encoded
 
 
 def unpack(record: bytes) -> tuple[int, str, bytes]:
     """Returns class, name and encoded image of a record."""
-    label, length = _HEAD.unpack_from(record)
-    start = _HEAD.size + length
-    return label, os.fsdecode(record[_HEAD.size : start]), record[start:]
+    label, length = _HEADER.unpack_from(record)
+    start = _HEADER.size + length
+    return label, os.fsdecode(record[_HEADER.size : start]), record[start:]
 
 
 def load(root: epath.Path) -> Manifest | None:
@@ -140,12 +140,12 @@ def load(root: epath.Path) -> Manifest | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f"{path} is damaged ({type(error).__name__}: {error}): bring back a copy "
-            "of it, or prepare the data set again in an empty folder"
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it from a "
+            "copy, or prepare the dataset again in an empty folder"
         ) from error
     raise DataError(
         f"{path} is of version {version}, and this program reads version {_VERSION}: "
-        "prepare the data set again, in an empty folder"
+        "prepare the dataset again, in an empty folder"
     )
 
 
@@ -153,63 +153,65 @@ def load_names(root: epath.Path, manifest: Manifest) -> list[str]:
     """Returns the names of all records.
 
     Raises:
-      DataError: if the file of names is not what it was.
+      DataError: if the file of names has changed.
     """
     data = (root / manifest.names.file).read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.names.sha256:
         raise DataError(
             f"{root / manifest.names.file} has changed since it was written. "
-            f"{how_to_mend(root, manifest)}"
+            f"{describe_repair(root, manifest)}"
         )
     return [os.fsdecode(name) for name in data.split(b"\0")]
 
 
-def damage(
+def find_damage(
     root: epath.Path, files: Sequence[File | Shard], *, checksums: bool = False
 ) -> dict[str, str]:
-    """Returns which files are not as they were written, and what is wrong with each.
+    """Returns the files that are not as they were written, and what is wrong with each.
 
     Args:
       root: the folder.
-      files: which of them to look at.
-      checksums: whether to read them whole, beyond sizes and numbers of records.
+      files: the files to check.
+      checksums: whether to compare checksums too, besides sizes and numbers of records.
     """
 
-    def wrong(file: File | Shard) -> str:
-        return _wrong(root / file.file, file, checksums)
+    def find(file: File | Shard) -> str:
+        return _find_fault(root / file.file, file, checksums)
 
-    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        pairs = zip(files, pool.map(wrong, files), strict=True)
-        return {file.file: what for file, what in pairs if what}
+    with futures.ThreadPoolExecutor(_PARALLEL_CHECKS) as pool:
+        pairs = zip(files, pool.map(find, files), strict=True)
+        return {file.file: fault for file, fault in pairs if fault}
 
 
-def complaint(root: epath.Path, manifest: Manifest, damaged: dict[str, str]) -> str:
-    """Returns what to say about damaged files, and what to do about them."""
-    shown = [f"{file} {what}" for file, what in list(damaged.items())[:5]]
+def describe_damage(
+    root: epath.Path, manifest: Manifest, damaged: dict[str, str]
+) -> str:
+    """Returns an error message about damaged files, with what to do about them."""
+    shown = [f"{file} {fault}" for file, fault in list(damaged.items())[:5]]
     more = len(damaged) - len(shown)
     and_more = f", and {more} more" if more else ""
     return (
         f"{root} is not as it was written: {'; '.join(shown)}{and_more}. "
-        f"{how_to_mend(root, manifest)}"
+        f"{describe_repair(root, manifest)}"
     )
 
 
-def how_to_mend(root: epath.Path, manifest: Manifest) -> str:
+def describe_repair(root: epath.Path, manifest: Manifest) -> str:
     """Returns what to do about a damaged file."""
     return (
-        "Copy it from where it is sound, or make it again from the original images:\n"
+        "Copy it from an intact copy, or write it again from the original images:\n"
         f"  {manifest.command(root)} --verify"
     )
 
 
-def _wrong(path: epath.Path, file: File | Shard, checksums: bool) -> str:
+def _find_fault(path: epath.Path, file: File | Shard, checksums: bool) -> str:
     """Returns what is wrong with a file, "" if nothing is."""
     try:
         size = path.stat().length
         if size != file.bytes:
             return f"has {size:,} bytes instead of {file.bytes:,}"
-        if checksums and checksum(path) != file.sha256:
-            return "has changed: its checksum is another"
+        if checksums and compute_checksum(path) != file.sha256:
+            return "has changed: its checksum differs"
         if isinstance(file, Shard):
             count = open_shard(path).num_records()
             if count != file.count:
@@ -223,18 +225,27 @@ def _wrong(path: epath.Path, file: File | Shard, checksums: bool) -> str:
     return ""
 
 
+def _array_record() -> Any:
+    # Imported when records are read or written: the plain install does without it.
+    from array_record.python import (
+        array_record_module,  # pyright: ignore[reportAttributeAccessIssue] (compiled)
+    )
+
+    return array_record_module
+
+
 def open_shard(path: epath.Path) -> Any:
-    """Returns a reader of records by their place, for several threads at a time.
+    """Returns a reader of records by their index, for several threads at a time.
 
     Raises:
-      RuntimeError: if it is no file of records, or `read` finds a record damaged.
+      RuntimeError: if it is not a file of records, or `read` finds a damaged record.
     """
-    return array_record_module.ArrayRecordReader(
-        os.fspath(path), _READING, file_reader_buffer_size=_BUFFER
+    return _array_record().ArrayRecordReader(
+        os.fspath(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
     )
 
 
-def checksum(path: Path | epath.Path) -> str:
+def compute_checksum(path: Path | epath.Path) -> str:
     """Returns the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -251,25 +262,25 @@ def write_shard(
     Args:
       root: the folder.
       name: of the file.
-      records: not all of which need to be there when writing begins.
-      expected: the checksum that it has to have, if that is known.
+      records: may be generated while they are written.
+      expected: the checksum that the file has to have, if that is known.
 
     Raises:
-      DataError: if it cannot be written, or is not as expected; whatever file had its
-        name is then still there.
+      DataError: if it cannot be written, or is not as expected; a file that had this
+        name before is then unchanged.
     """
-    with _whole(root, name, expected) as (path, written):
-        with _complaints(root / name):
-            writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITING)
+    with _write_atomically(root, name, expected) as (path, written):
+        with _explain_errors(root / name):
+            writer = _array_record().ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
         try:
             for record in records:
-                with _complaints(root / name):
+                with _explain_errors(root / name):
                     writer.write(record)
         except BaseException:
             with contextlib.suppress(RuntimeError):
                 writer.close()
             raise
-        with _complaints(root / name):
+        with _explain_errors(root / name):
             writer.close()
     return written[0]
 
@@ -278,21 +289,21 @@ def write_bytes(
     root: epath.Path, name: str, data: bytes, expected: str | None = None
 ) -> File:
     """Writes a file; see `write_shard`."""
-    with _whole(root, name, expected) as (path, written):
-        with _complaints(root / name):
+    with _write_atomically(root, name, expected) as (path, written):
+        with _explain_errors(root / name):
             path.write_bytes(data)
     return written[0]
 
 
 @contextlib.contextmanager
-def _whole(
+def _write_atomically(
     root: epath.Path, name: str, expected: str | None
 ) -> Iterator[tuple[Path, list[File]]]:
-    """Yields where to write a file, which then appears whole or not at all.
+    """Yields a path to write a file to; the file then appears completely or not at all.
 
-    In a bucket, which has no renaming but whose files appear when they are whole, it
-    comes from a temporary folder of this machine. What it became stands in the list
-    that is yielded, afterwards.
+    A bucket cannot rename files, but they appear there when they are complete; so the
+    file is copied from a temporary folder of this machine. Afterwards, the list that
+    is yielded holds its description.
     """
     written: list[File] = []
     with contextlib.ExitStack() as stack:
@@ -303,30 +314,30 @@ def _whole(
         else:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / name
         yield path, written
-        with _complaints(root / name):
-            _onto_disk(path)
-            found = File(name, path.stat().st_size, checksum(path))
+        with _explain_errors(root / name):
+            _sync_to_disk(path)
+            found = File(name, path.stat().st_size, compute_checksum(path))
             if expected not in (None, found.sha256):
                 raise DataError(
-                    f"{root / name} cannot be made again as it was: the original "
+                    f"{root / name} cannot be written again as it was: the original "
                     "images, or the libraries that read and write them, have changed "
-                    "since. Prepare the data set again, in an empty folder"
+                    "since. Prepare the dataset again, in an empty folder"
                 )
             if local:
                 os.replace(path, root / name)
-                _onto_disk(Path(root))
+                _sync_to_disk(Path(root))
             else:
                 epath.Path(path).copy(root / name, overwrite=True)
         written.append(found)
 
 
 def is_local(root: epath.Path) -> bool:
-    """Returns whether a folder is one of this machine's, and not in a bucket."""
+    """Returns whether a folder is on this machine, and not in a bucket."""
     return "://" not in os.fspath(root)
 
 
-def _onto_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a loss of power."""
+def _sync_to_disk(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -335,12 +346,12 @@ def _onto_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _complaints(path: epath.Path) -> Iterator[None]:
-    """Makes what goes wrong in writing an error that says what is kept."""
+def _explain_errors(path: epath.Path) -> Iterator[None]:
+    """Turns any error of writing into a `DataError` that says what is kept."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cannot write {path}: {error}. Whatever is finished is kept; once there "
-            "is room, and the right to write, run the same command again"
+            f"cannot write {path}: {error}. Finished files are kept. Free some space "
+            "or correct the permissions, then run the same command again"
         ) from error

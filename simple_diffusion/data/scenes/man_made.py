@@ -1,6 +1,6 @@
 """Scene classes of things that people made: house, boat, car, balloon, snowman.
 
-As in `scenes_nature`, each function draws pictures of one class.
+As in `nature`, each function draws pictures of one class.
 """
 
 import numpy as np
@@ -8,9 +8,9 @@ import numpy as np
 from simple_diffusion.data.scenes.nature import (
     DARK,
     WHITE,
-    by_count,
     foot_depth,
     middle,
+    select_by_count,
 )
 from simple_diffusion.data.scenes.sketch import FAINT, Sketch, mix, shade
 
@@ -22,8 +22,8 @@ def house(s: Sketch) -> None:
     grass = s.vary((0.36, 0.62, 0.26))
     s.scenery("ground")
     s.ground(horizon, grass, shade(grass, 0.75), texture=s.texture(0.012, 6, 30))
-    s.colour, wall = s.named("white", "yellow", "pink", "blue")
-    s.accent, roof = s.named("red", "brown", "grey")
+    s.colour, wall = s.choose_colour("white", "yellow", "pink", "blue")
+    s.accent, roof = s.choose_colour("red", "brown", "grey")
     wall = mix(wall, WHITE, 0.25)
     x, wide, high = s.uniform(0.40, 0.60), s.uniform(0.24, 0.31), s.uniform(0.26, 0.34)
     foot = horizon + s.uniform(0.05, 0.09)
@@ -55,11 +55,11 @@ def boat(s: Sketch) -> None:
     deep = mix(sea, (0.03, 0.22, 0.48), 0.8)
     s.ground(horizon, sea, deep, texture=s.texture(0.02, 5, 24, stretch=5))
     s.count = s.number(0.75, 0.25)
-    s.colour, sail = s.named("white", "red", "yellow")
-    s.accent, hull = s.named("brown", "blue", "black")
-    size = by_count(s.count, 1.0, 0.62) * s.uniform(0.88, 1.08)
+    s.colour, sail = s.choose_colour("white", "red", "yellow")
+    s.accent, hull = s.choose_colour("brown", "blue", "black")
+    size = select_by_count(s.count, 1.0, 0.62) * s.uniform(0.88, 1.08)
     lean = s.sign()
-    places = s.row(s.count, 2, loose=0.2)
+    places = s.row(s.count, 2, jitter=0.2)
     for k, (x, shown) in enumerate(places):
         deck = horizon + 0.10 + 0.06 * k + s.uniform(-0.02, 0.02)
         keel = deck + 0.11 * size
@@ -104,7 +104,7 @@ def car(s: Sketch) -> None:
         at = along + (0.1 + 0.4 * k)
         line = (at - 0.08, at + 0.08), (at - 0.1, at + 0.1)
         s.quad(0.91, 0.945, *line, (0.92, 0.90, 0.80))
-    s.colour, paint = s.named("red", "blue", "yellow", "green", "white")
+    s.colour, paint = s.choose_colour("red", "blue", "yellow", "green", "white")
     x, size = s.uniform(0.42, 0.58), s.uniform(0.88, 1.05)
     face = s.sign()
     foot = edge + s.uniform(0.12, 0.17)
@@ -147,11 +147,11 @@ def balloon(s: Sketch) -> None:
             s.ellipse(y + dy, x + dx, ry, rx, WHITE, (0.91, 0.94, 0.98), opacity=0.9)
         s.ellipse(y, x + 0.1, 0.045, 0.10, WHITE, (0.91, 0.94, 0.98), opacity=0.9)
     s.count = s.number(0.75, 0.25)
-    s.colour, main = s.named("red", "orange", "purple", "green")
-    s.accent, stripe = s.named("yellow", "white")
+    s.colour, main = s.choose_colour("red", "orange", "purple", "green")
+    s.accent, stripe = s.choose_colour("yellow", "white")
     light, dark = shade(main, 1.1), shade(main, 0.75)
-    size = by_count(s.count, 1.0, 0.62) * s.uniform(0.88, 1.05)
-    places = s.row(s.count, 2, loose=0.2)
+    size = select_by_count(s.count, 1.0, 0.62) * s.uniform(0.88, 1.05)
+    places = s.row(s.count, 2, jitter=0.2)
     for k, (x, shown) in enumerate(places):
         y = s.uniform(0.36, 0.44) + s.uniform(-0.1, 0.1) * (s.count > 1)
         r = 0.30 * size
@@ -185,7 +185,7 @@ def snowman(s: Sketch) -> None:
     for _ in range(3):
         flake = s.uniform(0.05, 0.6), s.uniform(0.0, 1.0)
         s.disc(*flake, 0.014, WHITE, opacity=FAINT)
-    s.colour, scarf = s.named("red", "blue", "green", "purple", "orange")
+    s.colour, scarf = s.choose_colour("red", "blue", "green", "purple", "orange")
     x, a = s.uniform(0.36, 0.64), s.uniform(0.80, 0.93)
     foot = horizon + s.uniform(0.14, 0.19)
     low, chest, head = foot - 0.2 * a, foot - 0.45 * a, foot - 0.645 * a

@@ -13,7 +13,7 @@ WHITE = (0.97, 0.97, 0.97)
 DARK = (0.10, 0.10, 0.13)
 
 
-def by_count(count: Number, *sizes: float) -> Number:
+def select_by_count(count: Number, *sizes: float) -> Number:
     """Returns the size for one thing, two things, ... in a picture."""
     return np.array(sizes, np.float32)[count - 1]
 
@@ -24,7 +24,7 @@ def foot_depth(y: Number, horizon: Number) -> Number:
 
 
 def middle(count: Number, first: Number) -> Number:
-    """Returns the x of one thing, or of a row of things over the whole picture."""
+    """Returns the x of one thing, or of a row of things over the full picture."""
     return np.where(count == 1, first, 0.5)
 
 
@@ -37,7 +37,7 @@ def sunset(s: Sketch) -> None:
     x, r = s.uniform(0.28, 0.72), s.uniform(0.14, 0.20)
     y = horizon - r * s.uniform(0.25, 1.2)
     s.glow(y, x, 2.3 * r, 2.3 * r, (1.0, 0.85, 0.5))
-    s.colour, sun = s.named("yellow", "orange", "red")
+    s.colour, sun = s.choose_colour("yellow", "orange", "red")
     s.thing("sun", 0.98)
     s.disc(y, x, r, shade(sun, 1.4), lower=shade(sun, 1.05))
     s.scenery("water")
@@ -64,10 +64,10 @@ def tree(s: Sketch) -> None:
     slope = {"span": (horizon, 1.0), "depth": (0.9, 0.1)}
     s.ellipse(horizon + 0.62, top, 0.64, 1.06, light, grass, **slope)
     s.count = s.number(0.6, 0.25, 0.15)
-    s.colour, leaf = s.named("green", "green", "orange", "red", "pink")
+    s.colour, leaf = s.choose_colour("green", "green", "orange", "red", "pink")
     dark, light = shade(leaf, 0.75), shade(leaf, 1.5)
-    size = by_count(s.count, 1.0, 0.70, 0.54) * s.uniform(0.85, 1.05)
-    places = s.row(s.count, 3, loose=0.2)
+    size = select_by_count(s.count, 1.0, 0.70, 0.54) * s.uniform(0.85, 1.05)
+    places = s.row(s.count, 3, jitter=0.2)
     for k, (x, shown) in enumerate(places):
         foot = horizon + 0.11 + 0.03 * k + s.uniform(-0.02, 0.01)
         h = size * s.uniform(0.92, 1.08)
@@ -85,15 +85,15 @@ def mountain(s: Sketch) -> None:
     """One to three peaks with snow above a dark forest."""
     s.sky(s.vary((0.50, 0.62, 0.88)), s.vary((0.95, 0.87, 0.86), 0.03), 0.75, stretch=3)
     s.count = s.number(0.4, 0.35, 0.25)
-    s.colour, rock = s.named("grey", "blue", "purple", "brown")
+    s.colour, rock = s.choose_colour("grey", "blue", "purple", "brown")
     rock = mix(rock, (0.42, 0.42, 0.50), 0.55)
-    places = s.row(s.count, 3, loose=0.2)
+    places = s.row(s.count, 3, jitter=0.2)
     foot = s.uniform(0.80, 0.86)
     snow_low = (0.88, 0.91, 0.97)
     for depth, k in ((0.95, 1), (0.94, 0), (0.93, 2)):
         x, shown = places[k]
         peak = s.uniform(0.16, 0.26) + 0.08 * (s.count > 1) * (k != 1)
-        wide = by_count(s.count, 0.52, 0.38, 0.30) * s.uniform(0.9, 1.1)
+        wide = select_by_count(s.count, 0.52, 0.38, 0.30) * s.uniform(0.9, 1.1)
         point, base = (x, x), (x - wide, x + wide)
         s.thing("mountain", depth, shown)
         s.quad(peak, foot, point, base, shade(rock, 1.15), shade(rock, 0.85))
@@ -120,7 +120,9 @@ def flower(s: Sketch) -> None:
     s.fill(upper, lower, texture=s.texture(0.016, 1.5, 6), depth=(0.95, 0.6))
     s.glow(s.uniform(0.1, 0.4), s.uniform(0.0, 0.3), 0.35, 0.35, (0.95, 1.0, 0.80))
     s.glow(s.uniform(0.6, 0.9), s.uniform(0.7, 1.0), 0.35, 0.35, (0.25, 0.50, 0.25))
-    s.colour, petal = s.named("red", "pink", "white", "purple", "orange", "blue")
+    s.colour, petal = s.choose_colour(
+        "red", "pink", "white", "purple", "orange", "blue"
+    )
     x, y = s.uniform(0.40, 0.60), s.uniform(0.35, 0.42)
     size = s.uniform(0.26, 0.33)
     green = s.vary((0.16, 0.45, 0.16))
@@ -153,10 +155,10 @@ def fish(s: Sketch) -> None:
     floor = s.uniform(0.86, 0.91)
     s.ground(floor, sand, shade(sand, 0.75), texture=s.texture(0.016, 6, 30))
     s.count = s.number(0.5, 0.3, 0.2)
-    s.colour, skin = s.named("orange", "yellow", "red", "pink")
+    s.colour, skin = s.choose_colour("orange", "yellow", "red", "pink")
     fin, back, belly = shade(skin, 0.72), shade(skin, 1.1), shade(skin, 0.85)
     shine = shade(skin, 1.6)
-    body = 0.26 * by_count(s.count, 1.0, 0.66, 0.56) * s.uniform(0.88, 1.1)
+    body = 0.26 * select_by_count(s.count, 1.0, 0.66, 0.56) * s.uniform(0.88, 1.1)
     stray = 0.14 * (s.count > 1)
     across = s.uniform(0.40, 0.60)
     for k in range(3):
@@ -205,7 +207,7 @@ def night(s: Sketch) -> None:
         at_x = 0.08 + 0.28 * (column + s.uniform(0.1, 0.9))
         s.thing("star", 0.99, (s.count > k).astype(np.float32))
         s.disc(at_y, at_x, s.uniform(0.018, 0.028), (1.0, 0.98, 0.85))
-    s.colour, light = s.named("yellow", "white")
+    s.colour, light = s.choose_colour("yellow", "white")
     s.thing("moon", 0.98)
     s.crescent(y, x, r, s.uniform(0.5, 0.75) * r, light)
     s.scenery("ground")
@@ -221,17 +223,17 @@ def cactus(s: Sketch) -> None:
     horizon = s.uniform(0.66, 0.74)
     high, low = s.vary((0.98, 0.74, 0.42)), s.vary((1.00, 0.93, 0.72), 0.03)
     s.sky(high, low, horizon, stretch=3)
-    s.accent, sand = s.named("yellow", "orange", "red")
+    s.accent, sand = s.choose_colour("yellow", "orange", "red")
     sand = mix(sand, (0.85, 0.66, 0.42), 0.6)
     s.scenery("ground", 0.92)
     s.ellipse(horizon + 0.12, s.uniform(0.1, 0.9), 0.2, 0.5, shade(sand, 0.95))
     ripples = s.texture(0.018, 5, 24, stretch=3)
     s.ground(horizon, shade(sand, 1.15), shade(sand, 0.85), texture=ripples)
     s.count = s.number(0.7, 0.3)
-    s.colour, green = s.named("green")
+    s.colour, green = s.choose_colour("green")
     light, dark = shade(green, 1.1), shade(green, 0.75)
-    size = by_count(s.count, 1.0, 0.66) * s.uniform(0.88, 1.05)
-    places = s.row(s.count, 2, loose=0.2)
+    size = select_by_count(s.count, 1.0, 0.66) * s.uniform(0.88, 1.05)
+    places = s.row(s.count, 2, jitter=0.2)
     for k, (x, shown) in enumerate(places):
         foot = horizon + 0.12 + 0.05 * k + s.uniform(-0.02, 0.02)
         h, w, thick = 0.33 * size, 0.07 * size, 0.046 * size

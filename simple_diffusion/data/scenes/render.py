@@ -48,7 +48,7 @@ def _groups(
 ) -> Iterator[tuple[Int[np.ndarray, "n"], Group]]:
     """Yields the row numbers and the pictures of each group, without unused slots."""
     p = primitives
-    terms = shapes.terms_of(p.kind, p.geometry, grid.pixel)
+    terms = shapes.coverage_terms(p.kind, p.geometry, grid.pixel)
     around = shapes.bounds(p.kind, p.geometry)
     as_bytes = np.ascontiguousarray(p.kind).view(f"V{p.kind.shape[1]}")[:, 0]
     inverse = np.unique(as_bytes, return_inverse=True)[1]
@@ -74,19 +74,20 @@ def _groups(
 def _regions(group: Group, xp: Any) -> list[tuple[slice, slice] | None]:
     """The rows and columns that each slot may touch in any picture; None for none.
 
-    JAX compiles every shape anew and so paints the whole picture every time.
+    JAX compiles anew for every shape, so there the region is always the full picture.
     """
     grid, absent = group.grid, group.primitives.opacity <= 0
     h, w = grid.y.shape[1], grid.x.shape[2]
     if xp is not np:
-        whole = slice(0, h), slice(0, w)
-        return [None if gone else whole for gone in np.all(absent, axis=0).tolist()]
+        everything = slice(0, h), slice(0, w)
+        is_absent = np.all(absent, axis=0).tolist()
+        return [None if nowhere else everything for nowhere in is_absent]
     first_pixel = np.stack([grid.y[:, 0, 0], grid.x[:, 0, 0]] * 2, -1)[:, None]
     at = (group.bounds - first_pixel) / grid.pixel  # in pixels
     margin = 0.5  # a shape smaller than a pixel is drawn larger
-    gone = absent[:, :, None]
-    first = np.where(gone, shapes.FAR, np.floor(at[:, :, :2] - margin)).min(0)
-    last = np.where(gone, -shapes.FAR, np.ceil(at[:, :, 2:] + margin) + 1).max(0)
+    hidden = absent[:, :, None]
+    first = np.where(hidden, shapes.FAR, np.floor(at[:, :, :2] - margin)).min(0)
+    last = np.where(hidden, -shapes.FAR, np.ceil(at[:, :, 2:] + margin) + 1).max(0)
     ends = np.concatenate([first, last], 1)
     ends = np.minimum(np.maximum(ends, 0), (h, w, h, w)).astype(int).tolist()
     return [

@@ -1,10 +1,9 @@
-"""The table of scene classes: how each is drawn, what it counts, how it is said."""
+"""The table of scene classes: how each is drawn, what it counts, and its captions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from simple_diffusion.data.scenes import man_made as made
-from simple_diffusion.data.scenes import nature
+from simple_diffusion.data.scenes import man_made, nature
 from simple_diffusion.data.scenes.sketch import Sketch
 
 
@@ -12,15 +11,15 @@ class SceneClass(NamedTuple):
     """One class of scenes.
 
     draw: adds its primitives to a sketch.
-    counted: the category of which a picture has `count`.
-    one, several: the caption for one and for more, from {count}, {colour}, {accent};
+    counted_category: the category of which a picture has `count`.
+    caption_one, caption_many: for one and for more, from {count}, {colour}, {accent};
       empty where there is never one, or never more.
     """
 
     draw: Callable[[Sketch], None]
-    counted: str
-    one: str
-    several: str = ""
+    counted_category: str
+    caption_one: str
+    caption_many: str = ""
 
 
 # The order is the order of class numbers: models have been trained with it.
@@ -35,10 +34,10 @@ CLASSES = {
         "{count} {colour} trees on a hill",
     ),
     "house": SceneClass(
-        made.house, "house", "{count} {colour} house with a {accent} roof"
+        man_made.house, "house", "{count} {colour} house with a {accent} roof"
     ),
     "boat": SceneClass(
-        made.boat,
+        man_made.boat,
         "boat",
         "{count} {accent} sailing boat with {colour} sails on the sea",
         "{count} {accent} sailing boats with {colour} sails on the sea",
@@ -64,9 +63,9 @@ CLASSES = {
         "",
         "night sky with {count} stars and a {colour} crescent moon",
     ),
-    "car": SceneClass(made.car, "car", "{count} {colour} car on a road"),
+    "car": SceneClass(man_made.car, "car", "{count} {colour} car on a road"),
     "balloon": SceneClass(
-        made.balloon,
+        man_made.balloon,
         "balloon",
         "{count} {colour} balloon with {accent} stripes in the sky",
         "{count} {colour} balloons with {accent} stripes in the sky",
@@ -78,6 +77,6 @@ CLASSES = {
         "{count} {colour} cactus plants in a desert of {accent} sand",
     ),
     "snowman": SceneClass(
-        made.snowman, "snowman", "{count} snowman with a {colour} scarf on snow"
+        man_made.snowman, "snowman", "{count} snowman with a {colour} scarf on snow"
     ),
 }

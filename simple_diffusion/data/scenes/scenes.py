@@ -1,4 +1,4 @@
-"""The embedded data set: procedural, labelled scenes, endless and at any resolution.
+"""The built-in dataset: procedural, labelled scenes, endless and at any resolution.
 
 A scene is described once, by (seed, split, index), as layered shapes; its image at any
 size, caption, boxes, semantic map and depth map are all read off that description.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
 
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data.scenes import render as renderer
 from simple_diffusion.data.scenes import shapes
 from simple_diffusion.data.scenes.scene_classes import CLASSES
@@ -23,16 +24,17 @@ from simple_diffusion.data.scenes.sketch import (
     COLOUR_NAMES,
     Sketch,
     assemble,
+    hash_to_uniforms,
     mix64,
-    uniforms,
 )
+from simple_diffusion.data.sources.protocols import Examples
 
 CLASS_NAMES = tuple(CLASSES)
 CATEGORY_NAMES = CATEGORIES
 SPLITS = ("train", "holdout")
 MAX_OBJECTS = 12  # that a scene may have
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)
+FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 _COUNT_WORDS = "no one two three four five six seven eight nine".split()
 _PLACES = ("on the left", "in the middle", "on the right")
@@ -45,7 +47,7 @@ class Scenes:
     label: class numbers, into `CLASS_NAMES`.
     count: how many there are of what the class counts.
     colour, accent: numbers into `COLOUR_NAMES`; -1 where the class has none.
-    place: 0 left, 1 middle, 2 right: where the thing, or the group of them, is.
+    place: 0 left, 1 middle, 2 right: where the object, or the group of them, is.
     primitives: what to paint.
     """
 
@@ -69,7 +71,7 @@ class Boxes(NamedTuple):
     """The objects of b scenes, n places for each.
 
     box: corners (y0, x0, y1, x1) in units of the window, cut off at its edges; of the
-      whole object, also where something nearer hides a part of it.
+      full object, also where something nearer hides a part of it.
     category: numbers into `CATEGORY_NAMES`.
     present: False for a place without an object, or whose object is not in the window.
     """
@@ -126,7 +128,7 @@ def describe(
         if np.any((label < 0) | (label >= len(CLASSES))):
             raise ValueError(f"classes={classes} must be 0 to {len(CLASSES) - 1}")
     keys = _keys(seed, split, indices, purpose=0)
-    random = uniforms(keys)
+    random = hash_to_uniforms(keys)
     facts = np.zeros((4, len(indices)), np.int32)
     drawings, order = [], []
     for k, scene_class in enumerate(CLASSES.values()):
@@ -134,21 +136,22 @@ def describe(
         if rows.size:
             sketch = Sketch(random[:, rows])
             scene_class.draw(sketch)
-            told = sketch.count, sketch.colour, sketch.accent, _place(sketch.x)
-            for fact, value in zip(facts, told, strict=True):
+            place = _classify_place(sketch.x)
+            values = sketch.count, sketch.colour, sketch.accent, place
+            for fact, value in zip(facts, values, strict=True):
                 fact[rows] = value
             drawings.append(sketch.finish())
             order.append(rows)
     return Scenes(np.array(label), *facts, primitives=assemble(drawings, order))
 
 
-def _place(x: Any) -> Any:
+def _classify_place(x: Any) -> Any:
     """0, 1, 2 for the left, the middle and the right of the picture."""
     return 1 * (x >= 0.43) + 1 * (x > 0.57)
 
 
 def render(
-    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+    scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE, xp: Any = np
 ) -> UInt8[Any, "b h w 3"]:
     """Returns the images.
 
@@ -157,8 +160,8 @@ def render(
       height: rows, of the window.
       width: columns, of the window. Pixels are square: a window that is wider than
         high shows more of the scenery at the sides.
-      window: the part to render, (y0, x0, y1, x1) in units of the whole image, as
-        four numbers or [b, 4]; the result is that crop of the whole rendered at
+      window: the part to render, (y0, x0, y1, x1) in units of the full image, as
+        four numbers or [b, 4]; the result is that crop of the full image rendered at
         height / (y1 - y0) by width / (x1 - x0).
       xp: numpy, or jax.numpy.
 
@@ -169,36 +172,36 @@ def render(
 
 
 def semantic_map(
-    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+    scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE, xp: Any = np
 ) -> UInt8[Any, "b h w"]:
     """Returns the category seen at each pixel; arguments as `render`."""
     slot, _ = renderer.front(scenes.primitives, height, width, window, xp)
-    return _of_slot(scenes.primitives.category, slot, xp)
+    return _look_up_slots(scenes.primitives.category, slot, xp)
 
 
 def instance_map(
-    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+    scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE, xp: Any = np
 ) -> UInt8[Any, "b h w"]:
     """Returns 1 + the object's place in `boxes`, or 0; arguments as `render`."""
     slot, _ = renderer.front(scenes.primitives, height, width, window, xp)
-    return _of_slot(scenes.primitives.instance, slot, xp)
+    return _look_up_slots(scenes.primitives.instance, slot, xp)
 
 
-def _of_slot(values: Shaped[np.ndarray, "b s"], slot: Any, xp: Any) -> Any:
+def _look_up_slots(values: Shaped[np.ndarray, "b s"], slot: Any, xp: Any) -> Any:
     flat = slot.reshape(len(slot), -1)
     seen = xp.take_along_axis(xp.asarray(values.astype(np.uint8)), flat, 1)
     return seen.reshape(slot.shape)
 
 
 def depth_map(
-    scenes: Scenes, height: int, width: int, window: Any = WHOLE, xp: Any = np
+    scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE, xp: Any = np
 ) -> Float32[Any, "b h w"]:
     """Returns depth from 0, the nearest, to 1, the sky; arguments as `render`."""
     return renderer.front(scenes.primitives, height, width, window, xp)[1]
 
 
 def boxes(
-    scenes: Scenes, height: int = 1, width: int = 1, window: Any = WHOLE
+    scenes: Scenes, height: int = 1, width: int = 1, window: Any = FULL_IMAGE
 ) -> Boxes:
     """Returns a box around each object; arguments as `render`."""
     p = scenes.primitives
@@ -233,7 +236,7 @@ def captions(scenes: Scenes) -> list[str]:
         *(v.tolist() for v in facts), strict=True
     ):
         kind = classes[label]
-        sentence = (kind.one if count == 1 else kind.several).format(
+        sentence = (kind.caption_one if count == 1 else kind.caption_many).format(
             count=_COUNT_WORDS[count],
             colour=COLOUR_NAMES[colour],
             accent=COLOUR_NAMES[accent],
@@ -243,11 +246,14 @@ def captions(scenes: Scenes) -> list[str]:
 
 
 class ScenesSource:
-    """Scenes as a source of labelled images; see `sources.Source`.
+    """Scenes as a source of labelled images; see `protocols.Source`.
 
     Attributes:
       class_names: the names of the classes.
     """
+
+    fields = frozenset({"image", "label"})
+    channels = 3
 
     def __init__(self, seed: int = 0, length: int = 50_000, split: str = "train"):
         if length < 1:
@@ -269,20 +275,17 @@ class ScenesSource:
             raise IndexError(f"index outside 0 to {self._length - 1}: {indices}")
         return describe(self.seed, indices, split=self.split)
 
-    def read(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns one image of exactly this resolution, and its class."""
-        size = resolution, resolution
-        images, label = self.read_batch(np.array([index]), size)
-        return images[0], int(label[0])
+    def read(self, index: int, resolution: int) -> Example:
+        """Returns one image of exactly this resolution, with its class."""
+        batch = self.read_batch(np.array([index]), (resolution, resolution))
+        return Example(batch.image[0], int(batch.label[0]))
 
     def read_batch(
         self,
         indices: Int[np.ndarray, "b"],
         size: tuple[int, int],
         window: Float[np.ndarray, "b 4"] | None = None,
-    ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int32[np.ndarray, "b"]]:
+    ) -> Examples:
         """Returns images and their classes, much faster than one by one.
 
         Args:
@@ -291,5 +294,5 @@ class ScenesSource:
           window: the part of each scene to render, as in `render`.
         """
         found = self.describe(indices)
-        part = WHOLE if window is None else window
-        return render(found, *size, part), found.label
+        part = FULL_IMAGE if window is None else window
+        return Examples(render(found, *size, part), found.label)

@@ -2,9 +2,9 @@
 
 A picture is a fixed number of slots, painted back to front. Each holds one primitive:
 a shape, a vertical gradient of colour, an opacity, a depth and a texture, all in scene
-units. The unit square of scene units is the largest centred square of the whole image
-(y down, x right); beyond it the background simply goes on, so shapes keep their
-proportions whatever the aspect ratio is.
+units. The unit square of scene units is the largest centred square of the full image
+(y down, x right). Beyond it the background continues, so shapes keep their proportions
+at any aspect ratio.
 
 Anti-aliasing: the coverage of a pixel is a ramp of the signed distance, one pixel wide,
 which is exactly the covered area for a straight edge along an axis, and nearly so for
@@ -126,19 +126,19 @@ def scene_frame(
         raise ValueError(
             f"window={window.tolist()} must be (y0, x0, y1, x1) with y0 < y1, x0 < x1"
         )
-    tall, wide = height / (y1 - y0), width / (x1 - x0)  # the whole image in pixels
+    tall, wide = height / (y1 - y0), width / (x1 - x0)  # the full image in pixels
     side = np.minimum(tall, wide)
     corner = np.stack([(y0 - 0.5) * tall, (x0 - 0.5) * wide], -1) / side[:, None] + 0.5
     return 1.0 / side, corner
 
 
 def make_grid(height: int, width: int, window: Any) -> Grid:
-    """Returns the pixels of a window of the whole image.
+    """Returns the pixels of a window of the full image.
 
     Args:
       height: rows of the window in pixels.
       width: columns of the window in pixels; pixels are square.
-      window: (y0, x0, y1, x1) in units of the whole image: four numbers, or [b, 4].
+      window: (y0, x0, y1, x1) in units of the full image: four numbers, or [b, 4].
     """
     window = np.atleast_2d(np.asarray(window, np.float64))
     pixel, corner = scene_frame(height, width, window)
@@ -169,13 +169,13 @@ def _ellipse_terms(
     cos, sin = np.cos(angle), np.sin(angle)
     u, v = rx**-2, ry**-2
 
-    def turned(u: Any, v: Any) -> list[Any]:
+    def rotate(u: Any, v: Any) -> list[Any]:
         """The form u dx'^2 + v dy'^2 of the ellipse's own axes, in dx and dy."""
         mixed = 2 * (u - v) * cos * sin
         return [u * cos**2 + v * sin**2, mixed, u * sin**2 + v * cos**2]
 
-    outline = turned(u, v)
-    steepness = turned((2 * pixel * u) ** 2, (2 * pixel * v) ** 2)
+    outline = rotate(u, v)
+    steepness = rotate((2 * pixel * u) ** 2, (2 * pixel * v) ** 2)
     level = 1.0 - pixel * pixel / (6.0 * ry * rx)
     return [y, x, *outline, *steepness, level, strength, shift]
 
@@ -193,7 +193,7 @@ def _quad_terms(
     return terms
 
 
-def terms_of(
+def coverage_terms(
     kind: Int8[np.ndarray, "b s"],
     geometry: Float32[np.ndarray, "b s g"],
     pixel: Float32[np.ndarray, "n 1 1"],

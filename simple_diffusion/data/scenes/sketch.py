@@ -82,7 +82,7 @@ def mix64(v: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
     return v ^ (v >> np.uint64(31))
 
 
-def uniforms(keys: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "k n"]:
+def hash_to_uniforms(keys: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "k n"]:
     """Returns `DRAWS` random numbers in [0, 1) for each key."""
     words = mix64(keys + mix64(np.arange(DRAWS, dtype=np.uint64))[:, None])
     return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
@@ -101,10 +101,10 @@ def shade(colour: Colour, factor: float) -> Float[np.ndarray, "*n 3"]:
 
 
 class Drawing(NamedTuple):
-    """What was sketched: the fields of `Primitives`, for the m used slots.
+    """A finished sketch: the fields of `Primitives`, for the m used slots.
 
     fixed: kind, category, instance, texture: the same in all pictures.
-    numbers: all that varies, in the order of `unpack`.
+    numbers: all that varies, in the order of `_FIELDS`.
     """
 
     fixed: Int8[np.ndarray, "4 m"]
@@ -119,8 +119,8 @@ class Sketch:
     adds one primitive in front of all before it.
 
     Attributes:
-      count, colour, accent, x: what the caption tells: how many of the thing there are,
-        numbers of one or two named colours, and where it is across the picture.
+      count, colour, accent, x: the facts of the caption: the number of objects, the
+        numbers of one or two named colours, and the position across the picture.
     """
 
     def __init__(self, random: Float32[np.ndarray, "k n"]):
@@ -152,7 +152,7 @@ class Sketch:
         ends = np.cumsum(weights)[:-1] / sum(weights)
         return (self.uniform()[:, None] >= ends).sum(1) + 1
 
-    def named(
+    def choose_colour(
         self, *names: str
     ) -> tuple[Int[np.ndarray, "n"], Float32[np.ndarray, "n 3"]]:
         """Returns one of the named colours: its number, and its value, varied."""
@@ -167,19 +167,19 @@ class Sketch:
         return np.minimum(np.maximum(shift + np.asarray(colour, np.float32), 0), 1)
 
     def row(
-        self, count: Number, most: int, loose: float
+        self, count: Number, limit: int, jitter: float
     ) -> list[tuple[Float[np.ndarray, "n"], Float32[np.ndarray, "n"]]]:
-        """Returns (x, shown) of up to `most` things side by side across the picture.
+        """Returns (x, shown) of up to `limit` things side by side across the picture.
 
-        They stray from even spacing by up to `loose` times the room that each has.
+        They deviate from even spacing by up to `jitter` times the room that each has.
         """
         room = 1.0 / count
         return [
             (
-                room * (self.uniform(-loose, loose) + (k + 0.5)),
+                room * (self.uniform(-jitter, jitter) + (k + 0.5)),
                 (count > k).astype(np.float32),
             )
-            for k in range(most)
+            for k in range(limit)
         ]
 
     def texture(
@@ -337,7 +337,7 @@ class Sketch:
         self.add(shapes.ROUND_BOX, geometry, colour, lower, **options)
 
     def finish(self) -> Drawing:
-        """Returns what was sketched."""
+        """Returns the finished drawing."""
         n = self._random.shape[1]
         sizes = len(self._fixed), self._drawn, len(self._waves)
         limits = SLOTS, DRAWS, shapes.TEXTURES

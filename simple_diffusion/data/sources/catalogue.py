@@ -15,8 +15,8 @@ from simple_diffusion.data.scenes import scenes
 from simple_diffusion.data.sources import digits, folder, tfds_source
 from simple_diffusion.data.sources.protocols import Source, Split
 
-# Scenes never run out; but a pass over what is held out has to end.
-_SCENES = {"train": 2**40, "holdout": 10_000}
+# There are always more scenes; but a pass over the held-out ones has to end.
+_SCENE_COUNTS = {"train": 2**40, "holdout": 10_000}
 
 
 def open_source(
@@ -32,15 +32,15 @@ def open_source(
 
     Args:
       spec: "scenes", "digits", "folder:PATH", "records:PATH" or "tfds:NAME".
-      data_dir: where TFDS data sets were prepared; None for their usual place.
-      split: what is trained on, or what is held out from it.
-      seed: which endless series of scenes.
-      holdout_fraction: share of a folder that is held out, also after it was prepared.
+      data_dir: the folder of prepared TFDS datasets; None for the default of TFDS.
+      split: the examples to train on, or the held-out ones.
+      seed: of the series of scenes.
+      holdout_fraction: share of a folder, or of its records, that is held out.
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
 
     Raises:
-      DataError: if the source is not known, not there or empty, or the box is none.
+      DataError: if the source is unknown, missing or empty, or the box is invalid.
     """
     box = decode.check_box(crop_box)
     kind, _, name = spec.partition(":")
@@ -50,7 +50,7 @@ def open_source(
             "has none; use data.crop_box=None"
         )
     if spec == "scenes":
-        return scenes.ScenesSource(seed, _SCENES[split], split)
+        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split)
     if spec == "digits":
         return digits.DigitsSource(split)
     if kind == "folder" and name:

@@ -1,8 +1,9 @@
-"""Real handwritten digits, 8x8 pixels, that come with scikit-learn: nothing to load."""
+"""Real handwritten digits of 8x8 pixels, which come with scikit-learn."""
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
+
+from simple_diffusion.core.examples import Example
 
 
 class DigitsSource:
@@ -13,6 +14,8 @@ class DigitsSource:
     """
 
     class_names = tuple("0123456789")
+    fields = frozenset({"image", "label"})
+    channels = 3
 
     def __init__(self, split: str):
         # Imported here: it takes a second, and only this source needs it.
@@ -20,7 +23,7 @@ class DigitsSource:
 
         ink, labels = datasets.load_digits(return_X_y=True)  # ink [n, 64], 0 to 16
         images = np.round(np.asarray(ink) * (255 / 16)).astype(np.uint8)
-        # Neighbours are by the same writer; every tenth thus samples all writers.
+        # Neighbours are by the same writer, so every tenth image samples all writers.
         held_out = np.arange(len(images)) % 10 == 9
         chosen = held_out if split == "holdout" else ~held_out
         self._images = images.reshape(-1, 8, 8)[chosen]
@@ -29,10 +32,8 @@ class DigitsSource:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def read(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns white on black at exactly the resolution; see `sources.Source`."""
+    def read(self, index: int, resolution: int) -> Example:
+        """Returns white on black at exactly the resolution; see `protocols.Source`."""
         image = Image.fromarray(self._images[index])
         image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
-        return np.asarray(image.convert("RGB")), int(self._labels[index])
+        return Example(np.asarray(image.convert("RGB")), int(self._labels[index]))

@@ -12,17 +12,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
-from simple_diffusion.data.errors import BadImage, DataError, printable
+from simple_diffusion.data.errors import BadImage, DataError, format_path
 from simple_diffusion.data.transforms import Crop
 
 log = logging.getLogger(__name__)
 
-# Formats that Pillow cannot read everywhere (HEIC, raw) are here too: a photograph left
-# out is then named in a warning and not just missing.
+# Formats that Pillow cannot read everywhere (HEIC, raw) are here too: a warning then
+# names the photograph that is skipped.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm "
     ".pnm .tga .ico .jp2 .j2k .avif .heic .heif .dng .cr2 .nef .arw".split()
@@ -35,13 +33,15 @@ class FolderSource:
     Args:
       root: the folder.
       split: "train" or "holdout".
-      holdout_fraction: share held out, in [0, 1). An image belongs to the one or the
-        other by its path relative to the root alone, so adding images moves none.
-      crop_box: the part of every image that counts, see `decode.decode`.
+      holdout_fraction: share held out, in [0, 1). The split of an image depends on its
+        path relative to the root alone, so adding images moves none.
+      crop_box: the part to use of every image, see `decode.decode`.
 
     Raises:
       DataError: if there is no such folder, or it holds no image.
     """
+
+    channels = 3
 
     def __init__(
         self,
@@ -53,17 +53,18 @@ class FolderSource:
         self._root = root
         self._crop_box = crop_box
         if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise DataError(f"data.source=folder:{root}: {root} {what}")
-        paths = sorted(image_paths(root, ""))
+            problem = "is not a folder" if root.exists() else "does not exist"
+            raise DataError(f"data.source=folder:{root}: {root} {problem}")
+        paths = sorted(list_image_paths(root, ""))
         if not paths:
             raise DataError(
                 f"data.source=folder:{root}: no image in {root} or below; "
                 f"files count as images by their suffix: {' '.join(sorted(SUFFIXES))}"
             )
-        self.class_names = class_names_of(paths)
+        self.class_names = find_class_names(paths)
+        self.fields = frozenset({"image", "label"} if self.class_names else {"image"})
         self._label_of = {name: k for k, name in enumerate(self.class_names)}
-        self._paths = paths_of(paths, split, holdout_fraction)
+        self._paths = select_split(paths, split, holdout_fraction)
         log.info(
             "data.source=folder:%s: %d images, %d of them for %s; %s",
             root,
@@ -78,28 +79,24 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def read(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns image and class; see `sources.Source`."""
-        with self._opened(index) as (file, path):
+    def read(self, index: int, resolution: int) -> Example:
+        """Returns image and class; see `protocols.Source`."""
+        with self._open(index) as (file, path):
             image = decode.decode(file, path, resolution, self._crop_box)
-        return image, self._label(index)
+        return Example(image, self._label(index))
 
-    def read_crop(
-        self, index: int, choose: decode.Choose
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
-        """Returns a part, which it is, and class; see `sources.CropSource`."""
-        with self._opened(index) as (file, path):
+    def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
+        """Returns a part of an image with its class; see `protocols.CropSource`."""
+        with self._open(index) as (file, path):
             image, crop = decode.decode_crop(file, path, choose, self._crop_box)
-        return image, crop, self._label(index)
+        return Example(image, self._label(index)), crop
 
     def name(self, index: int) -> str:
         """Returns the path of an image as text."""
-        return printable(self._root / self._paths[index])
+        return format_path(self._root / self._paths[index])
 
     def fingerprint(self) -> str:
-        """Returns a digest of names and sizes; see `sources.StoredSource`."""
+        """Returns a digest of names and sizes; see `protocols.StoredSource`."""
         digest = hashlib.sha256()
         for path in self._paths:
             try:
@@ -110,7 +107,7 @@ class FolderSource:
         return digest.hexdigest()[:12]
 
     @contextlib.contextmanager
-    def _opened(self, index: int) -> Iterator[tuple[decode.File, Path]]:
+    def _open(self, index: int) -> Iterator[tuple[decode.File, Path]]:
         path = self._root / self._paths[index]
         try:
             with open(path, "rb") as file:
@@ -123,10 +120,12 @@ class FolderSource:
         return self._label_of.get(first, 0)
 
 
-def image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
+def list_image_paths(
+    folder: Path, prefix: str, above: frozenset = frozenset()
+) -> Iterator[str]:
     """Yields the images below a folder as paths relative to it, "/" between parts.
 
-    Hidden files and folders are passed over; links are followed, but not in circles.
+    Skips hidden files and folders; follows links, but not in circles.
     """
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
@@ -142,39 +141,39 @@ def image_paths(folder: Path, prefix: str, above: frozenset = frozenset()):
         relative = prefix + entry.name
         if entry.is_dir():
             below = above | {identity}
-            yield from image_paths(Path(entry.path), relative + "/", below)
+            yield from list_image_paths(Path(entry.path), relative + "/", below)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
             # A broken link counts too: reading it fails, and is reported.
             if entry.is_file() or entry.is_symlink():
                 yield relative
 
 
-def class_names_of(paths: list[str]) -> tuple[str, ...]:
+def find_class_names(paths: list[str]) -> tuple[str, ...]:
     """Returns the first-level subfolders, or nothing if any image lies above them."""
     if any("/" not in path for path in paths):
         return ()
     return tuple(sorted({path.split("/")[0] for path in paths}))
 
 
-def paths_of(paths: list[str], split: str, fraction: float) -> list[str]:
+def select_split(paths: list[str], split: str, fraction: float) -> list[str]:
     """Returns the paths of one split; neither is ever empty.
 
-    A path is held out if its hash, as a number in [0, 1), is below the fraction. Of a
-    folder so small that one split would be empty, that gets the image nearest to it; a
-    single image serves as both.
+    A path is held out if its hash, as a number in [0, 1), is below the fraction. If one
+    split of a small folder would be empty, it gets the image whose hash is nearest to
+    the fraction. A single image is in both.
     """
-    place = {path: _unit_hash(path) for path in paths}
-    ordered = sorted(paths, key=place.__getitem__)
-    held_out = sum(v < fraction for v in place.values())
-    held_out = min(max(held_out, 1), max(len(paths) - 1, 1))
+    hashes = {path: _hash_to_unit(path) for path in paths}
+    ordered = sorted(paths, key=hashes.__getitem__)
+    count = sum(v < fraction for v in hashes.values())
+    count = min(max(count, 1), max(len(paths) - 1, 1))
     if len(paths) == 1:
-        name = printable(paths[0])
+        name = format_path(paths[0])
         log.warning("data.source: only one image, %s: it is also held out", name)
         return paths
-    return sorted(ordered[:held_out] if split == "holdout" else ordered[held_out:])
+    return sorted(ordered[:count] if split == "holdout" else ordered[count:])
 
 
-def _unit_hash(path: str) -> float:
+def _hash_to_unit(path: str) -> float:
     """Returns a number in [0, 1) that depends on the path alone."""
     digest = hashlib.sha256(os.fsencode(path)).digest()
     return int.from_bytes(digest[:7], "big") / 256**7

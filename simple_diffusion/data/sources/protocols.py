@@ -1,41 +1,55 @@
-"""What a data source is: it gives an image and its class for any index.
+"""What a data source is: it returns an example for any index.
 
 To add a source, see `catalogue.open_source`.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
+from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.transforms import Crop
 
 Split = Literal["train", "holdout"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The fields of b examples, as arrays; see `Example`."""
+
+    image: UInt8[np.ndarray, "b h w c"]
+    label: Int[np.ndarray, "b"]
+
+
 @runtime_checkable
 class Source(Protocol):
-    """A finite set of images, in any order, from several threads at a time.
+    """A finite set of examples, read in any order and from several threads at a time.
 
     class_names: the classes; empty if the images have none.
+    fields: names of the fields of `Example` that this source fills.
+    channels: number of channels of its images.
     """
 
     class_names: tuple[str, ...]
+    fields: frozenset[str]
+    channels: int
 
     def __len__(self) -> int:
         """Returns the number of examples, readable or not."""
         ...
 
-    def read(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns one image and its class number, 0 if there are no classes.
+    def read(self, index: int, resolution: int) -> Example:
+        """Returns one example.
 
         Args:
           index: in range(len(self)).
-          resolution: the shorter side that is needed later, in pixels. An image may
-            come larger or, if it has no more to give, smaller; a source that can
+          resolution: the shorter side that is needed later, in pixels. The image may be
+            larger or, if the source has no more pixels, smaller; a source that can
             render or decode at a size of its choice uses this one.
 
         Raises:
@@ -48,54 +62,71 @@ class Source(Protocol):
 class CropSource(Source, Protocol):
     """A source of stored images that can decode and resample a part of one."""
 
-    def read_crop(
-        self, index: int, choose: decode.Choose
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
-        """Returns a part of an image, which part it is, and the class number.
+    def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
+        """Returns an example whose image is a part of the stored one, and which part.
 
         Args:
           index: in range(len(self)).
           choose: height and width of the image -> the part.
 
         Raises:
-          BadImage: if this image cannot be read, or `choose` says that it is `Unfit`.
+          BadImage: if this image cannot be read, or `choose` raises `UnsuitableImage`.
         """
         ...
 
     def name(self, index: int) -> str:
-        """Returns what a report calls an image: its file, or its place in the set."""
+        """Returns the name of an image in reports: its file, or its index."""
         ...
 
 
 @runtime_checkable
 class StoredSource(Source, Protocol):
-    """A source whose images someone may change."""
+    """A source whose images may change on disk."""
 
     def fingerprint(self) -> str:
-        """Returns a text that is another if images have come, gone or changed.
+        """Returns a text that changes if images are added, removed or changed.
 
-        The same wherever the images lie; only their names and sizes are looked at.
+        It does not depend on the folder; it sees only names and sizes of the images.
         """
         ...
 
 
 @runtime_checkable
 class BatchSource(Source, Protocol):
-    """A source that makes its images: at any size, and faster many at once."""
+    """A source that generates its images: at any size, and faster many at once."""
 
     def read_batch(
         self,
         indices: Int[np.ndarray, "b"],
         size: tuple[int, int],
         window: Float[np.ndarray, "b 4"] | None = None,
-    ) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, "b"]]:
-        """Returns images and class numbers, as `read` would one by one.
+    ) -> Examples:
+        """Returns many examples, as `read` would one by one.
 
         Args:
           indices: in range(len(self)).
           size: height and width of the images.
-          window: the part of each whole image that is wanted, (y0, x0, y1, x1) in units
-            of the whole, which then has as many pixels as make the part of this size;
-            None for the whole.
+          window: the part of each full image to generate, (y0, x0, y1, x1) in units of
+            the full image; the full image has as many pixels as give the part this
+            size. None for the full image.
         """
         ...
+
+
+def check_fields(source: Source, fields: Iterable[str], user: str) -> None:
+    """Checks that a source has the fields that a config needs.
+
+    Args:
+      source: the source.
+      fields: names of fields of `Example`.
+      user: the config key, with its value, that needs them.
+
+    Raises:
+      DataError: if the source lacks one; the message names it.
+    """
+    missing = sorted(set(fields) - source.fields)
+    if missing:
+        raise DataError(
+            f"{user} needs {', '.join(missing)}, which this data.source does not have; "
+            f"it has {', '.join(sorted(source.fields))}"
+        )

@@ -1,42 +1,42 @@
 """Any image set of TensorFlow Datasets that has been prepared on disk.
 
-Random access needs the array_record format. Nothing is downloaded here: whoever lacks a
-data set is told how to prepare it.
+Random access needs the array_record format. Nothing is downloaded here: the error about
+a missing dataset says how to prepare it.
 """
 
 import difflib
 import io
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
+from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode, tf_runtime
 from simple_diffusion.data.errors import BadImage, DataError
 from simple_diffusion.data.transforms import Crop
 
 _FORMAT = "array_record"
-# Which split is held out, best first. A set with none of these gives up the end of its
-# training split instead.
+# The held-out split, in order of preference. Without any of these, the end of the
+# training split is held out.
 _HOLDOUT_SPLITS = ("validation", "test")
 _HOLDOUT_PERCENT = 5
 
 
 class TfdsSource:
-    """The images of one split of a prepared TFDS data set.
+    """The images of one split of a prepared TFDS dataset.
 
     Args:
       name: as TFDS spells it: "NAME", "NAME/CONFIG", "NAME:VERSION".
-      data_dir: where it was prepared; by default where TFDS prepares, in the home
-        folder.
-      split: "train", or "holdout": the data set's "validation" or "test" split, or if
+      data_dir: the folder of prepared datasets; None for the default of TFDS, in the
+        home folder.
+      split: "train", or "holdout": the dataset's "validation" or "test" split, or if
         it has neither, the last 5 % of "train".
-      crop_box: the part of every image that counts, see `decode.decode`.
+      crop_box: the part to use of every image, see `decode.decode`.
 
     Raises:
-      DataError: if the data set is unknown, not prepared, not in array_record format or
+      DataError: if the dataset is unknown, not prepared, not in array_record format or
         has no images; the message says what to do.
     """
+
+    channels = 3
 
     def __init__(
         self,
@@ -49,13 +49,14 @@ class TfdsSource:
         self._tf = tf_runtime.tensorflow()  # before TFDS imports it by itself
         import tensorflow_datasets as tfds
 
-        builder = _prepared(tfds, name, data_dir)
-        self._image, self._label = _features(tfds, name, builder.info.features)
+        builder = _open_builder(tfds, name, data_dir)
+        self._image, self._label = _find_features(tfds, name, builder.info.features)
         names = builder.info.features[self._label].names if self._label else []
         self.class_names = tuple(names)
-        part = _part(name, list(builder.info.splits), split)
-        self._place = f"tfds:{builder.info.full_name} {part}"
-        # As bytes, so that damaged and unusual images meet our own decoder.
+        self.fields = frozenset({"image", "label"} if self._label else {"image"})
+        part = _choose_split(name, list(builder.info.splits), split)
+        self._title = f"tfds:{builder.info.full_name} {part}"
+        # As bytes, so that our own decoder handles damaged and unusual images.
         self._records = builder.as_data_source(
             part,
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
@@ -65,35 +66,32 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(
-        self, index: int, resolution: int
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        """Returns image and class; see `sources.Source`."""
-        file, label = self.stored(index)
+    def read(self, index: int, resolution: int) -> Example:
+        """Returns image and class; see `protocols.Source`."""
+        file, label = self.read_encoded(index)
         name = self.name(index)
-        return decode.decode(file, name, resolution, self._crop_box), label
+        image = decode.decode(file, name, resolution, self._crop_box)
+        return Example(image, label)
 
-    def read_crop(
-        self, index: int, choose: decode.Choose
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Crop, int]:
-        """Returns a part, which it is, and class; see `sources.CropSource`."""
-        file, label = self.stored(index)
+    def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
+        """Returns a part of an image with its class; see `protocols.CropSource`."""
+        file, label = self.read_encoded(index)
         name = self.name(index)
         image, crop = decode.decode_crop(file, name, choose, self._crop_box)
-        return image, crop, label
+        return Example(image, label), crop
 
     def name(self, index: int) -> str:
-        """Returns where an image stands in its data set."""
-        return f"{self._place}[{index}]"
+        """Returns the dataset, the split and the index of an image."""
+        return f"{self._title}[{index}]"
 
     def fingerprint(self) -> str:
-        """Returns name, version and part; see `sources.StoredSource`.
+        """Returns name, version and split; see `protocols.StoredSource`.
 
-        What was prepared of a version is taken for unchanged.
+        A prepared version of a dataset is assumed not to change.
         """
-        return self._place
+        return self._title
 
-    def stored(self, index: int) -> tuple[io.BytesIO, int]:
+    def read_encoded(self, index: int) -> tuple[io.BytesIO, int]:
         """Returns the encoded image and the class."""
         try:
             record = self._tf.train.Example.FromString(self._records[index])
@@ -106,18 +104,18 @@ class TfdsSource:
         return io.BytesIO(encoded), label
 
 
-def _prepared(tfds: Any, name: str, data_dir: str | None) -> Any:
-    """Returns the builder of a data set found on disk; its code is not needed."""
+def _open_builder(tfds: Any, name: str, data_dir: str | None) -> Any:
+    """Returns the builder of a dataset found on disk; its code is not needed."""
     root = tfds.core.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     here = f"data.data_dir={root}" if data_dir else f"{root} (data.data_dir is not set)"
     if data_dir and not root.is_dir():
         problem = f"{here} does not exist"
-        raise DataError(f"{problem}. {_how_to_prepare(tfds, name, root)}")
+        raise DataError(f"{problem}. {_describe_preparation(tfds, name, root)}")
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        problem = f"data.source=tfds:{name}: no such data set in {here}"
-        advice = _how_to_prepare(tfds, name, root)
+        problem = f"data.source=tfds:{name}: no such dataset in {here}"
+        advice = _describe_preparation(tfds, name, root)
         raise DataError(f"{problem}. {advice}") from error
     formats = {
         file_format.value for file_format in builder.info.available_file_formats()
@@ -127,13 +125,13 @@ def _prepared(tfds: Any, name: str, data_dir: str | None) -> Any:
             f"data.source=tfds:{name}: prepared at {builder.data_path} as "
             f"{', '.join(sorted(formats))}, which cannot be read in any order as "
             f"{_FORMAT} can. Prepare it again, in another folder:\n"
-            f"{_commands(name, str(root) + '_' + _FORMAT)}"
+            f"{_format_commands(name, str(root) + '_' + _FORMAT)}"
         )
     return builder
 
 
-def _how_to_prepare(tfds: Any, name: str, root: Any) -> str:
-    """Returns what to do to get a data set that is not on disk."""
+def _describe_preparation(tfds: Any, name: str, root: Any) -> str:
+    """Returns how to prepare a dataset that is not on disk."""
     base = name.split(":")[0].split("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:
@@ -151,11 +149,11 @@ def _how_to_prepare(tfds: Any, name: str, root: Any) -> str:
         how += f"\nThen {prepare}"
     else:
         how += f" To have it, {prepare}"
-    return f"{how}\n{_commands(name, root)}"
+    return f"{how}\n{_format_commands(name, root)}"
 
 
-def _commands(name: str, root: Any) -> str:
-    """Returns the commands that prepare a data set so that it can be read here."""
+def _format_commands(name: str, root: Any) -> str:
+    """Returns the commands that prepare a dataset so that it can be read here."""
     call = f"tfds.builder('{name}', data_dir='{root}', file_format='{_FORMAT}')"
     return (
         f'  python -c "import tensorflow_datasets as tfds; {call}'
@@ -166,7 +164,7 @@ def _commands(name: str, root: Any) -> str:
     )
 
 
-def _features(tfds: Any, name: str, features: Any) -> tuple[str, str | None]:
+def _find_features(tfds: Any, name: str, features: Any) -> tuple[str, str | None]:
     """Returns the names of the image feature and of the class label, if any."""
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
@@ -180,7 +178,7 @@ def _features(tfds: Any, name: str, features: Any) -> tuple[str, str | None]:
     return image, label
 
 
-def _part(name: str, splits: list[str], split: str) -> str:
+def _choose_split(name: str, splits: list[str], split: str) -> str:
     """Returns the TFDS split, perhaps a slice of one, that serves as ours."""
     if "train" not in splits:
         raise DataError(

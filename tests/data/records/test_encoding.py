@@ -19,7 +19,7 @@ def test_a_reduced_image_is_the_mean_over_squares(tmp_path):
     pictures.write(tmp_path / "images" / "1.png", array)
     options = dict(size=16, resize="area", quality="lossless")
     root = pictures.prepare(tmp_path / "images", tmp_path / "records", **options)
-    found = pictures.whole(root)["1.png"]
+    found = pictures.load_all(root)["1.png"]
     means = array.reshape(16, 3, 25, 3, 3).mean((1, 3))
     assert np.abs(found - means).max() <= 1
 
@@ -36,8 +36,8 @@ def test_a_reduced_image_is_what_pillow_makes_of_it(tmp_path, resize):
         options = dict(size=31, resize=resize, quality=quality)
         root = tmp_path / str(quality)
         pictures.prepare(tmp_path / "images", root, **options)
-        found[quality] = pictures.whole(root)["1.png"].astype(int)
-    # The filter's edges are moved by a thousandth of a pixel (transforms.cut).
+        found[quality] = pictures.load_all(root)["1.png"].astype(int)
+    # `transforms.resample_crop` moves the filter's edges by a thousandth of a pixel.
     assert np.abs(found["lossless"] - wanted).max() <= 1
     error = found[95] - wanted
     # At quality 95 the quantisation steps are 2 to 12 for brightness: an error of about
@@ -54,8 +54,8 @@ def test_nothing_is_enlarged_and_what_is_small_stays_as_it_is(images, tmp_path):
         for k in range(len(folder)):
             name = os.path.relpath(folder.name(k), images)
             if name not in pictures.manifest_of(root)["skipped"]:
-                originals[name] = folder.read(k, 1000)[0]
-    reduced = pictures.whole(root)
+                originals[name] = folder.read(k, 1000).image
+    reduced = pictures.load_all(root)
     assert reduced.keys() == originals.keys()
     small = 0
     for name, image in originals.items():

@@ -46,20 +46,20 @@ def test_native_records_are_the_images_of_the_folder_bit_for_bit(images, native,
     assert isinstance(prepared, protocols.CropSource)
     assert prepared.class_names == folder.class_names
     assert len(prepared) == len(folder) > 5
-    law = patches.Law(8, 8, 16, flip=True)
+    distribution = patches.PatchDistribution(8, 8, 16, flip=True)
     for k in range(len(folder)):
         for resolution in (4, 100):
-            image, label = folder.read(k, resolution)
-            again, label_again = prepared.read(k, resolution)
-            assert (image == again).all() and label == label_again
+            example, again = folder.read(k, resolution), prepared.read(k, resolution)
+            assert (example.image == again.image).all()
+            assert example.label == again.label
 
         def choose(h, w, k=k):
-            return law.crop_of(law.draws(0, k), h, w)
+            return distribution.choose_crop(distribution.draw(0, k), h, w)
 
-        image, crop, label = folder.read_crop(k, choose)
-        again, crop_again, label_again = prepared.read_crop(k, choose)
-        assert (image == again).all()
-        assert (crop, label) == (crop_again, label_again)
+        example, crop = folder.read_crop(k, choose)
+        again, crop_again = prepared.read_crop(k, choose)
+        assert (example.image == again.image).all()
+        assert (crop, example.label) == (crop_again, again.label)
         relative = os.path.relpath(folder.name(k), images)
         assert prepared.name(k) == f"{native}: {relative}"
 
@@ -87,16 +87,20 @@ def assert_same_batches(one, other, count=3):
     other.close()
 
 
-@pytest.mark.parametrize("law", [None, patches.Law(8, 8, 16, flip=True)])
-def test_batches_of_native_records_are_those_of_the_folder(images, native, law):
-    options = dict(batch_size=8, resolution=8, seed=3, flip=True, patches=law)
+@pytest.mark.parametrize(
+    "distribution", [None, patches.PatchDistribution(8, 8, 16, flip=True)]
+)
+def test_batches_of_native_records_are_those_of_the_folder(
+    images, native, distribution
+):
+    options = dict(batch_size=8, size=(8, 8), seed=3, flip=True, patches=distribution)
     for step in (0, 7):
         trained = [
             pipeline.train_batches(source, start_step=step, **options)
             for source in both(images, native)
         ]
         assert_same_batches(*trained)
-    what = {"patches": law} if law else {"size": (8, 12)}
+    what = {"patches": distribution} if distribution else {"size": (8, 12)}
     held_out = [
         pipeline.eval_batches(source, batch_size=4, **what)
         for source in both(images, native, "holdout", holdout_fraction=0.2)
@@ -117,15 +121,15 @@ def test_a_config_trains_on_records(native):
 
 
 def test_threads_read_what_one_reads_however_few_shards_are_open(native, monkeypatch):
-    monkeypatch.setattr(records_source, "_OPEN", 2)
+    monkeypatch.setattr(records_source, "_MAX_OPEN_SHARDS", 2)
     source = catalogue.open_source(f"records:{native}")
     assert len(source._ends) > 4
-    alone = [source.read(k, 100)[0] for k in range(len(source))]
+    alone = [source.read(k, 100).image for k in range(len(source))]
     order = np.random.default_rng(0).permutation(np.tile(np.arange(len(source)), 20))
     with futures.ThreadPoolExecutor(8) as pool:
-        together = pool.map(lambda k: source.read(int(k), 100)[0], order)
+        together = pool.map(lambda k: source.read(int(k), 100).image, order)
         assert all((alone[k] == v).all() for k, v in zip(order, together, strict=True))
-    assert source._opened.cache_info().currsize == 2
+    assert source._open_shard.cache_info().currsize == 2
 
 
 def test_a_broken_record_is_named_by_its_original_file(tmp_path, caplog):
@@ -135,7 +139,7 @@ def test_a_broken_record_is_named_by_its_original_file(tmp_path, caplog):
         f"records:{root}", split="train", holdout_fraction=0.0
     )
     (file,) = root.glob("*.array_record")
-    victim = whole._record(4)[0].getvalue()
+    victim = whole._read_record(4)[0].getvalue()
     change_bytes(file, file.read_bytes().index(victim) + 20)
     source = catalogue.open_source(f"records:{root}", holdout_fraction=0.0)
     name = whole.name(4)
@@ -145,7 +149,7 @@ def test_a_broken_record_is_named_by_its_original_file(tmp_path, caplog):
         source.read_crop(4, lambda h, w: None)
     assert source.name(4) == name
     for k in (3, 5):
-        assert (source.read(k, 8)[0] == whole.read(k, 8)[0]).all()
+        assert (source.read(k, 8).image == whole.read(k, 8).image).all()
     batches = pipeline.eval_batches(source, batch_size=len(source), size=(8, 8))
     assert next(batches).mask.sum() == len(source) - 1
     assert f"skipped bad image (1 so far): {name}" in caplog.text
@@ -154,8 +158,8 @@ def test_a_broken_record_is_named_by_its_original_file(tmp_path, caplog):
 
 def test_a_crop_box_is_cut_out_of_every_record(images, native):
     folder, prepared = both(images, native, crop_box=(1, 2, 15, 20))
-    assert (folder.read(3, 100)[0] == prepared.read(3, 100)[0]).all()
-    assert prepared.read(3, 100)[0].shape == (14, 18, 3)
+    assert (folder.read(3, 100).image == prepared.read(3, 100).image).all()
+    assert prepared.read(3, 100).image.shape == (14, 18, 3)
 
 
 def test_names_that_are_no_text_are_kept(tmp_path):
@@ -167,7 +171,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     root = pictures.prepare(images, tmp_path / "records")
     folder, prepared = both(images, root)
     assert len(folder) == len(prepared) == 2
-    assert (folder.read(0, 8)[0] == prepared.read(0, 8)[0]).all()
+    assert (folder.read(0, 8).image == prepared.read(0, 8).image).all()
     place = epath.Path(root)
     assert shards.load_names(place, shards.load(place)) == sorted(os.listdir(images))
 
@@ -182,7 +186,7 @@ def test_images_smaller_than_needed_are_reported_once(images, tmp_path, caplog):
         source.read(0, 32)
         source.read(1, 32)
     (line,) = caplog.messages
-    assert "--size 16, and images of 32 pixels are asked for" in line
+    assert "--size 16, but images of 32 pixels are needed" in line
 
 
 def test_reading_records_needs_no_tensorflow():

@@ -88,7 +88,9 @@ def test_what_cannot_become_what_it_was_is_an_error(tmp_path):
     (root / "records-00001.array_record").unlink()
     for path in images.rglob("*.png"):
         pictures.write(path, pictures.pixels(9, 30, 30))
-    with pytest.raises(DataError, match="records-00001.* cannot be made again as it"):
+    with pytest.raises(
+        DataError, match="records-00001.* cannot be written again as it"
+    ):
         pictures.prepare(images, root)
     assert not (root / "records-00001.array_record").exists()
     (images / "cat" / "new.png").write_bytes(b"")

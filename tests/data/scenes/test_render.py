@@ -101,7 +101,7 @@ def test_what_is_painted_later_is_nearer(some):
     p, size = some.primitives, 40
     depth = scenes.depth_map(some, size, size)
     grid = shapes.make_grid(size, size, (0, 0, 1, 1))
-    terms = shapes.terms_of(p.kind, p.geometry, grid.pixel)
+    terms = shapes.coverage_terms(p.kind, p.geometry, grid.pixel)
     own = shapes.bounds(p.kind, p.geometry)[..., ::2]
     span = np.where(p.span[..., :1] == p.span[..., 1:], own, p.span)
     for k in range(len(some)):

@@ -88,7 +88,9 @@ def test_captions_name_class_count_colours_and_place(many):
 def test_there_are_as_many_boxes_as_the_count_says(many):
     found = scenes.boxes(many)
     for k, label in enumerate(many.label):
-        counted = scenes.CATEGORY_NAMES.index(list(CLASSES.values())[label].counted)
+        counted = scenes.CATEGORY_NAMES.index(
+            list(CLASSES.values())[label].counted_category
+        )
         assert (found.present[k] & (found.category[k] == counted)).sum() == many.count[
             k
         ]
@@ -101,7 +103,7 @@ def test_counts_sizes_and_colours_vary():
         assert len(np.unique(box.round(3), axis=0)) > 55
         colours = len(np.unique(few.colour))
         assert colours > 1 or scenes.CLASS_NAMES[label] == "cactus"
-        if list(CLASSES.values())[label].several:
+        if list(CLASSES.values())[label].caption_many:
             assert len(np.unique(few.count)) > 1
 
 
@@ -168,7 +170,7 @@ def test_images_of_a_class_are_more_alike_than_of_two_classes():
 
 def test_random_numbers_are_uniform_and_independent():
     keys = np.arange(4096, dtype=np.uint64)
-    u = sketch.uniforms(sketch.mix64(keys))
+    u = sketch.hash_to_uniforms(sketch.mix64(keys))
     assert u.min() >= 0 and u.max() < 1
     # Within five standard errors: 1/sqrt(12 n), and 1/sqrt(n) for correlations.
     assert np.abs(u.mean(1) - 0.5).max() < 5 / np.sqrt(12 * 4096)
@@ -180,14 +182,14 @@ def test_random_numbers_are_uniform_and_independent():
 def test_the_source_reads_what_is_described():
     source = scenes.ScenesSource(seed=5, length=100, split="holdout")
     assert len(source) == 100 and source.class_names == scenes.CLASS_NAMES
-    images, labels = source.read_batch(np.array([17, 3]), (40, 40))
+    batch = source.read_batch(np.array([17, 3]), (40, 40))
     few = scenes.describe(5, [17, 3], split="holdout")
-    np.testing.assert_array_equal(images, scenes.render(few, 40, 40))
-    np.testing.assert_array_equal(labels, few.label)
-    image, label = source.read(3, 40)
-    np.testing.assert_array_equal(image, images[1])
-    assert label == labels[1] and isinstance(label, int)
-    assert images.dtype == np.uint8 and labels.dtype == np.int32
+    np.testing.assert_array_equal(batch.image, scenes.render(few, 40, 40))
+    np.testing.assert_array_equal(batch.label, few.label)
+    example = source.read(3, 40)
+    np.testing.assert_array_equal(example.image, batch.image[1])
+    assert example.label == batch.label[1] and isinstance(example.label, int)
+    assert batch.image.dtype == np.uint8 and batch.label.dtype == np.int32
 
 
 def test_what_the_source_does_not_have_is_an_error():

@@ -48,7 +48,7 @@ def covered(kind, geometry, size):
     padded[0, 0, : len(geometry)] = geometry
     grid = shapes.make_grid(size, size, (0, 0, 1, 1))
     kinds = np.full((1, 1), kind, np.int8)
-    terms = shapes.terms_of(kinds, padded, grid.pixel)
+    terms = shapes.coverage_terms(kinds, padded, grid.pixel)
     cover = shapes.coverage(kind, terms[:, 0], grid, np)
     return np.broadcast_to(cover, (1, size, size))[0], kinds, padded
 

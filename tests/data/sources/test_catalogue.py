@@ -29,14 +29,37 @@ def test_every_source_gives_images_and_labels_of_its_classes(spec, split):
     source = catalogue.open_source(spec, split=split)
     assert isinstance(source, protocols.Source)
     for index in (0, len(source) - 1):
-        image, label = source.read(index, 16)
-        assert image.dtype == np.uint8 and image.shape[2] == 3
-        assert 0 <= label < max(len(source.class_names), 1)
+        example = source.read(index, 16)
+        assert example.image.dtype == np.uint8
+        assert example.image.shape[2] == source.channels == 3
+        assert 0 <= example.label < max(len(source.class_names), 1)
+
+
+def test_a_source_fills_the_fields_that_it_declares_and_no_others(spec):
+    source = catalogue.open_source(spec)
+    example = source.read(0, 8)
+    optional = {
+        "caption": example.caption is not None,
+        "objects": example.objects is not None,
+        "maps": bool(example.maps),
+        "vectors": bool(example.vectors),
+    }
+    filled = {name for name, is_filled in optional.items() if is_filled}
+    assert source.fields == {"image", "label"} | filled
+
+
+def test_a_folder_without_classes_has_no_labels_and_an_error_says_so(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    source = catalogue.open_source(f"folder:{tmp_path}")
+    protocols.check_fields(source, {"image"}, "data.patches")
+    message = "data.num_classes=2 needs caption, label, which .* it has image"
+    with pytest.raises(DataError, match=message):
+        protocols.check_fields(source, {"label", "caption"}, "data.num_classes=2")
 
 
 def test_a_source_that_renders_does_so_at_the_resolution_asked_for():
     for name in ("scenes", "digits"):
-        image, _ = catalogue.open_source(name).read(3, 24)
+        image = catalogue.open_source(name).read(3, 24).image
         assert image.shape == (24, 24, 3)
 
 
@@ -44,8 +67,8 @@ def test_what_is_held_out_is_not_trained_on(spec):
     train, holdout = (
         catalogue.open_source(spec, split=s) for s in ("train", "holdout")
     )
-    seen = {train.read(k, 32)[0].tobytes() for k in range(min(len(train), 200))}
-    unseen = [holdout.read(k, 32)[0].tobytes() for k in range(min(len(holdout), 20))]
+    seen = {train.read(k, 32).image.tobytes() for k in range(min(len(train), 200))}
+    unseen = [holdout.read(k, 32).image.tobytes() for k in range(min(len(holdout), 20))]
     assert not seen & set(unseen)
 
 
@@ -53,23 +76,24 @@ def test_reading_many_at_once_equals_reading_one_by_one():
     source = catalogue.open_source("scenes")
     assert isinstance(source, protocols.BatchSource)
     indices = np.array([3, 0, len(source) - 1])
-    images, labels = source.read_batch(indices, (16, 16))
+    batch = source.read_batch(indices, (16, 16))
     for k, index in enumerate(indices):
-        image, label = source.read(int(index), 16)
-        assert (images[k] == image).all() and labels[k] == label
+        example = source.read(int(index), 16)
+        assert (batch.image[k] == example.image).all()
+        assert batch.label[k] == example.label
 
 
 def test_scenes_are_made_at_any_size_and_in_parts():
     source = catalogue.open_source("scenes")
     indices = np.array([3, 0, 5])
-    wide, _ = source.read_batch(indices, (12, 24))
+    wide = source.read_batch(indices, (12, 24)).image
     assert wide.shape == (3, 12, 24, 3)
     window = np.array([[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0.25, 0.25, 0.75, 0.5]])
-    parts, _ = source.read_batch(indices, (12, 12), window)
+    parts = source.read_batch(indices, (12, 12), window).image
     # Pixel centres differ in their last bits.
     for part, whole in ((parts[0], wide[0, :, :12]), (parts[1], wide[1, :, 12:])):
         assert np.abs(part.astype(int) - whole).max() <= 1
-    large, _ = source.read_batch(indices, (24, 48))
+    large = source.read_batch(indices, (24, 48)).image
     assert np.abs(parts[2].astype(int) - large[2, 6:18, 12:24]).max() <= 1
 
 
@@ -86,12 +110,12 @@ def test_a_crop_box_is_cut_out_of_every_stored_image(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "1.png")
     box = (2, 5, 18, 21)
     source = catalogue.open_source(f"folder:{tmp_path}", crop_box=box)
-    assert (source.read(0, 100)[0] == pixels[2:18, 5:21]).all()
-    law = patches.Law(16, 16, 16)
-    image, crop, _ = source.read_crop(
-        0, lambda h, w: law.crop_of(law.draws(0, 0), h, w)
+    assert (source.read(0, 100).image == pixels[2:18, 5:21]).all()
+    distribution = patches.PatchDistribution(16, 16, 16)
+    example, crop = source.read_crop(
+        0, lambda h, w: distribution.choose_crop(distribution.draw(0, 0), h, w)
     )
-    assert (image == pixels[2:18, 5:21]).all() and crop.box == (0, 0, 1, 1)
+    assert (example.image == pixels[2:18, 5:21]).all() and crop.box == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["scenes", "digits"])
@@ -104,9 +128,9 @@ def test_digits_are_all_there_and_split_nine_to_one():
     train, holdout = digits.DigitsSource("train"), digits.DigitsSource("holdout")
     assert (len(train), len(holdout)) == (1618, 179)
     for source in (train, holdout):
-        labels = [source.read(k, 8)[1] for k in range(len(source))]
+        labels = [source.read(k, 8).label for k in range(len(source))]
         assert set(labels) == set(range(10))
-    image, _ = train.read(0, 8)
+    image = train.read(0, 8).image
     assert (image[..., 0] == image[..., 2]).all() and image.max() > 200
 
 

@@ -16,8 +16,8 @@ def write(path, shade=0, size=(6, 5)):
 
 def contents(source):
     """Returns (shade of red, label) of every image."""
-    pairs = (source.read(k, 4) for k in range(len(source)))
-    return {(int(image[0, 0, 0]), label) for image, label in pairs}
+    examples = (source.read(k, 4) for k in range(len(source)))
+    return {(int(example.image[0, 0, 0]), example.label) for example in examples}
 
 
 def whole(root):
@@ -122,7 +122,7 @@ def test_a_single_image_is_in_both_splits_with_a_warning(tmp_path, caplog):
 
 def test_a_large_image_is_reduced_while_it_is_read(tmp_path):
     write(tmp_path / "1.jpg", size=(640, 480))
-    image, _ = folder.FolderSource(tmp_path, "train").read(0, 60)
+    image = folder.FolderSource(tmp_path, "train").read(0, 60).image
     assert image.shape == (120, 160, 3)
 
 
@@ -182,7 +182,7 @@ def test_mixed_sizes_and_formats_are_all_read(tmp_path):
         Image.new(mode, (3 + k, 20 - k)).save(tmp_path / f"{k}.{kind}")
     source = folder.FolderSource(tmp_path, "train", 0.0)
     for k in range(len(source)):
-        image, _ = source.read(k, 8)
+        image = source.read(k, 8).image
         assert image.dtype == np.uint8 and image.shape[2] == 3
 
 

@@ -54,8 +54,8 @@ def numbered(*numbers):
 
 
 def contents(source):
-    pairs = (source.read(k, 4) for k in range(len(source)))
-    return sorted((int(image[0, 0, 0]), label) for image, label in pairs)
+    examples = (source.read(k, 4) for k in range(len(source)))
+    return sorted((int(example.image[0, 0, 0]), example.label) for example in examples)
 
 
 def test_train_and_validation_are_read_in_any_order(tmp_path):
@@ -64,7 +64,7 @@ def test_train_and_validation_are_read_in_any_order(tmp_path):
     train = catalogue.open_source("tfds:toy", str(tmp_path))
     assert train.class_names == ("a", "b")
     assert contents(train) == [(n, n % 2) for n in range(20)]
-    first, again = train.read(7, 4)[0], train.read(7, 4)[0]
+    first, again = train.read(7, 4).image, train.read(7, 4).image
     assert (first == again).all()
     holdout = catalogue.open_source("tfds:toy", str(tmp_path), "holdout")
     assert contents(holdout) == [(50, 0), (51, 1)]
@@ -84,7 +84,7 @@ def test_a_set_without_labels_has_no_classes_and_goes_by_name_and_version(tmp_pa
     prepare(tmp_path, "toy", {"train": numbered(*range(4))}, labels=())
     source = catalogue.open_source("tfds:toy:1.0.0", str(tmp_path))
     assert source.class_names == ()
-    assert source.read(0, 4)[1] == 0
+    assert source.read(0, 4).label == 0
 
 
 def test_unusual_and_damaged_records_meet_our_own_decoder(tmp_path, caplog):
@@ -158,7 +158,7 @@ def test_a_crop_box_is_cut_out_of_every_record(tmp_path):
     pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
     prepare(tmp_path, "toy", {"train": [(pixels, 0)] * 20})
     source = catalogue.open_source("tfds:toy", str(tmp_path), crop_box=(2, 5, 18, 21))
-    assert (source.read(0, 100)[0] == pixels[2:18, 5:21]).all()
+    assert (source.read(0, 100).image == pixels[2:18, 5:21]).all()
     outside = catalogue.open_source("tfds:toy", str(tmp_path), crop_box=(0, 0, 21, 9))
     with pytest.raises(BadImage, match=r"toy/1.0.0 .*\[3\]: data.crop_box=.* outside"):
         outside.read(3, 8)
