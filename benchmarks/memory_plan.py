@@ -106,7 +106,7 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     training.check_batch(batch_size, mesh, accumulate)
     # A source that is not asked has no classes here: their table is small.
-    model = network.model(config, config.data.num_classes or 0)
+    model = network.network(config, config.data.num_classes or 0)
     objective = diffusion.objective(config, model)
     averages = training.averages(config)
     adam = training.adam(config, config.train.total_steps or 10**6)
@@ -114,13 +114,13 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
     split_rows = config.mesh.split_rows
     place = sharding.batch_shardings(mesh, split_rows)
     jitted = jax.jit(
-        sharding.pin_maps(
+        sharding.pin_feature_maps(
             step.make_train_step(objective, adam, averages, accumulate=accumulate),
             mesh,
             split_rows,
         ),
         in_shardings=(plan.shardings, None),
-        out_shardings=(plan.shardings, sharding.replicated(mesh)),
+        out_shardings=(plan.shardings, sharding.replicated_sharding(mesh)),
         donate_argnums=0,
     )
     side = config.data.resolution

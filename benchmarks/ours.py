@@ -91,7 +91,7 @@ def objective(apply: ApplyFn) -> objectives.DiffusionObjective:
     return objectives.DiffusionObjective(
         apply,
         schedule=schedule,
-        time_law=time_distributions.uniform(),
+        time_distribution=time_distributions.uniform(),
         weight=weighting.min_snr,
         loss=loss.mse,
         kind="v",
@@ -158,7 +158,9 @@ def compile_step(
       mesh: the devices.
       batch: on the devices.
     """
-    jitted = loop.jit_step(sharding.pin_maps(train_step, mesh), plan.shardings, mesh)
+    jitted = loop.jit_step(
+        sharding.pin_feature_maps(train_step, mesh), plan.shardings, mesh
+    )
     start = time.perf_counter()
     lowered = jitted.lower(plan.abstract, batch)
     traced = time.perf_counter()

@@ -202,9 +202,9 @@ def rows_of_picture(
     Of a measurement that is no image, its pseudo-inverse is the input.
     """
     made = np.asarray(images.to_uint8(setting.restore(y, SAMPLES, chosen)[0]))
-    lost, rows = setting.lost, []
-    shown = y if lost.is_image else setting.guess(y)
-    factor = lost.factor if lost.is_image else 1
+    degradation, rows = setting.degradation, []
+    shown = y if degradation.is_image else setting.guess(y)
+    factor = degradation.factor if degradation.is_image else 1
     for k, number in enumerate(chosen):
         small = np.asarray(images.to_uint8(shown[number]))
         row = [images.enlarge(small, factor), *made[k * SAMPLES : (k + 1) * SAMPLES]]
@@ -306,7 +306,7 @@ def main() -> None:
             rows.append(rows_of_picture(bench, setting, y, turns[len(rows)]))
     show_tasks(results, args.samples)
     changed, wanted = {}, args.variants
-    if not bench.built.num_classes:
+    if not bench.net.num_classes:
         wanted = [name for name in wanted if "restore.classes" not in VARIANTS[name]]
     if wanted:
         for name in (names[0], names[2]):

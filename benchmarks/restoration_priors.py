@@ -151,7 +151,7 @@ def table() -> dict[str, tuple[Family, Make]]:
         return family, lambda a, y: ddnm.ddnm(a, y, family, eta, **how)
 
     def plain(solver: Solver) -> tuple[Family, Make]:
-        return VP, lambda a, y: null_space.projected(solver, a, y)
+        return VP, lambda a, y: null_space.project_solver(solver, a, y)
 
     return {
         "ddnm, eta .85": own(VP, 0.85),

@@ -22,8 +22,8 @@ from simple_diffusion.build.image_geometry import parse_size
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import files, images
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Params
-from simple_diffusion.pipelines import trained_weights
+from simple_diffusion.core.types import Params, Weights
+from simple_diffusion.pipelines import runs, trained_weights
 from simple_diffusion.pipelines.restoration import masks
 from simple_diffusion.training import sharding
 
@@ -39,7 +39,7 @@ class Bench:
     """
 
     recipe: dict[str, Any]
-    built: network.Model
+    net: network.Network
     params: Params
     step: int | None
     originals: UInt8[np.ndarray, "n h w c"]
@@ -65,19 +65,17 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     asked = {"restore.input": f"held_out:{count}", "restore.degrade": True}
     values = recipe.changed(recipe.load(name), asked)
     config: Config = ConfigDict(values)
-    folder = files.folder(workdir)
-    classes = workdir.class_names(folder)
-    workdir.compare(config, folder, files.say)
-    built = network.model(config, len(classes))
+    folder = files.resolve_folder(workdir)
+    classes = runs.load_classes(folder)
+    runs.print_differences(config, folder)
+    net = network.network(config, len(classes))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, params = trained_weights.load_named(
-        folder, built, mesh, config.sample.weights
-    )
+    step, params = trained_weights.load_named(folder, net, mesh, config.sample.weights)
     size = parse_size(config.restore.size, diffusion.reference(config), "restore.size")
-    read = list(data.data(config).whole(count, 1, size))
+    read = list(data.data(config).full_images(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])
     labels = np.concatenate([np.asarray(one.label) for one in read])
-    return Bench(values, built, params, step, originals, labels, batch_size)
+    return Bench(values, net, params, step, originals, labels, batch_size)
 
 
 class Setting:
@@ -85,7 +83,7 @@ class Setting:
 
     Attributes:
       how: the functions behind it.
-      lost: what was lost.
+      degradation: what was lost.
       known: 1 where a pixel is known, [n, h, w, 1].
     """
 
@@ -99,15 +97,16 @@ class Setting:
         """
         config: Config = ConfigDict(recipe.changed(bench.recipe, keys))
         self._bench, self._guided = bench, config.restore.classes is not None
-        plan = restoration.plan(config, bench.built, ())
-        self.lost, self.known = plan.lost, _known(plan, bench)
-        self.how = restoration.restoration(config, bench.built, bench.size)
+        self._seed = config.sample.seed
+        plan = restoration.plan(config, bench.net, ())
+        self.degradation, self.known = plan.degradation, _known(plan, bench)
+        self.how = restoration.restoration(config, bench.net, bench.size)
         b, shape = bench.batch_size, jax.ShapeDtypeStruct
         number = shape((b,), np.int32)
         y = shape((b, *self.how.measured), np.float32)
         known = shape((b, *bench.size, 1), np.float32)
         traced = jax.jit(self.how.restore).lower(
-            bench.params, None, number, number, y, known
+            *(Weights(bench.params), number, number, number, y, known)
         )
         self._restore = traced.compile()
 
@@ -115,7 +114,8 @@ class Setting:
         """Returns the measurement of each image, with noise."""
         x = images.to_unit_range(self._bench.originals)
         index = np.arange(len(x), dtype=np.int32)
-        return np.asarray(jax.jit(self.how.measure)(x, self.known, index))
+        seed = np.full_like(index, self._seed)
+        return np.asarray(jax.jit(self.how.measure)(x, self.known, seed, index))
 
     def guess(self, y: np.ndarray) -> np.ndarray:
         """Returns the pseudo-inverse of the measurement of each image."""
@@ -147,16 +147,18 @@ class Setting:
         index = number * samples + np.tile(np.arange(samples), len(every))
         label = self._bench.labels[number]
         if not self._guided:
-            label = np.full_like(label, self._bench.built.num_classes)
+            label = np.full_like(label, self._bench.net.num_classes)
         made, seconds, size = [], [], self._bench.batch_size
         for first in range(0, len(number), size):
             # What fills up the last batch is there anyway.
             rows = np.arange(first, first + size) % len(number)
             batch = index[rows].astype(np.int32), label[rows].astype(np.int32)
+            seed = np.full(len(rows), self._seed, np.int32)
             seen = number[rows]
             start = time.perf_counter()
             x = self._restore(
-                self._bench.params, None, *batch, y[seen], self.known[seen]
+                *(Weights(self._bench.params), seed, *batch),
+                *(y[seen], self.known[seen]),
             )
             made.append(np.asarray(x))
             seconds.append(time.perf_counter() - start)

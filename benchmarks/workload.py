@@ -133,14 +133,14 @@ def _batch(tree: dict[str, Any], images: int) -> Any:
 
 def _kept_bytes(tree: dict[str, Any], images: int) -> int:
     config = recipe.sections(tree)
-    built = network.model(config, config.data.num_classes or 0)
-    objective = diffusion.objective(config, built)
+    net = network.network(config, config.data.num_classes or 0)
+    objective = diffusion.objective(config, net)
 
     def backward(params: Any, batch: Any) -> Callable[..., Any]:
         draw = objective.draw(jax.random.key(0), batch)
         return jax.vjp(lambda p: objective(p, batch, draw)[0].sum(), params)[1]
 
-    params = jax.eval_shape(built.init, jax.random.key(0))
+    params = jax.eval_shape(net.init, jax.random.key(0))
     leaves = jax.tree.leaves(jax.eval_shape(backward, params, _batch(tree, images)))
     own = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)}
     return sum(

@@ -1,4 +1,4 @@
-"""From a network to a denoise function: the only place where the two meet."""
+"""Turns a network and its parameters into a denoise function."""
 
 from jaxtyping import Array, Float
 
@@ -14,14 +14,14 @@ def denoise_fn(
     cond: Conditioning,
     family: Family = VP,
 ) -> DenoiseFn:
-    """Returns a network as a function from noisy to clean images.
+    """Binds a network, parameters and conditioning to a denoise function.
 
     Args:
       apply: the network.
       params: its parameters.
       kind: what it predicts, one of `parameterization.KINDS`.
       cond: what it is conditioned on, one entry per image.
-      family: the scale of z it was trained with.
+      family: the scale of z that the network was trained with.
     """
 
     def denoise(

@@ -1,15 +1,15 @@
 """The variational bound on the negative log likelihood of 8-bit images.
 
-Sending an image down the whole process and back costs, in nats (VDM, arXiv 2107.00630,
-section 5; the process in the notation of process.py),
+Encoding an image with the complete diffusion process costs, in nats (VDM, arXiv
+2107.00630, section 5; the process in the notation of process.py),
 
-    -log p(x)  <=  KL(q(z_1 | x) || N(0, 1))         what is left of x at the noisy end
-                 + E[-log p(x | z_0)]                what is unsure at the clean end
-                 + 1/2 integral E||eps - eps_hat||^2 dlogsnr        all between the ends
+    -log p(x)  <=  KL(q(z_1 | x) || N(0, 1))         prior: the noisy end
+                 + E[-log p(x | z_0)]                reconstruction: the clean end
+                 + 1/2 integral E||eps - eps_hat||^2 dlogsnr        diffusion: between
 
-with sums over pixels and channels. Divided by how many those are, and by log 2, it is
-in bits per dimension. Of a schedule the bound knows only the two ends, and of the scale
-of z nothing. All functions return one number per example.
+with sums over pixels and channels. Divided by their number and by log 2, the bound is
+in bits per dimension. It depends on the two ends of the schedule alone, and not on the
+scale of z. All functions return one number per example.
 """
 
 import math
@@ -49,15 +49,15 @@ def bound(
 ) -> Bound:
     """Returns an unbiased estimate of the bound from one noise level per example.
 
-    The levels are uniform in logsnr. The schedule itself would visit its ends so rarely
-    that the few visits, weighted up, would be most of the variance.
+    The levels are uniform in logsnr. Samples uniform in t would hit the ends of the
+    schedule rarely and with large weights, which would dominate the variance.
 
     Args:
       denoise: the denoise function.
       x: images whose pixels are the 256 levels of [-1, 1].
-      schedule: its ends are those of the integral.
-      u: uniform in [0, 1], where between the ends the level lies; stratified numbers
-        (time_laws.py) make the estimate far less noisy.
+      schedule: its ends are the limits of the integral.
+      u: uniform in [0, 1]: position of the level between the ends; stratified numbers
+        (time_distributions.py) greatly reduce the variance of the estimate.
       keys: one per example.
       family: the scale of z that `denoise` expects.
     """
@@ -98,7 +98,7 @@ def reconstruction(
         d = ratio * (x - (k / 127.5 - 1.0))
         return total + jnp.exp(-0.5 * jnp.square(d) - d * eps)
 
-    # A loop, since 256 images of every image would not fit into memory.
+    # A loop, because 256 arrays of the size of the batch would not fit into memory.
     total = jax.lax.fori_loop(0, 256, add_level, jnp.zeros_like(x))
     return _bits(jnp.log(total))
 

@@ -1,7 +1,7 @@
 """Quadratic losses of an error image, one number per example.
 
-An error is prediction minus target, in any space. The mean over the batch happens once,
-in the objective.
+An error is prediction minus target, in any space. The training step takes the mean over
+the batch.
 """
 
 import math
@@ -22,10 +22,10 @@ def multiscale_mse(smallest: int = 32, normalise: str = "mean") -> LossFn:
     """Returns the mean squared error summed over scales (arXiv 2301.11093, Eq. 9).
 
     With d the side of the image, the scales are s = d, d/2, d/4, ... as long as s is at
-    least `smallest` and the sides stay whole. The error, averaged to side s, enters
-    with weight 1/s. Averaging leaves coarse errors as they are and takes fine ones
-    away, so the coarse ones count more: at d = 512 a constant error counts 31 times
-    what it would at one scale, and pixel-sized noise hardly more than once.
+    least `smallest` and the sides stay integers. The error, averaged to side s, enters
+    with weight 1/s. Averaging keeps coarse errors and removes fine ones, so coarse
+    errors weigh more: at d = 512 a constant error weighs 31 times as much as at one
+    scale, and pixel-sized noise hardly more than once.
 
     Args:
       smallest: the smallest side.

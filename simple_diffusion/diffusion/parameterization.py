@@ -1,4 +1,4 @@
-"""What a network predicts, and how to turn one kind of prediction into another.
+"""Kinds of network predictions, and the conversions between them.
 
 Every kind is a linear combination a x + b eps of image and noise:
 
@@ -12,8 +12,8 @@ determinant det = alpha b - sigma a. So a prediction o and z_t give
 
     x_hat = (b z_t - sigma o) / det,    and back    o = (b z_t - det x_hat) / sigma,
 
-and an error in x_hat of size d is an error of (det / sigma) d in o. The kinds differ
-only in this factor, which is how a loss in one space is known in every other.
+and an error of size d in x_hat is an error of size (det / sigma) d in o. The kinds
+differ only in this factor, so a loss in one space converts exactly to every other.
 """
 
 from collections.abc import Callable
@@ -42,9 +42,9 @@ def target(
     logsnr: Float[Array, "b"],
     family: Family = VP,
 ) -> Float[Array, "b ..."]:
-    """Returns what a perfect network of this kind would predict for x and eps.
+    """Returns the ideal prediction of this kind for x and eps.
 
-    Training uses this one rather than `from_x`: it divides by nothing.
+    Training uses this function rather than `from_x`, because it has no division.
     """
     a, b = _combination(kind, *process.expand(family, logsnr, x))
     return a * x + b * eps
@@ -62,7 +62,7 @@ def to_x(
     Args:
       kind: one of `KINDS`.
       output: the prediction.
-      z_t: the noisy image it was made from.
+      z_t: the noisy image that the prediction is for.
       logsnr: the noise level of z_t.
       family: the scale of z_t.
 
@@ -81,10 +81,10 @@ def from_x(
     logsnr: Float[Array, "b"],
     family: Family = VP,
 ) -> Float[Array, "b ..."]:
-    """Returns the prediction of any kind that amounts to x_hat; the inverse of `to_x`.
+    """Returns the prediction that is equivalent to x_hat; the inverse of `to_x`.
 
-    Arguments and errors as for `to_x`. Divides by sigma, so at high logsnr every kind
-    but x carries the rounding error of z_t, magnified.
+    Arguments and errors as for `to_x`. It divides by sigma, so at high logsnr the
+    rounding error of z_t is amplified in every kind but x.
     """
     alpha, sigma = process.expand(family, logsnr, z_t)
     a, b = _combination(kind, alpha, sigma)

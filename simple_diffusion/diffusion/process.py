@@ -29,7 +29,7 @@ two times, s is the cleaner and t the noisier one, s < t, so λₛ > λₜ.
 
         σₜₛ² = c σₜ²,         c = 1 − r = −expm1(λₜ − λₛ) ∈ (0, 1),             (4)
 
-    which is exact to the last digit for steps of any length. c is the share of the
+    which is exact to the last digit for steps of any length. c is the fraction of the
     noise in zₜ that this step has added.
 
 §3  One step cleaner, if x were known.  By Bayes' rule q(zₛ | zₜ, x) is proportional to
@@ -132,10 +132,10 @@ def add_noise(
     return alpha * x + sigma * eps
 
 
-def added_share(
+def added_noise_fraction(
     logsnr_t: Float[Array, "*s"], logsnr_s: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """Returns c, the share of the noise in z_t that is new since z_s: equation (4)."""
+    """Returns c, the fraction of the noise in z_t added since z_s: equation (4)."""
     return -jnp.expm1(logsnr_t - logsnr_s)
 
 
@@ -145,8 +145,8 @@ def transition(
     """Returns the moments of one step noisier, from s to t."""
     alpha_t, sigma_t = family.alpha_sigma(logsnr_t)
     alpha_s, _ = family.alpha_sigma(logsnr_s)
-    share = added_share(logsnr_t, logsnr_s)
-    return Transition(alpha_t / alpha_s, share * jnp.square(sigma_t))
+    fraction = added_noise_fraction(logsnr_t, logsnr_s)
+    return Transition(alpha_t / alpha_s, fraction * jnp.square(sigma_t))
 
 
 def posterior(
@@ -155,9 +155,9 @@ def posterior(
     """Returns the moments of one step cleaner, from t to s, when x is known."""
     alpha_t, sigma_t = family.alpha_sigma(logsnr_t)
     alpha_s, sigma_s = family.alpha_sigma(logsnr_s)
-    share = added_share(logsnr_t, logsnr_s)
+    fraction = added_noise_fraction(logsnr_t, logsnr_s)
     return Posterior(
         z_scale=alpha_t / alpha_s * jnp.square(sigma_s / sigma_t),
-        x_scale=share * alpha_s,
-        variance=share * jnp.square(sigma_s),
+        x_scale=fraction * alpha_s,
+        variance=fraction * jnp.square(sigma_s),
     )

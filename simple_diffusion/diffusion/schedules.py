@@ -1,11 +1,11 @@
 """Noise schedules: the log signal-to-noise ratio as a function of time, and back.
 
 Time runs from t = 0 (clean) to t = 1 (noise), so every schedule is strictly decreasing.
-A schedule has one more face: if t is uniform then logsnr is random, and its density
-p(logsnr) = -dt/dlogsnr says how often training visits each noise level.
+A schedule also defines a distribution: if t is uniform, logsnr has the density
+p(logsnr) = -dt/dlogsnr, which is how often training samples each noise level.
 
-A bound is applied by re-mapping t and never by clamping logsnr: a clamped schedule has
-a flat end, where its density is infinite and its inverse does not exist.
+Bounds are applied by remapping t and never by clamping logsnr: a clamped schedule has a
+flat end, where the density is infinite and the inverse does not exist.
 """
 
 import dataclasses
@@ -48,9 +48,9 @@ class Cosine:
     logsnr_min: float = -15.0
     logsnr_max: float = 15.0
 
-    # tan(u) = sigma/alpha = exp(-logsnr/2). Near t = 1, where u approaches pi/2,
-    # float32 cannot tell its neighbours apart (an error of 3e-4 in logsnr), so u is
-    # measured from whichever end of the quarter circle is nearer.
+    # tan(u) = sigma/alpha = exp(-logsnr/2). Near t = 1, where u approaches pi/2, the
+    # resolution of float32 is too low (an error of 3e-4 in logsnr). So u is measured
+    # from the nearer end of the quarter circle.
 
     @property
     def _start(self) -> float:
@@ -87,8 +87,8 @@ class Cosine:
 class Flow:
     """alpha = 1 - a, sigma = a, with the amplitude a linear in t (rectified flow).
 
-    Only logsnr is meant here: the scale of z belongs to the family (process.py), and
-    any family can be trained with any schedule. Source: arXiv 2209.03003.
+    The schedule defines logsnr only. The family (process.py) defines the scale of z,
+    and any family can be trained with any schedule. Source: arXiv 2209.03003.
 
     Attributes:
       logsnr_min: logsnr at t = 1.
@@ -131,12 +131,12 @@ class Flow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shifted:
+class ShiftedSchedule:
     """Another schedule with a constant added to its logsnr.
 
     Attributes:
       base: the schedule that is shifted.
-      shift: what is added; an array broadcasts against t, one shift per example.
+      shift: added to logsnr; an array broadcasts against t, one shift per example.
     """
 
     base: Schedule
@@ -156,8 +156,8 @@ class Shifted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpolated:
-    """A mixture that moves from one schedule at t = 0 to another at t = 1.
+class InterpolatedSchedule:
+    """A linear interpolation from one schedule at t = 0 to another at t = 1.
 
     Attributes:
       clean: the schedule at the clean end.
@@ -172,7 +172,7 @@ class Interpolated:
         return (1.0 - t) * self.clean(t) + t * self.noisy(t)
 
     def inverse(self, logsnr: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Returns t by bisection; outside the range it stays at the nearer end."""
+        """Returns t by bisection; outside the range, the nearer end."""
 
         def halve(_, bracket):
             low, high = bracket
@@ -180,7 +180,7 @@ class Interpolated:
             is_before = self(middle) > logsnr  # then the answer lies later
             return jnp.where(is_before, middle, low), jnp.where(is_before, high, middle)
 
-        # 2^-32 is below what float32 resolves even at the clean end, where t itself is
+        # 2^-32 is below the resolution of float32, also at the clean end, where t is
         # added to an angle of 1e-4 or more.
         bracket = jnp.zeros_like(logsnr), jnp.ones_like(logsnr)
         low, high = jax.lax.fori_loop(0, 32, halve, bracket)
@@ -203,29 +203,29 @@ def cosine(logsnr_min: float = -15.0, logsnr_max: float = 15.0) -> Cosine:
 def flow(
     logsnr_min: float = -15.0, logsnr_max: float = 15.0, shift: float = 0.0
 ) -> Schedule:
-    """Returns the straight-line schedule between two bounds, shifted after them."""
+    """Returns the straight-line schedule between two bounds; the shift comes last."""
     base = Flow(logsnr_min, logsnr_max)
-    return Shifted(base, shift) if shift else base
+    return ShiftedSchedule(base, shift) if shift else base
 
 
-def shifted(
+def shift_schedule(
     base: Cosine | Flow,
     noise_d: int | float,
     image_d: int | float,
     keep_end_points: bool = False,
-) -> Shifted:
+) -> ShiftedSchedule:
     """Returns `base` with the SNR divided by (image_d / noise_d)^2.
 
-    Averaging over k x k pixels divides the variance of white noise by k^2. So that an
-    image of side image_d, pooled to noise_d, is as noisy as `base` says, its own SNR
-    has to be smaller by that factor (arXiv 2301.11093, section 3.1).
+    Averaging over k x k pixels divides the variance of white noise by k^2. An image of
+    side image_d, pooled to noise_d, shall be as noisy as `base` defines. Its own SNR is
+    therefore smaller by that factor (arXiv 2301.11093, section 3.1).
 
     Args:
       base: the schedule at the reference resolution.
       noise_d: side in pixels of the reference resolution; smaller means noisier.
       image_d: side in pixels of the images fed to the network; sqrt(h w) if not square.
-      keep_end_points: moves the bounds of `base` the other way first, so that the shift
-        leaves the logsnr at t = 0 and t = 1 where they were.
+      keep_end_points: first moves the bounds of `base` in the opposite direction, so
+        that the logsnr at t = 0 and t = 1 do not change.
     """
     shift = 2.0 * math.log(noise_d / image_d)
     if keep_end_points:
@@ -234,17 +234,17 @@ def shifted(
             logsnr_min=base.logsnr_min - shift,
             logsnr_max=base.logsnr_max - shift,
         )
-    return Shifted(base, shift)
+    return ShiftedSchedule(base, shift)
 
 
-def interpolated(clean: Schedule, noisy: Schedule) -> Interpolated:
+def interpolate_schedules(clean: Schedule, noisy: Schedule) -> InterpolatedSchedule:
     """Returns the schedule that starts as `clean` and ends as `noisy`.
 
-    For text-to-image at 512 pixels: clean = shifted(cosine(), 256, 512) and
-    noisy = shifted(cosine(), 32, 512). Swapping them gives Eq. 6 of arXiv 2301.11093 as
-    printed, which narrows the range of logsnr instead of widening it.
+    For text-to-image at 512 pixels: clean = shift_schedule(cosine(), 256, 512) and
+    noisy = shift_schedule(cosine(), 32, 512). Swapping them gives Eq. 6 of arXiv
+    2301.11093 as printed, which narrows the range of logsnr instead of widening it.
     """
-    return Interpolated(clean, noisy)
+    return InterpolatedSchedule(clean, noisy)
 
 
 def _from_nearer_end(
@@ -252,8 +252,8 @@ def _from_nearer_end(
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """Returns the distance from the nearer end, and the sign of -logsnr' there.
 
-    The choice is made before any function is applied, so that neither the value nor the
-    gradient ever meets the singularity at the far end.
+    The end is selected before any function is applied, so that neither the value nor
+    the gradient is evaluated at the singularity of the far end.
     """
     is_first_half = t <= 0.5
     distance = jnp.where(is_first_half, start + t * width, end + (1.0 - t) * width)

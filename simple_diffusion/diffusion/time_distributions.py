@@ -1,7 +1,8 @@
-"""How training draws t; the schedule then says which logsnr that is.
+"""Distributions of t in training; the schedule maps t to logsnr.
 
-A law is a sampler together with its density, by which the loss is divided: a law
-decides where the samples fall, and never what the loss is.
+A time distribution is a sampler together with its density. The loss is divided by the
+density, so the distribution selects the noise levels and does not change the expected
+loss.
 """
 
 import math
@@ -18,7 +19,7 @@ from simple_diffusion.core.types import Key
 _MARGIN = 2.0**-24
 
 
-class TimeLaw(NamedTuple):
+class TimeDistribution(NamedTuple):
     """A distribution of t on [0, 1].
 
     sample: (key, n) -> t [n].
@@ -29,25 +30,27 @@ class TimeLaw(NamedTuple):
     log_density: Callable[[Float[Array, "n"]], Float[Array, "n"]]
 
 
-def uniform() -> TimeLaw:
-    """Returns the law of independent, uniform times."""
-    return TimeLaw(lambda key, n: jax.random.uniform(key, (n,)), jnp.zeros_like)
+def uniform() -> TimeDistribution:
+    """Returns independent, uniform times."""
+    return TimeDistribution(
+        lambda key, n: jax.random.uniform(key, (n,)), jnp.zeros_like
+    )
 
 
-def stratified() -> TimeLaw:
-    """Returns uniform times of which each n-th of [0, 1] holds exactly one.
+def stratified() -> TimeDistribution:
+    """Returns stratified uniform times: one in each of n equal parts of [0, 1].
 
-    Each time alone is uniform, but the batch covers the noise levels evenly, which
-    takes most of the variance out of the loss (VDM, arXiv 2107.00630, appendix I.1).
+    Each single time is uniform, and the batch covers the noise levels evenly. This
+    removes most of the variance of the loss (VDM, arXiv 2107.00630, appendix I.1).
     """
-    return TimeLaw(_stratified_uniform, jnp.zeros_like)
+    return TimeDistribution(_stratified_uniform, jnp.zeros_like)
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeLaw:
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDistribution:
     """Returns t = sigmoid(mean + std n) for standard normal n, drawn in strata.
 
-    A positive mean prefers noise: time runs to t = 1 at pure noise here, and the other
-    way in some papers (arXiv 2403.03206, arXiv 2511.13720).
+    A positive mean prefers noise. Here t = 1 is pure noise; some papers reverse time
+    (arXiv 2403.03206, arXiv 2511.13720).
     """
 
     def sample(key: Key, n: int) -> Float[Array, "n"]:
@@ -60,12 +63,12 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeLaw:
         normal = -0.5 * jnp.square((log_t - log_1_t - mean) / std)
         return normal - math.log(std * math.sqrt(2.0 * math.pi)) - log_t - log_1_t
 
-    return TimeLaw(sample, log_density)
+    return TimeDistribution(sample, log_density)
 
 
 def _stratified_uniform(key: Key, n: int) -> Float[Array, "n"]:
     offset_key, order_key = jax.random.split(key)
     t = (jax.random.uniform(offset_key) + jnp.arange(n) / n) % 1.0
-    # Shuffled, or neighbours in a batch would be neighbours in time, and a device or a
-    # microbatch would see one part of the noise levels at a time.
+    # Shuffled, because otherwise a device or a microbatch would get neighbouring times
+    # and so only one part of the noise levels.
     return jax.random.permutation(order_key, t)

@@ -1,17 +1,18 @@
-"""Loss weightings, all in one currency.
+"""Loss weightings, all relative to one measure.
 
 A weighting is the logarithm of w(logsnr) in
 
     loss = integral of w(logsnr) E_eps(logsnr) dlogsnr,
 
-where E_eps is the mean squared error of the predicted noise. The integral knows nothing
-of t: a training schedule only says where its samples fall, and is divided out.
+where E_eps is the mean squared error of the predicted noise. The integral does not
+depend on t: a training schedule only selects the samples, and is divided out.
 
-Many published losses are averages over t instead, and so depend on the schedule they
-were published with: the density p(logsnr) of that schedule is part of their weight.
-They take it as an argument here. Trained with that very schedule and uniform t, the
-density cancels and what is left is the published formula; trained with another, the
-loss is still the same. With E_x = E_eps / SNR, and so on, from parameterization.py.
+Many published losses are averages over t instead, and so depend on the schedule that
+they were published with: the density p(logsnr) of that schedule is part of the weight.
+Such weightings take the schedule as an argument. In training with the same schedule and
+uniform t, the density cancels and the published formula remains; in training with
+another schedule, the loss stays the same. With E_x = E_eps / SNR, and so on, from
+parameterization.py.
 """
 
 import functools
@@ -37,9 +38,9 @@ def mse(kind: str, schedule: Schedule, family: Family = VP) -> WeightFn:
     """Returns the weighting of the plain mean over t of the squared error of `kind`.
 
     Args:
-      kind: the space the error is measured in, whatever the network predicts.
+      kind: the space of the error, independent of what the network predicts.
       schedule: the schedule over which t was uniform.
-      family: the scale of z in which v is meant; the other kinds do not depend on it.
+      family: the scale of z that defines v; the other kinds do not depend on it.
     """
 
     def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
@@ -86,7 +87,7 @@ def soft_min_snr(schedule: Schedule, gamma: float = 5.0) -> WeightFn:
 def sigmoid(bias: float) -> WeightFn:
     """Returns sigmoid(bias - logsnr), the loss of SiD2 (arXiv 2410.19324, Eq. 4).
 
-    There it stands as exp(bias) sigmoid(logsnr - bias) on E_x, times -dlogsnr/dt.
+    The paper writes it as exp(bias) sigmoid(logsnr - bias) on E_x, times -dlogsnr/dt.
     """
     return lambda logsnr: jax.nn.log_sigmoid(bias - logsnr)
 
@@ -114,9 +115,9 @@ def edm(p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> We
 def sigmoid_bias(resolution: int) -> float:
     """Returns the bias of `sigmoid` for images of this side.
 
-    Between the tabulated sides the bias is linear in log2(side); outside it falls by
+    The bias is linear in log2(side) between the tabulated sides. Outside it falls by
     2 log 2 per doubling, the rate at which pooled images gain SNR. The value at 64 is
-    that of public code for rectified flow, the others are SiD2's.
+    from public code for rectified flow, the others are from SiD2.
     """
     sides, biases = [64, 128, 256, 512, 1024], [2.0, 0.0, -1.0, -3.0, -4.0]
     inside = min(max(resolution, sides[0]), sides[-1])

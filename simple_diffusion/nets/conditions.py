@@ -19,7 +19,7 @@ def logsnr_input(
     """Returns the noise level as a number of order one.
 
     Args:
-      kind: "linear" maps [low, high] onto [0, 1] and goes on beyond; "sigmoid" is the
+      kind: "linear" maps [low, high] onto [0, 1] and extrapolates; "sigmoid" is the
         signal's share of the variance; "inv_cos" is the time at which the plain cosine
         schedule has this logsnr.
       logsnr: of any shape, float32.
@@ -27,7 +27,7 @@ def logsnr_input(
       high: where "linear" is 1.
 
     Raises:
-      ValueError: if there is no such kind.
+      ValueError: if the kind is unknown.
     """
     match kind:
         case "linear":
@@ -56,9 +56,9 @@ def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channe
 class Embedding(nn.Module):
     """Logsnr and label -> the vector that modulates every block, in float32.
 
-    Sinusoid -> Dense -> swish -> Dense, plus a learned vector per class, and a last
-    swish, since every block would begin with it. The class table has one row more than
-    there are classes: the last stands for "no class".
+    Sinusoid -> Dense -> swish -> Dense, plus a learned vector per class. A final swish
+    is applied here because every block would start with it. The class table has one
+    more row than there are classes: the last row stands for "no class".
 
     Fields:
       channels: width of the vector.
@@ -66,8 +66,8 @@ class Embedding(nn.Module):
       num_classes: 0 for an unconditional network.
       input: how logsnr becomes a number, see `logsnr_input`.
       input_range: the logsnr that "linear" maps to 0 and to 1.
-      scale: makes the vector depend on the resolution of the whole image, by two Dense
-        layers like those of logsnr; None: it does not.
+      scale: makes the vector depend on the resolution of the full image, by two Dense
+        layers like those of logsnr. None: the vector does not depend on it.
     """
 
     channels: int = 1024
@@ -82,15 +82,15 @@ class Embedding(nn.Module):
         self,
         logsnr: Float[Array, "b"],
         cond: Conditioning,
-        whole: Float[Array, "_ 2"] | None = None,
+        full_size: Float[Array, "_ 2"] | None = None,
     ) -> Float[Array, "b d"]:
         """Returns the activated vector of each example.
 
         Args:
           logsnr: noise level.
           cond: its label.
-          whole: height and width of the whole images in pixels, for `scale`; one row
-            if all are equal.
+          full_size: height and width of the full images in pixels, for `scale`; one
+            row if all are equal.
 
         Raises:
           ValueError: if a label is given without classes or missing with classes, or
@@ -105,11 +105,11 @@ class Embedding(nn.Module):
             init = nn.initializers.normal((self.num_classes + 1) ** -0.5)
             shape = (self.num_classes + 1, self.channels)
             table = self.param("classes", init, shape, jnp.float32)
-            # A label out of range becomes NaN: loud, where clipping would be silent.
+            # A label out of range becomes NaN. Clipping would hide the error.
             h = h + jnp.take(table, cond.label, axis=0, mode="fill")
         if self.scale is not None:
-            assert whole is not None
-            s = nn.Dense(self.channels, name="scale_1")(self.scale(whole))
+            assert full_size is not None
+            s = nn.Dense(self.channels, name="scale_1")(self.scale(full_size))
             h = h + nn.Dense(self.channels, name="scale_2")(nn.swish(s))
         return nn.swish(h)
 
@@ -126,7 +126,7 @@ class Embedding(nn.Module):
 
 
 def join_image(z_t: Float[Array, "b h w c"], cond: Conditioning) -> Array:
-    """Returns z_t, joined by channels to the spatial conditioning if there is one.
+    """Concatenates z_t and the conditioning image, if any, along the channels.
 
     Raises:
       ValueError: if the two differ in height or width.

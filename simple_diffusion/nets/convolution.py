@@ -1,4 +1,4 @@
-"""The 3x3 convolution of all networks: plain, or aware of scale and of place."""
+"""The 3x3 convolution of all networks: plain, or aware of scale and position."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.nets import position, safa
-from simple_diffusion.nets.position import Place
+from simple_diffusion.nets.position import Region
 
 
 class Conv3x3(nn.Module):
@@ -18,9 +18,9 @@ class Conv3x3(nn.Module):
       channels: of the result.
       zero: whether its kernel starts at zero.
       padding: see `safa.convolve`.
-      mixture: of kernels by the resolution of the whole image; None has one kernel.
-      bands: above 0, the Fourier features of the place (`position.fourier`) are further
-        input channels, whose part of the kernel starts at zero.
+      mixture: of kernels by the resolution of the full image; None has one kernel.
+      bands: above 0, the Fourier features of the position (`position.fourier`) are
+        additional input channels, whose part of the kernel starts at zero.
       dtype: of the computation.
     """
 
@@ -33,13 +33,13 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], place: Place | None = None
+        self, x: Float[Array, "b h w c"], region: Region | None = None
     ) -> Float[Array, "b h w d"]:
         """Returns the map, of the same height and width.
 
         Args:
           x: the map.
-          place: of the map in the whole image; needed by a mixture and by bands.
+          region: of the map in the full image; needed by a mixture and by bands.
         """
         zeros, shape = nn.initializers.zeros, (3, 3, x.shape[-1], self.channels)
         x = x.astype(self.dtype)
@@ -50,29 +50,31 @@ class Conv3x3(nn.Module):
             weights = jnp.ones((1, 1))
             y = safa.conv3x3(x, kernel.astype(self.dtype), self.padding)
         else:
-            assert place is not None
+            assert region is not None
             m = self.mixture
-            init = zeros if self.zero else safa.related(m.spread)
+            init = zeros if self.zero else safa.correlated_uniform(m.spread)
             kernels = self.param("kernels", init, (m.experts, *shape), jnp.float32)
             biases = (m.experts, self.channels)
             biases = self.param("biases", zeros, biases, jnp.float32)
-            weights = safa.Router(m, name="router")(place.whole)
+            weights = safa.Router(m, name="router")(region.full_size)
             bias = weights @ biases
             y = safa.convolve(x, kernels, weights, self.padding, m.implementation)
         if self.bands:
-            assert place is not None
-            y = y + self._of_place(place, (x.shape[1], x.shape[2]), weights)
+            assert region is not None
+            y = y + self._position_features(region, (x.shape[1], x.shape[2]), weights)
         return y + bias[:, None, None].astype(self.dtype)
 
-    def _of_place(self, place: Place, size: tuple[int, int], weights: Array) -> Array:
-        """Returns what the channels of Fourier features add, [b, h, w, channels].
+    def _position_features(
+        self, region: Region, size: tuple[int, int], weights: Array
+    ) -> Array:
+        """Returns the contribution of the Fourier features, [b, h, w, channels].
 
-        A feature of the row is equal along its row: it is convolved on a map three
-        columns wide, and the middle one of the result repeated. Thus its dozens of
-        channels cost next to nothing.
+        A feature of the row is constant along the row. It is therefore convolved on a
+        map three columns wide, and the middle column of the result is repeated. This
+        makes dozens of channels almost free.
         """
         experts = weights.shape[1]
-        maps = position.fourier(place, size, self.bands)
+        maps = position.fourier(region, size, self.bands)
         f = maps[0].shape[-1]
         shape = (experts, 3, 3, 2 * f, self.channels)
         init = nn.initializers.zeros
@@ -84,19 +86,19 @@ class Conv3x3(nn.Module):
             implementation="experts",
         )
         total = jnp.zeros((), self.dtype)
-        for axis, (one, kernel) in enumerate(
+        for axis, (feature, kernel) in enumerate(
             zip(maps, jnp.split(kernels, 2, axis=3), strict=True)
         ):
             across = 2 - axis  # the axis along which these features do not change
             n = size[1 - axis]
-            narrow = jnp.expand_dims(one.astype(self.dtype), across)
+            narrow = jnp.expand_dims(feature.astype(self.dtype), across)
             narrow = jnp.repeat(narrow, min(n, 3), across)
             total = total + _widen(convolve(narrow, kernel), n, across)
         return total
 
 
 def _widen(x: Array, n: int, axis: int) -> Array:
-    """Returns x with the middle of three entries along an axis repeated to make n."""
+    """Repeats the middle of three entries along an axis until there are n entries."""
     if x.shape[axis] == n:
         return x
     first, middle, last = jnp.split(x, 3, axis)

@@ -1,4 +1,4 @@
-"""What the convolutional levels of every network are made of, and the level table."""
+"""Building blocks of the convolutional levels of all networks, and the level table."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.nets import ops, safa
 from simple_diffusion.nets.convolution import Conv3x3
-from simple_diffusion.nets.position import Place
+from simple_diffusion.nets.position import Region
 
 Film = tuple[Array, Array]  # scale and shift, [b, c] each
 
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,
 }
 
-# What a rematerialised block keeps from the forward for the backward pass.
+# Which intermediate results a rematerialised block keeps for the backward pass.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_saveable,
@@ -32,13 +32,13 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a network: a row of its table.
+    """One resolution of a network: one row of its level table.
 
     Fields:
       channels: width.
       blocks: residual or transformer blocks on the way down.
       kind: "conv" or "transformer".
-      blocks_up: blocks on the way up; None leaves it to the network.
+      blocks_up: blocks on the way up; None: the default of the network.
       attention: whether self-attention follows every residual block.
       heads: attention heads, a divisor of channels.
       dropout: rate inside the blocks of this level, in training.
@@ -61,27 +61,28 @@ class Level:
 
 @dataclass(frozen=True)
 class Style:
-    """How the blocks of a network are made, the same at every level.
+    """Options of the blocks of a network, the same at every level.
 
     Fields:
       conv_norm: norm in residual blocks; "group" has up to 32 groups.
       token_norm: norm in transformer blocks.
       activation: nonlinearity of all blocks.
-      skip: how a residual block on the way up takes a skip in: "add_sqrt2" is
+      skip: how a residual block on the way up merges a skip: "add_sqrt2" is
         (norm(x) + norm(skip)) / √2 before the first activation, "add" is x + skip,
         "concat" joins the channels.
       qk_norm: norm of queries and keys over a head's features.
-      position: how attention knows places: "rope" turns queries and keys in every
-        attention; a "learned" or "sincos" table is added once before a transformer
-        level.
-      film: where a transformer block takes the embedding: on the "hidden" units of its
-        MLP, on them "before_activation", on its "input", or "none".
+      position: how attention encodes positions: "rope" rotates queries and keys in
+        every attention; a "learned" or "sincos" table is added once before a
+        transformer level.
+      film: where the embedding modulates a transformer block: the "hidden" units of its
+        MLP, the same units "before_activation", the "input" of the MLP, or "none".
       attention: implementation, see `ops.attention`.
-      padding: what 3x3 convolutions in blocks see beyond the input: "zeros" mark its
-        border, which in a patch is rarely one of the image; "edge" repeats pixels.
-      bands: frequencies of the Fourier features of the place that are joined to the
-        channels inside each residual block and added before a transformer; 0: none.
-      mixture: how scale-aware convolutions follow the resolution.
+      padding: of the 3x3 convolutions in blocks. "zeros" lets the network detect the
+        border of the input, which for a patch is rarely the border of the image;
+        "edge" repeats the border pixels.
+      bands: frequencies of the Fourier features of the position, which are joined to
+        the channels inside each residual block and added before a transformer; 0: none.
+      mixture: how scale-aware convolutions depend on the resolution.
     """
 
     conv_norm: Literal["group", "layer", "rms"] = "group"
@@ -101,7 +102,7 @@ class Style:
 
 
 def _check_choices(table: Any) -> None:
-    """Raises ValueError if a field that is a choice has none of its values."""
+    """Raises ValueError if a `Literal` field has a value that it does not list."""
     for field, hint in get_type_hints(type(table)).items():
         value = getattr(table, field)
         if get_origin(hint) is Literal and value not in get_args(hint):
@@ -109,15 +110,15 @@ def _check_choices(table: Any) -> None:
 
 
 class Norm(nn.Module):
-    """Group, layer or RMS norm with its affine map and a FiLM in one multiply-add.
+    """Group, layer or RMS norm; the affine map and a FiLM cost one multiply-add.
 
-    (1 + scale) * (γ (x - μ) / σ + β) + shift is x * A + B with A and B per example and
-    channel, so the map is read once for the statistics and once for the result.
+    (1 + scale) * (γ (x - μ) / σ + β) + shift equals x * A + B with A and B per example
+    and channel. The map is read once for the statistics and once for the result.
 
     Fields:
       kind: "group" pools pixels and the channels of a group; "layer" and "rms" pool the
         channels of one pixel or token.
-      use_bias: whether there is a β; "rms" never has one.
+      use_bias: whether there is a β; "rms" has none.
       dtype: of the result; statistics and A, B are float32.
     """
 
@@ -157,7 +158,7 @@ _EPSILON = 1e-6
 def _groups(channels: int) -> int:
     """Returns 32, or fewer where a group would have under four channels.
 
-    Groups of one channel would erase the mean of each channel, and with it the colours.
+    Groups of one channel would remove the mean of each channel, and so the colours.
     """
     most = min(32, max(1, channels // 4))
     return next(n for n in range(most, 0, -1) if channels % n == 0)
@@ -178,12 +179,12 @@ def _group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
 class Dense(nn.Module):
     """A linear map of the channels with bias, the pixels flattened first.
 
-    Over several axes at once the gradient of the kernel becomes a product of transposed
-    copies, into which XLA's CPU compiler fuses, and so repeats, all that came before:
-    an eighth of the time of a training step.
+    Without flattening, the gradient of the kernel is a product of transposed copies.
+    XLA's CPU compiler fuses all preceding operations into it and so repeats them, which
+    takes an eighth of the time of a training step.
 
     Fields:
-      features: of the result; several numbers make several axes.
+      features: of the result; a tuple gives several axes.
       kernel_init: of the kernel as a matrix.
       dtype: of the computation.
     """
@@ -211,7 +212,7 @@ class Dense(nn.Module):
 
 
 class FilmDense(nn.Module):
-    """Embedding -> scale and shift, zero at the start so that a fresh FiLM is none."""
+    """Embedding -> scale and shift; both are zero in a fresh network."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -232,15 +233,15 @@ class FilmDense(nn.Module):
 class ResBlock(nn.Module):
     """Two 3x3 convolutions after norm and activation, plus a shortcut.
 
-    norm, activation, conv, norm with FiLM, activation, dropout, conv from zero.
+    norm, activation, conv, norm with FiLM, activation, dropout, zero-initialised conv.
 
     Source: BigGAN / ADM residual blocks as in simple diffusion (arXiv 2301.11093),
-    appendix; skips are fused as `Style.skip` says.
+    appendix; `Style.skip` says how skips are merged.
 
     Fields:
       channels: width of the result.
       style: see `Style`.
-      dropout: the rate now, 0 outside training.
+      dropout: the current rate, 0 outside training.
       safa: as `Level.safa`.
       dtype: of the computation; parameters are float32.
     """
@@ -257,7 +258,7 @@ class ResBlock(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         skip: Float[Array, "b h w s"] | None = None,
-        place: Place | None = None,
+        region: Region | None = None,
     ) -> Array:
         """Returns [b, h, w, channels]."""
         style, dtype = self.style, self.dtype
@@ -271,11 +272,11 @@ class ResBlock(nn.Module):
             other = Norm(style.conv_norm, dtype=dtype, name="norm_skip")(skip)
             h = (h + other) * math.sqrt(0.5)
         first = self._conv("conv_1", self.safa != "none", bands=style.bands)
-        h = first(activate(h), place)
+        h = first(activate(h), region)
         film = FilmDense(self.channels, dtype, name="film")(emb)
         h = Norm(style.conv_norm, dtype=dtype, name="norm_2")(h, film)
         h = nn.Dropout(self.dropout, deterministic=False)(activate(h))
-        h = self._conv("conv_2", self.safa == "all", zero=True)(h, place)
+        h = self._conv("conv_2", self.safa == "all", zero=True)(h, region)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels, dtype=dtype, name="shortcut")(x)
         return x + h
@@ -306,7 +307,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """1x1 convolution to the width above, then each pixel as a 2x2 block."""
+    """1x1 convolution to the width above, then nearest-neighbour upsampling by 2."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -314,7 +315,8 @@ class Up(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
         """Returns the map at twice the resolution."""
-        return ops.nearest_up(Dense(self.channels, dtype=self.dtype, name="conv")(x))
+        h = Dense(self.channels, dtype=self.dtype, name="conv")(x)
+        return ops.upsample_nearest(h)
 
 
 def remat(module: type[nn.Module], policy: str | None, in_scan: bool = False) -> Any:
@@ -327,11 +329,11 @@ def remat(module: type[nn.Module], policy: str | None, in_scan: bool = False) ->
         the results of matrix products and convolutions and recomputes elementwise work;
         "dots_no_batch" keeps those of products without a batch dimension only, and
         recomputes attention and convolutions too.
-      in_scan: whether the module is the body of a rolled scan, where XLA needs no
-        barrier to keep it from undoing the recomputation.
+      in_scan: whether the module is the body of a rolled scan. There XLA needs no
+        barrier that prevents it from undoing the recomputation.
 
     Raises:
-      ValueError: if there is no such policy.
+      ValueError: if the policy is unknown.
     """
     if policy is None:
         return module

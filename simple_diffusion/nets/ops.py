@@ -26,13 +26,13 @@ def attention(
       k: keys of m tokens.
       v: values of m tokens.
       implementation: "xla" runs everywhere. "cudnn" (NVIDIA, bfloat16 or float16) and
-        "flash_tpu" never hold the [n, m] matrix in memory. "auto" chooses while
-        tracing, by the default backend and the shapes. For a program lowered for
-        another platform than the default one say "xla". A function (q, k, v) -> output
-        replaces all of them.
+        "flash_tpu" never hold the [n, m] matrix in memory. "auto" chooses during
+        tracing, by the default backend and the shapes; a program that is lowered for
+        another platform needs "xla". A function (q, k, v) -> output replaces all of
+        them.
 
     Raises:
-      ValueError: if there is no such implementation.
+      ValueError: if the implementation is unknown.
     """
     if callable(implementation):
         return implementation(q, k, v)
@@ -53,13 +53,13 @@ def _choose(q: Array, k: Array) -> Implementation:
     match jax.default_backend():
         case "gpu":
             half = q.dtype in (jnp.bfloat16, jnp.float16)
-            # 256 only since Hopper; up to 128 works on every card that has flash.
+            # 256 needs Hopper or newer; up to 128 works on every card with flash.
             if half and head_dim % 8 == 0 and head_dim <= 128 and _has_flash_gpu():
                 return "cudnn"
         case "tpu":
-            # The kernel works on blocks of 128 tokens and lanes of 128 features, and
-            # the partitioner cannot split it: a program for many devices must say how
-            # by an ambient mesh (`jax.set_mesh`).
+            # The kernel works on blocks of 128 tokens and lanes of 128 features. The
+            # partitioner cannot split it, so a program for many devices must state the
+            # split by an ambient mesh (`jax.set_mesh`).
             tokens = q.shape[1] % 128 == 0 and k.shape[1] % 128 == 0
             features = head_dim <= 128 or head_dim % 128 == 0
             split = jax.device_count() == 1 or not _ambient_mesh().empty
@@ -97,7 +97,7 @@ def _flash_tpu(q: Array, k: Array, v: Array) -> Array:
     heads = "tensor" if "tensor" in mesh.axis_names else None
     images = tuple(name for name in mesh.axis_names if name != "tensor")
     spec = PartitionSpec(images, None, heads, None)
-    # check_vma: a Pallas call does not say over which axes its output varies.
+    # check_vma: a Pallas call does not state over which axes its output varies.
     split = partial(jax.shard_map, in_specs=spec, out_specs=spec, check_vma=False)
     return split(heads_first)(q, k, v)
 
@@ -108,8 +108,8 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def nearest_up(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Returns each pixel as a 2x2 block."""
+def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeats each pixel as a 2x2 block."""
     b, h, w, c = x.shape
     blocks = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
     return blocks.reshape(b, 2 * h, 2 * w, c)

@@ -19,7 +19,12 @@ from simple_diffusion.nets.convolution import Conv3x3
 
 
 class Patching(NamedTuple):
-    """A parsed patching: "dwt" and "haar" count levels, "conv" has its patch size."""
+    """A parsed patching.
+
+    kind: "none", "dwt", "haar" or "conv".
+    levels: of the wavelet transform; 0 for "none" and "conv".
+    factor: pixels along a side of one cell of the feature map.
+    """
 
     kind: str
     levels: int
@@ -27,7 +32,7 @@ class Patching(NamedTuple):
 
 
 def parse(name: str) -> Patching:
-    """Returns what a name such as "none", "dwt_2" or "conv_4" stands for.
+    """Parses a name such as "none", "dwt_2" or "conv_4".
 
     Raises:
       ValueError: if the name is not of this form.

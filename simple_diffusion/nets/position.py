@@ -1,7 +1,7 @@
-"""Where pixels and tokens are: grids, Fourier features, tables, rotary embeddings.
+"""Positions of pixels and tokens: grids, Fourier features, tables, rotary embeddings.
 
-Coordinates are those of cell centres within the whole image, of which the input may be
-a part: a place in the image keeps its coordinate at every resolution, in every patch
+Coordinates are those of cell centres within the full image, of which the input may be a
+part. A point of the image has the same coordinate at every resolution, in every patch
 and at every level of a network (the mean over a 2x2 block of fine cells is the
 coordinate of the coarse cell).
 """
@@ -22,49 +22,49 @@ _BASE = 10000.0
 
 
 @flax.struct.dataclass
-class Place:
-    """Where the inputs of a network lie.
+class Region:
+    """The part of its full image that each input of a network covers.
 
-    box: corners (y0, x0, y1, x1) of each input in units of its whole image.
-    whole: height and width of the whole images in pixels; one row if all are equal.
+    box: corners (y0, x0, y1, x1) of each input in units of its full image.
+    full_size: height and width of the full images in pixels; one row if all are equal.
     size: height and width of the inputs in pixels.
     """
 
     box: Float[Array, "b 4"]
-    whole: Float[Array, "_ 2"]
+    full_size: Float[Array, "_ 2"]
     size: tuple[int, int] = flax.struct.field(pytree_node=False)
 
     def cells(self, size: tuple[int, int]) -> Float[Array, "_ 2"]:
-        """Returns height and width of the wholes in cells of a map of this size."""
+        """Returns the size of the full images in cells of a feature map of `size`."""
         pixels_per_cell = [n / m for n, m in zip(self.size, size, strict=True)]
-        return self.whole / jnp.array([pixels_per_cell], jnp.float32)
+        return self.full_size / jnp.array([pixels_per_cell], jnp.float32)
 
 
-def place(cond: Conditioning, batch: int, size: tuple[int, int]) -> Place:
-    """Returns the places of inputs; without a box each is a whole image.
+def region_of(cond: Conditioning, batch: int, size: tuple[int, int]) -> Region:
+    """Returns the region of each input; without a box an input is a full image.
 
     Args:
-      cond: its `box` and `whole`.
+      cond: `box` and `full_size` are used.
       batch: number of inputs.
       size: their height and width in pixels.
     """
     box = cond.box
     if box is None:
         box = jnp.broadcast_to(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (batch, 4))
-        return Place(box, jnp.array([size], jnp.float32), size)
-    if cond.whole is not None:
-        return Place(box, jnp.array([cond.whole], jnp.float32), size)
+        return Region(box, jnp.array([size], jnp.float32), size)
+    if cond.full_size is not None:
+        return Region(box, jnp.array([cond.full_size], jnp.float32), size)
     extent = box[:, 2:] - box[:, :2]
-    return Place(box, jnp.array([size], jnp.float32) / extent, size)
+    return Region(box, jnp.array([size], jnp.float32) / extent, size)
 
 
 def grid(
     box: Float[Array, "b 4"], size: tuple[int, int]
 ) -> tuple[Float[Array, "b h"], Float[Array, "b w"]]:
-    """Returns the coordinates of rows and of columns, from 0 to 1 over the whole image.
+    """Returns the coordinates of rows and of columns, from 0 to 1 over the full image.
 
     Args:
-      box: corners of each input in units of its whole image.
+      box: corners of each input in units of its full image.
       size: height and width of a feature map that covers the input.
     """
     low, high = box[:, :2], box[:, 2:]
@@ -78,24 +78,25 @@ def grid(
 
 
 def fourier(
-    place: Place, size: tuple[int, int], bands: int
+    region: Region, size: tuple[int, int], bands: int
 ) -> tuple[Float[Array, "b h f"], Float[Array, "b w f"]]:
     """Returns Fourier features of the rows and of the columns, f = 2 bands + 1 each.
 
-    Of a coordinate g in [-1, 1] they are g, sin(2^k π g), cos(2^k π g) for each band k.
-    A band near or beyond what a map of this resolution can hold would alias: with R
-    cells along the whole image it is weighted by clip(log2(R / 2) - k, 0, 1). A map of
-    both is [b, h, w, 2 f]; what is linear in it is computed on the two parts.
+    The features of a coordinate g in [-1, 1] are g, and sin(2^k π g) and cos(2^k π g)
+    for each band k. A band near or above the Nyquist frequency of the map would alias.
+    With R cells along the full image it is therefore weighted by
+    clip(log2(R / 2) - k, 0, 1). Rows and columns stay apart: a map of both would be
+    [b, h, w, 2 f], and linear functions of it are computed on the two parts.
 
     Args:
-      place: of the inputs.
+      region: of the inputs.
       size: height and width of a feature map that covers the input.
       bands: number of frequencies.
     """
-    cells = place.cells(size)
+    cells = region.cells(size)
     band = jnp.arange(bands, dtype=jnp.float32)
     weight = jnp.clip(jnp.log2(cells / 2)[:, :, None] - band[None, None], 0, 1)
-    rows, columns = grid(place.box, size)
+    rows, columns = grid(region.box, size)
     by_row = _fourier(2 * rows - 1, weight[:, 0])
     return by_row, _fourier(2 * columns - 1, weight[:, 1])
 
@@ -104,28 +105,28 @@ def _fourier(g: Float[Array, "b n"], weight: Float[Array, "_ k"]) -> Array:
     frequency = jnp.pi * 2.0 ** jnp.arange(weight.shape[1], dtype=jnp.float32)
     angle = g[:, :, None] * frequency[None, None]
     parts = [jnp.sin(angle), jnp.cos(angle)]
-    faded = [part * weight[:, None] for part in parts]
-    return jnp.concatenate([g[:, :, None], *faded], axis=-1)
+    weighted = [part * weight[:, None] for part in parts]
+    return jnp.concatenate([g[:, :, None], *weighted], axis=-1)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The resolution of the whole image as two numbers of order one.
+    """The resolution of the full image as two numbers of order one.
 
     Fields:
-      smallest: side in pixels of the smallest images trained on: where "log2" is 0.
-      largest: of the largest: where "log2" is 1. None counts doublings instead.
-      kind: "log2", or "inverse" for smallest / side, as ArbSR has it
-        (arXiv 2004.03791); they differ most beyond the range.
+      smallest: side in pixels of the smallest training images, where "log2" is 0.
+      largest: side of the largest ones, where "log2" is 1. None counts doublings.
+      kind: "log2", or "inverse" for smallest / side as in ArbSR (arXiv 2004.03791); the
+        two differ most outside the range.
     """
 
     smallest: int
     largest: int | None = None
     kind: Literal["log2", "inverse"] = "log2"
 
-    def __call__(self, whole: Float[Array, "b 2"]) -> Float[Array, "b 2"]:
+    def __call__(self, full_size: Float[Array, "b 2"]) -> Float[Array, "b 2"]:
         """Returns a number per axis, given height and width in pixels."""
-        ratio = whole / self.smallest
+        ratio = full_size / self.smallest
         if self.kind == "inverse":
             return 1.0 / ratio
         width = 1.0
@@ -142,7 +143,9 @@ def centres(n: int, extent: int) -> Float[Array, "n"]:
 def sincos_2d(
     rows: Float[Array, "h"], columns: Float[Array, "w"], channels: int
 ) -> Float[Array, "h w {channels}"]:
-    """Returns sines and cosines of the row in the first half, of the column after it.
+    """Returns sines and cosines, of the row in the first half of the channels.
+
+    The second half holds those of the column.
 
     Args:
       rows: the row coordinate of each line of tokens, see `centres`.
@@ -167,7 +170,7 @@ def rope_2d(
 ) -> Float[Array, "b h w k d"]:
     """Returns x with half of each head rotated by the row and half by the column.
 
-    The product of two rotated vectors depends on their places only through the
+    The product of two rotated vectors depends on their positions only through the
     difference (RoFormer, arXiv 2104.09864, section 3.2.2, along each axis).
 
     Args:
@@ -184,8 +187,8 @@ def rope_2d(
     by_row, by_column = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     row = _angles(rows, x.shape[-1] // 2)[:, :, None, None]
     column = _angles(columns, x.shape[-1] // 2)[:, None, :, None]
-    turned = [_rotate(by_row, row), _rotate(by_column, column)]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    rotated = [_rotate(by_row, row), _rotate(by_column, column)]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 def resize_table(

@@ -12,21 +12,21 @@ from simple_diffusion.nets import layers, position
 from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
-from simple_diffusion.nets.position import Place
+from simple_diffusion.nets.position import Region
 from simple_diffusion.nets.transformer import PositionTable, Trunk
 from simple_diffusion.nets.unet import ConvBlock
 from simple_diffusion.nets.uvit import STYLE
 
 
 class ResidualUViT(nn.Module):
-    """Levels of either kind; below each, only what the lower levels changed comes back.
+    """Levels of either kind; each adds only the change that the lower levels made.
 
     With `before` the features of a level after its blocks on the way down,
 
         after = down(before);   features = before + up(lower levels(after) - after)
 
-    so that a network whose blocks change nothing is the identity from the first to the
-    last operation. The lowest level goes down only. Source: Simpler Diffusion / SiD2
+    so that a network whose blocks change nothing is the identity between stem and head.
+    The lowest level has blocks on the way down only. Source: Simpler Diffusion / SiD2
     (arXiv 2410.19324), section on the Residual U-ViT.
 
     Fields:
@@ -35,8 +35,8 @@ class ResidualUViT(nn.Module):
       embedding: logsnr and label -> vector.
       training_size: height and width of the images it is trained on, in pixels: where
         the position tables are learned. Other sizes resize the tables.
-      style: see `Style`; film="none" leaves the transformer blocks without time and
-        class, which then enter through the convolutional levels alone.
+      style: see `Style`. With film="none" the transformer blocks get no embedding;
+        noise level and class then enter through the convolutional levels alone.
       patching: first and last operation, see `patching`.
       normalise_bands: see `patching.Stem`.
       output_channels: None means as many as the input.
@@ -72,35 +72,37 @@ class ResidualUViT(nn.Module):
         """
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
-        emb = self.embedding(logsnr, cond, place.whole)
+        region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = self._position(h, 0, place)
-        h = self._level(h, emb, place, 0, train)
+        h = self._position(h, 0, region)
+        h = self._level(h, emb, region, 0, train)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
-    def _level(self, h: Array, emb: Array, place: Place, i: int, train: bool) -> Array:
+    def _level(
+        self, h: Array, emb: Array, region: Region, i: int, train: bool
+    ) -> Array:
         """Returns the features of level i after it and everything below."""
         level = self.levels[i]
-        h = self._blocks(h, emb, place, i, level.blocks, f"down_{i}", train)
+        h = self._blocks(h, emb, region, i, level.blocks, f"down_{i}", train)
         if i + 1 == len(self.levels):
             return h
         below = self.levels[i + 1].channels
         after = layers.Down(below, self.dtype, name=f"down_{i + 1}")(h)
-        # Before the difference: the table is no change that the level below has made.
-        after = self._position(after, i + 1, place)
-        change = self._level(after, emb, place, i + 1, train) - after
+        # Before the difference: the table is not part of the change by the lower level.
+        after = self._position(after, i + 1, region)
+        change = self._level(after, emb, region, i + 1, train) - after
         h = h + layers.Up(level.channels, self.dtype, name=f"up_{i}")(change)
         blocks_up = level.blocks if level.blocks_up is None else level.blocks_up
-        return self._blocks(h, emb, place, i, blocks_up, f"up_{i}", train)
+        return self._blocks(h, emb, region, i, blocks_up, f"up_{i}", train)
 
     def _blocks(
         self,
         h: Array,
         emb: Array,
-        place: Place,
+        region: Region,
         i: int,
         n: int,
         name: str,
@@ -111,7 +113,7 @@ class ResidualUViT(nn.Module):
             block = partial(layers.remat(ConvBlock, self.remat), level, self.style)
             for j in range(n):
                 h = block(train, dtype=self.dtype, name=f"{name}_{j}")(
-                    h, emb, None, place
+                    h, emb, None, region
                 )
             return h
         if not n:
@@ -127,12 +129,12 @@ class ResidualUViT(nn.Module):
             dtype=self.dtype,
             name=f"{name}_trunk",
         )
-        return trunk(h, emb, place)
+        return trunk(h, emb, region)
 
-    def _position(self, h: Array, i: int, place: Place) -> Array:
+    def _position(self, h: Array, i: int, region: Region) -> Array:
         if self.levels[i].kind == "conv":
             return h
-        return PositionTable(self.style, self._grid(i), name=f"position_{i}")(h, place)
+        return PositionTable(self.style, self._grid(i), name=f"position_{i}")(h, region)
 
     def _grid(self, i: int) -> tuple[int, int]:
         return grid_size(self.training_size, self.patching, i)

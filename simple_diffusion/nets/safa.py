@@ -1,12 +1,12 @@
-"""Scale-aware 3x3 convolutions: experts mixed by the resolution of the whole image.
+"""Scale-aware 3x3 convolutions: experts mixed by the resolution of the full image.
 
-A convolution sees 3x3 pixels of whatever size the image has. Here its kernel is a
-mixture, kernel = Σ_k w_k kernel_k, whose weights a small network makes from the
-resolution, per example and so also within one batch. Convolution is linear in the
-kernel; the implementations differ only in when they sum.
+An ordinary convolution sees 3x3 pixels whatever the size of the image. Here the kernel
+is a mixture, kernel = Σ_k w_k kernel_k. A small network computes the weights from the
+resolution, for each example, so that one batch may hold several resolutions.
+Convolution is linear in the kernel; the implementations differ only in when they sum.
 
-Source: ArbSR (arXiv 2004.03791), scale-aware convolution, as used by any-resolution
-diffusion: without mask and residual.
+Source: ArbSR (arXiv 2004.03791), scale-aware convolution, without its mask and residual
+branch, as in any-resolution diffusion.
 """
 
 import math
@@ -34,15 +34,16 @@ GATES = {
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the kernels of a network follow the resolution.
+    """How the kernels of a network depend on the resolution.
 
     Fields:
       scale: the resolution as numbers.
       experts: kernels in each mixture, K.
-      hidden: units of the network that makes the weights.
+      hidden: units of the network that computes the weights.
       gate: of the weights: "softmax", "sigmoid" or "linear".
-      spread: how much the experts differ at the start, see `related`. Independent ones
-        would under equal weights make a kernel of 1/√K of the usual standard deviation.
+      spread: how much the experts differ at the start, see `correlated_uniform`.
+        Independent experts with equal weights would give a kernel with 1/√K of the
+        usual standard deviation.
       implementation: of a batch of several resolutions, see `convolve`.
     """
 
@@ -59,22 +60,23 @@ class Mixture:
 
 
 class Router(nn.Module):
-    """The resolution of the whole image -> the weight of each expert, in float32."""
+    """The resolution of the full image -> the weight of each expert, in float32."""
 
     mixture: Mixture
 
     @nn.compact
-    def __call__(self, whole: Float[Array, "b 2"]) -> Float[Array, "b k"]:
+    def __call__(self, full_size: Float[Array, "b 2"]) -> Float[Array, "b k"]:
         """Returns the weights, given height and width in pixels."""
         m = self.mixture
-        h = nn.relu(nn.Dense(m.hidden, name="dense_1")(m.scale(whole)))
+        h = nn.relu(nn.Dense(m.hidden, name="dense_1")(m.scale(full_size)))
         return GATES[m.gate](nn.Dense(m.experts, name="dense_2")(h))
 
 
-def related(spread: float) -> nn.initializers.Initializer:
-    """Returns kernels that share one draw and have `spread` of another of their own.
+def correlated_uniform(spread: float) -> nn.initializers.Initializer:
+    """Returns an initializer of correlated experts.
 
-    Each draw is uniform in ±1/√(9 c), for kernels [k, 3, 3, c, d].
+    Each kernel is a draw shared by all experts plus `spread` times an independent draw.
+    Both are uniform in ±1/√(9 c), for kernels [k, 3, 3, c, d].
     """
 
     def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
@@ -98,17 +100,17 @@ def convolve(
     Args:
       x: feature maps.
       kernels: the experts.
-      weights: of the experts; one row if they are those of all examples: then the
-        kernels are summed once and the convolution is an ordinary one.
+      weights: of the experts; one row if all examples have the same weights. The
+        kernels are then summed once and the convolution is an ordinary one.
       padding: what lies outside the map: zeros, or the nearest pixel.
-      implementation: "experts" convolves with all kernels and sums the results: K times
+      implementation: "experts" convolves with all kernels and sums the results, K times
         the arithmetic. "grouped" sums the kernels of each example and convolves in
         groups. "patches" does the same as one matrix product per example, with nine
-        copies of the map in memory: the fastest of the three where they were measured,
-        on CPU (benchmarks/RESULTS.md).
+        copies of the map in memory; it is the fastest of the three on CPU
+        (benchmarks/RESULTS.md).
 
     Raises:
-      ValueError: if there is no such implementation.
+      ValueError: if the implementation is unknown.
     """
     dtype = x.dtype
     if weights.shape[0] == 1:
@@ -123,7 +125,7 @@ def convolve(
             y = y.reshape(*y.shape[:3], k, d)
             return jnp.einsum("bhwkd,bk->bhwd", y, weights.astype(dtype))
         case "grouped":
-            own = _mixed(kernels, weights).astype(dtype)
+            own = _mix(kernels, weights).astype(dtype)
             return jax.vmap(lambda x, k: conv3x3(x[None], k, padding)[0])(x, own)
         case "patches":
             return _by_patches(padding, x, kernels, weights)
@@ -139,9 +141,9 @@ def _by_patches(padding: Padding, x: Array, kernels: Array, weights: Array) -> A
     return y.reshape(b, h, w, -1)
 
 
-# By hand: the derivative that jax finds keeps nine copies of the map and a kernel per
-# example for the backward pass, and takes up to twice as long. Making both again is
-# cheap beside the products.
+# Derived by hand: automatic differentiation keeps nine copies of the map and a kernel
+# per example for the backward pass, and takes up to twice as long. Computing both again
+# is cheap compared with the products.
 
 
 def _by_patches_forward(
@@ -159,7 +161,7 @@ def _by_patches_backward(
     patches, unpatch = jax.vjp(partial(_patches, padding=padding), x)
     matrices = _matrices(kernels, weights).astype(x.dtype)
     (dx,) = unpatch(jnp.einsum("bno,bco->bnc", dy, matrices))
-    # Of each example's own matrix, transposed: XLA's CPU product is faster that way.
+    # The gradient of each example's matrix, transposed: faster on XLA's CPU backend.
     own = jnp.einsum("bno,bnc->boc", dy, patches).astype(jnp.float32).reshape(b, -1)
     dkernels = (weights.T @ own).reshape(k, d, -1).swapaxes(1, 2)
     transposed = kernels.reshape(k, -1, d).swapaxes(1, 2).reshape(k, -1)
@@ -180,7 +182,7 @@ def conv3x3(x: Array, kernel: Array, padding: Padding = "zeros") -> Array:
     )
 
 
-def _mixed(kernels: Array, weights: Array) -> Array:
+def _mix(kernels: Array, weights: Array) -> Array:
     """Returns the kernel of each example, [b, 3, 3, c, d]."""
     k, *shape = kernels.shape
     return (weights @ kernels.reshape(k, -1)).reshape(-1, *shape)
@@ -188,7 +190,7 @@ def _mixed(kernels: Array, weights: Array) -> Array:
 
 def _matrices(kernels: Array, weights: Array) -> Array:
     """Returns the kernel of each example as a matrix, [b, 9 c, d]."""
-    return _mixed(kernels, weights).reshape(len(weights), -1, kernels.shape[-1])
+    return _mix(kernels, weights).reshape(len(weights), -1, kernels.shape[-1])
 
 
 def _patches(x: Array, padding: Padding) -> Array:

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.nets import layers, ops, position
 from simple_diffusion.nets.layers import Level, Style
-from simple_diffusion.nets.position import Place
+from simple_diffusion.nets.position import Region
 
 
 class SelfAttention(nn.Module):
-    """x + out(attention(norm(x))), with the last map zero at the start.
+    """x + out(attention(norm(x))); the last linear map is zero in a fresh network.
 
     Fields:
       heads: a divisor of the width.
@@ -20,7 +20,7 @@ class SelfAttention(nn.Module):
       norm: "group", "layer" or "rms".
       norm_bias: whether the norm has a bias.
       extent: height and width of the training grid in tokens, for rotary positions;
-        None: of the grid at hand.
+        None: of the current grid.
       dtype: of the computation.
     """
 
@@ -33,13 +33,13 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], place: Place | None = None
+        self, x: Float[Array, "b h w c"], region: Region | None = None
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape.
 
         Args:
           x: the map.
-          place: of the map in the whole image; None: it is the whole.
+          region: of the map in the full image; None: the map is the full image.
 
         Raises:
           ValueError: if the heads do not divide the width.
@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
         b, h, w, c = x.shape
         if c % self.heads:
             raise ValueError(f"heads={self.heads} must divide channels={c}")
-        # Heads first: split between devices by heads, the kernel is split by blocks.
+        # Heads first: a split over devices by heads is then a split into blocks.
         features = (self.heads, 3, c // self.heads)
         y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
         qkv = layers.Dense(features, dtype=self.dtype, name="qkv")(y)
@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
             q = self._qk_norm("norm_q")(q)
             k = self._qk_norm("norm_k")(k)
         if self.style.position == "rope":
-            rows, columns = _token_coordinates(place, (h, w), self.extent)
+            rows, columns = _token_coordinates(region, (h, w), self.extent)
             q = position.rope_2d(q, rows, columns)
             k = position.rope_2d(k, rows, columns)
         q, k, v = (y.reshape(b, h * w, self.heads, c // self.heads) for y in (q, k, v))
@@ -70,36 +70,36 @@ class SelfAttention(nn.Module):
 
 
 def _token_coordinates(
-    place: Place | None, size: tuple[int, int], extent: tuple[int, int] | None
+    region: Region | None, size: tuple[int, int], extent: tuple[int, int] | None
 ) -> tuple[Array, Array]:
     """Returns the coordinates of rows and columns of tokens, [n] or [b, n].
 
     Args:
-      place: of the map in the whole image; None: it is the whole.
+      region: of the map in the full image; None: the map is the full image.
       size: of the map.
-      extent: of the whole image in tokens; None: as many as there are.
+      extent: of the full image in tokens; None: derived from the map and its region.
     """
-    if place is None:
+    if region is None:
         rows, columns = (
             position.centres(n, e) for n, e in zip(size, extent or size, strict=True)
         )
         return rows, columns
-    rows, columns = position.grid(place.box, size)
+    rows, columns = position.grid(region.box, size)
     if extent is not None:
         return rows * extent[0], columns * extent[1]
-    cells = jnp.array([size], jnp.float32) / (place.box[:, 2:] - place.box[:, :2])
+    cells = jnp.array([size], jnp.float32) / (region.box[:, 2:] - region.box[:, :2])
     return rows * cells[:, :1], columns * cells[:, 1:]
 
 
 class Mlp(nn.Module):
-    """x + Dense(dropout(FiLM(activation(Dense(norm(x)))))), four times as wide inside.
+    """x + Dense(dropout(FiLM(activation(Dense(norm(x)))))), four times wider inside.
 
-    Source: simple diffusion (arXiv 2301.11093), appendix, U-ViT; the FiLM on the hidden
-    units is where most ports of the paper have it.
+    Source: simple diffusion (arXiv 2301.11093), appendix, U-ViT. The default FiLM acts
+    on the hidden units, as in most ports of the paper.
 
     Fields:
-      style: norm, activation and place of the FiLM.
-      dropout: the rate now, 0 outside training.
+      style: norm, activation and position of the FiLM.
+      dropout: the current rate, 0 outside training.
       dtype: of the computation.
     """
 
@@ -112,18 +112,18 @@ class Mlp(nn.Module):
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
-        c, place = x.shape[-1], self.style.film
+        c, film_at = x.shape[-1], self.style.film
         film = None
-        if place != "none":
-            width = c if place == "input" else 4 * c
+        if film_at != "none":
+            width = c if film_at == "input" else 4 * c
             film = layers.FilmDense(width, self.dtype, name="film")(emb)
         norm = layers.Norm(self.style.token_norm, False, self.dtype, name="norm")
-        h = norm(x, film if place == "input" else None)
+        h = norm(x, film if film_at == "input" else None)
         h = layers.Dense(4 * c, dtype=self.dtype, name="dense_1")(h)
-        if place == "before_activation":
+        if film_at == "before_activation":
             h = _modulate(h, film)
         h = layers.ACTIVATIONS[self.style.activation](h)
-        if place == "hidden":
+        if film_at == "hidden":
             h = _modulate(h, film)
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         init = nn.initializers.zeros
@@ -139,7 +139,7 @@ def _modulate(h: Array, film: layers.Film | None) -> Array:
 
 
 class Block(nn.Module):
-    """A transformer block, MLP first, then attention; fields as in the two."""
+    """A transformer block: `Mlp`, then `SelfAttention`; fields as there."""
 
     heads: int
     style: Style
@@ -152,7 +152,7 @@ class Block(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
-        place: Place | None = None,
+        region: Region | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         x = Mlp(self.style, self.dropout, self.dtype, name="mlp")(x, emb)
@@ -165,16 +165,16 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        return attention(x, place)
+        return attention(x, region)
 
 
 class PositionTable(nn.Module):
-    """x + the embedding of each token's place, as `Style.position` says.
+    """x + the position embedding of each token; `Style.position` selects its kind.
 
     Fields:
       style: "learned" starts at a standard deviation of 0.01 at the training grid and
         is resized for other grids; "sincos" is fixed. With `Style.bands` a linear map
-        of the Fourier features of the place is added, which suits any grid.
+        of the Fourier features of the position is added, which suits any grid.
       extent: height and width of the training grid in tokens.
     """
 
@@ -183,7 +183,7 @@ class PositionTable(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], place: Place | None = None
+        self, x: Float[Array, "b h w c"], region: Region | None = None
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         size, c = (x.shape[1], x.shape[2]), x.shape[3]
@@ -200,8 +200,8 @@ class PositionTable(nn.Module):
             table = None
         if table is not None:
             x = x + table[None].astype(x.dtype)
-        if self.style.bands and place is not None:
-            rows, columns = position.fourier(place, size, self.style.bands)
+        if self.style.bands and region is not None:
+            rows, columns = position.fourier(region, size, self.style.bands)
             by_row = layers.Dense(c, dtype=x.dtype, name="rows")(rows)
             by_column = layers.Dense(c, dtype=x.dtype, name="columns")(columns)
             x = x + by_row[:, :, None] + by_column[:, None]
@@ -209,7 +209,7 @@ class PositionTable(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Equal transformer blocks; parameters are stacked over the blocks on axis 0.
+    """Identical transformer blocks; parameters are stacked over the blocks on axis 0.
 
     Fields:
       level: heads and dropout of the blocks.
@@ -218,8 +218,8 @@ class Trunk(nn.Module):
       extent: see `SelfAttention`.
       train: whether dropout is on.
       remat: per block, see `layers.remat`.
-      unroll: blocks per turn of the scan. 1 compiles in constant time; depth makes
-        straight-line code, faster on CPU. The parameters are the same.
+      unroll: blocks per iteration of the scan. 1 compiles in constant time; `depth`
+        gives straight-line code, faster on CPU. The parameters are the same.
       dtype: of the computation.
     """
 
@@ -237,7 +237,7 @@ class Trunk(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
-        place: Place | None = None,
+        region: Region | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         block = layers.remat(Block, self.remat, in_scan=self.unroll == 1)(
@@ -249,7 +249,7 @@ class Trunk(nn.Module):
             name="blocks",
         )
         scan = nn.scan(
-            lambda block, x, _: (block(x, emb, place), None),
+            lambda block, x, _: (block(x, emb, region), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.depth,

@@ -13,14 +13,14 @@ from simple_diffusion.nets import layers, position, transformer
 from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size
-from simple_diffusion.nets.position import Place
+from simple_diffusion.nets.position import Region
 
 
 class UNet(nn.Module):
-    """Levels of residual blocks, down and up again, with attention where a level says.
+    """Levels of residual blocks, down and up, with attention where a level asks for it.
 
-    A level has one block more on the way up than down unless `Level.blocks_up` says
-    otherwise. Source: simple diffusion (arXiv 2301.11093), figure of the U-Net.
+    A level has one more block on the way up than down unless `Level.blocks_up` is set.
+    Source: simple diffusion (arXiv 2301.11093), figure of the U-Net.
 
     Fields:
       levels: from the highest resolution to the lowest; all of kind "conv".
@@ -65,8 +65,8 @@ class UNet(nn.Module):
                 " a U-Net has 'rope' or 'none'"
             )
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
-        emb = self.embedding(logsnr, cond, place.whole)
+        region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
             layers.remat(ConvBlock, self.remat),
@@ -79,22 +79,22 @@ class UNet(nn.Module):
         def middle(h: Array) -> Array:
             first = conv_block(deepest, attention=True, name="middle_1")
             second = conv_block(deepest, attention=False, name="middle_2")
-            return second(first(h, emb, None, place), emb, None, place)
+            return second(first(h, emb, None, region), emb, None, region)
 
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, place, self.levels, conv_block, middle, extra_up=1)
+        h = conv_levels(h, emb, region, self.levels, conv_block, middle, extra_up=1)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
 
 class ConvBlock(nn.Module):
-    """A residual block, and attention after it where wanted, as its level says.
+    """A residual block, followed by attention if its level asks for it.
 
     Fields:
       level: width, heads, dropout.
       style: see `Style`.
       train: whether dropout is on.
-      attention: None means as the level says.
+      attention: None takes the setting of the level.
       dtype: of the computation.
     """
 
@@ -110,7 +110,7 @@ class ConvBlock(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         skip: Float[Array, "b h w s"] | None = None,
-        place: Place | None = None,
+        region: Region | None = None,
     ) -> Array:
         """Returns [b, h, w, level.channels]."""
         level, dtype = self.level, self.dtype
@@ -118,56 +118,55 @@ class ConvBlock(nn.Module):
         block = layers.ResBlock(
             level.channels, self.style, dropout, level.safa, dtype, name="res"
         )
-        x = block(x, emb, skip, place)
+        x = block(x, emb, skip, region)
         if level.attention if self.attention is None else self.attention:
             norm = self.style.conv_norm
             attend = transformer.SelfAttention(
                 level.heads, self.style, norm, dtype=dtype, name="attention"
             )
-            x = attend(x, place)
+            x = attend(x, region)
         return x
 
 
 def conv_levels(
     h: Float[Array, "b h w c"],
     emb: Float[Array, "b d"],
-    place: Place,
+    region: Region,
     levels: tuple[Level, ...],
     conv_block: Callable[..., nn.Module],
     bottom: Callable[[Array], Array],
     extra_up: int,
     number: int = 0,
 ) -> Array:
-    """Returns the features after going down these levels, the bottom, and up again.
+    """Returns the features after the levels on the way down, the bottom, and back up.
 
-    The maps that a level has made on the way down, its input first, are taken in as
-    skips in reverse order; blocks on the way up beyond their number have none.
+    The input of a level and the outputs of its blocks on the way down are the skips of
+    the blocks on the way up, in reverse order. Additional blocks have no skip.
 
     Args:
       h: input, of the width of the first level.
       emb: modulates every block.
-      place: of the input in the whole image.
-      levels: those still to go down.
+      region: of the input in the full image.
+      levels: the levels that remain, the highest resolution first.
       conv_block: makes a block from (level, name=).
-      bottom: what happens below the blocks of the lowest of the levels.
-      extra_up: blocks on the way up beyond those on the way down, where a level does
-        not say.
-      number: of the first level, for the names.
+      bottom: applied below the blocks of the lowest level.
+      extra_up: additional blocks on the way up, for levels without `blocks_up`.
+      number: of the first level, for the names of the modules.
     """
     if not levels:
         return bottom(h)
     level, below = levels[0], levels[1:]
     skips = [h]
     for j in range(level.blocks):
-        h = conv_block(level, name=f"down_{number}_{j}")(h, emb, None, place)
+        h = conv_block(level, name=f"down_{number}_{j}")(h, emb, None, region)
         skips.append(h)
     if below:
         h = layers.Down(below[0].channels, h.dtype, name=f"down_{number + 1}")(h)
-    h = conv_levels(h, emb, place, below, conv_block, bottom, extra_up, number + 1)
+    h = conv_levels(h, emb, region, below, conv_block, bottom, extra_up, number + 1)
     if below:
         h = layers.Up(level.channels, h.dtype, name=f"up_{number}")(h)
     blocks_up = level.blocks + extra_up if level.blocks_up is None else level.blocks_up
     for j in range(blocks_up):
         skip = skips.pop() if skips else None
-        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip, place)
+        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip, region)
     return h

@@ -19,9 +19,10 @@ STYLE = Style(qk_norm="layer", position="learned")
 
 
 class UViT(nn.Module):
-    """Convolutional levels with skips around one transformer level without.
+    """Convolutional levels with skips around one transformer level without skips.
 
-    A level has as many blocks up as down unless `Level.blocks_up` says otherwise.
+    A level has as many blocks up as down unless `Level.blocks_up` is set.
+
     Source: simple diffusion (arXiv 2301.11093), section 3.4 and appendix.
 
     Fields:
@@ -73,8 +74,8 @@ class UViT(nn.Module):
             )
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
-        place = position.place(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
-        emb = self.embedding(logsnr, cond, place.whole)
+        region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
             layers.remat(ConvBlock, self.remat),
@@ -88,7 +89,7 @@ class UViT(nn.Module):
             if conv:
                 down = layers.Down(trunk.channels, self.dtype, name=f"down_{len(conv)}")
                 h = down(h)
-            h = PositionTable(self.style, extent, name="position")(h, place)
+            h = PositionTable(self.style, extent, name="position")(h, region)
             h = Trunk(
                 trunk,
                 trunk.blocks,
@@ -99,7 +100,7 @@ class UViT(nn.Module):
                 unroll=self.scan_unroll,
                 dtype=self.dtype,
                 name="trunk",
-            )(h, emb, place)
+            )(h, emb, region)
             if conv:
                 channels = conv[-1].channels
                 up = layers.Up(channels, self.dtype, name=f"up_{len(conv) - 1}")
@@ -107,6 +108,6 @@ class UViT(nn.Module):
             return h
 
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, place, tuple(conv), conv_block, bottom, extra_up=0)
+        h = conv_levels(h, emb, region, tuple(conv), conv_block, bottom, extra_up=0)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)

@@ -69,18 +69,18 @@ def idwt2(
 def noise_std(channels: int, levels: int = 1, kind: Kind = "legall") -> np.ndarray:
     """Returns the standard deviation per output channel of `dwt2` of white unit noise.
 
-    Away from the border; float32 [4^levels * channels]. Dividing by it lets all bands
-    of pure noise enter a network at one scale.
+    Valid away from the border; float32 [4^levels * channels]. Dividing by it gives all
+    bands of pure noise the same scale.
     """
     if kind == "haar":
         return np.ones(4**levels * channels, np.float32)
-    # What level j does to the original pixels is one filter: the product of the
-    # filters before it, spread by 2^i at level i.
+    # Level j applies one filter to the original pixels: the convolution of the filters
+    # up to it, dilated by 2^i at level i.
     low = np.ones(1)
     details = []
     for level in range(levels):
-        d = np.convolve(low, _spread([-0.5, 1.0, -0.5], 2**level))
-        low = np.convolve(low, _spread([-0.125, 0.25, 0.75, 0.25, -0.125], 2**level))
+        d = np.convolve(low, _dilate([-0.5, 1.0, -0.5], 2**level))
+        low = np.convolve(low, _dilate([-0.125, 0.25, 0.75, 0.25, -0.125], 2**level))
         s, d = np.linalg.norm(low), np.linalg.norm(d)
         bands = np.repeat([s * d, d * s, d * d], channels)
         details.append(np.tile(bands, 4 ** (levels - 1 - level)))
@@ -88,7 +88,7 @@ def noise_std(channels: int, levels: int = 1, kind: Kind = "legall") -> np.ndarr
     return np.concatenate([coarse, *reversed(details)]).astype(np.float32)
 
 
-def _spread(taps: list[float], step: int) -> np.ndarray:
+def _dilate(taps: list[float], step: int) -> np.ndarray:
     out = np.zeros((len(taps) - 1) * step + 1)
     out[::step] = taps
     return out

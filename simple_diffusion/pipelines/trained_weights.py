@@ -73,7 +73,7 @@ def load_named(
         average = "main" if name == "ema" else None
         try:
             return checkpoint.restore_params(folder, abstract, average, step)
-        except store.Missing as error:
+        except store.MissingTree as error:
             raise ValueError(
                 f"sample.weights={name}: the checkpoint in {folder} holds no average; "
                 "sample.weights=params takes the parameters as the last step left them"
@@ -90,7 +90,7 @@ def load_named(
         )
     try:
         return checkpoint.restore_params(folder, abstract, name, step)
-    except store.Mismatch:
+    except store.CheckpointMismatch:
         snapshots = workdir / SNAPSHOTS
         params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

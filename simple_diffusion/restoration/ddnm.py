@@ -1,16 +1,16 @@
 """The steps of DDNM and DDNM+ (arXiv 2212.00490), as solvers.
 
-One step from z_t to z_s, with x̂ what the network estimates, ε̂ = (z_t - α_t x̂)/σ_t the
-noise that goes with it, x' the projected estimate and n fresh noise:
+One step from z_t to z_s, with x̂ the estimate of the network, ε̂ = (z_t - α_t x̂)/σ_t the
+corresponding noise, x' the projected estimate and n fresh noise:
 
     z_s = α_s x' + σ_s (η n + √(1 - η²) ε̂).                                      (1)
 
-ε̂ is that of x̂, not of x'. Ordinary solvers on `null_space.null_space` take that of x';
-and η is not the one of DDIM, whose fresh noise depends on the length of the step.
+ε̂ belongs to x̂, not to x'. Ordinary solvers on `null_space.project_denoiser` use the
+noise of x'. η differs from that of DDIM, whose fresh noise depends on the step length.
 
 With noise in the measurement, y = A x + N(0, σ_y²), x' carries A⁺ times that noise. Let
-A = U diag(s) Vᵀ. Along a column of V whose s > 0, DDNM+ corrects only a share λ and
-adds less noise of its own, so that the two together are what z_s shall have:
+A = U diag(s) Vᵀ. Along a column of V with s > 0, DDNM+ corrects only a fraction λ and
+adds less noise of its own, so that both together have the variance of z_s:
 
     x' = x̂ - V λ Vᵀ A⁺(A x̂ - y),     z_s = α_s x' + V (d₁ Vᵀn + d₂ Vᵀε̂),
     (α_s λ σ_y / s)² + d₁² = σ_s².                                               (2)
@@ -21,7 +21,7 @@ adds less noise of its own, so that the two together are what z_s shall have:
 
 and d₂ = √(1 - η²) σ_s where s = 0, else 0. As σ_y -> 0 all of the noise along s > 0 is
 fresh, whereas (1) keeps √(1 - η²) ε̂ there: DDNM+ does not become DDNM. At the end,
-where σ_s = 0, λ is 0 too: the image is x̂ itself, and not projected.
+where σ_s = 0, λ is 0 too: the image is x̂ itself, without projection.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ from simple_diffusion.restoration.operators import LinearOperator
 Image = Float[Array, "b h w c"]
 Scalar = Float[Array, ""]
 
-# Section 4.1 of the paper: most of the noise is fresh, so that errors are forgotten.
+# Section 4.1 of the paper: most of the noise is fresh, which removes earlier errors.
 ETA = 0.85
 
 
@@ -54,12 +54,12 @@ def ddnm(
     """Returns the step (1), for a measurement without noise.
 
     Args:
-      operator: how it was measured.
+      operator: of the measurement.
       y: the measurement.
       family: the scale of z.
-      eta: how much of the noise is fresh, in [0, 1].
-      as_ddim: renew eta² of the noise that the step has to add, as DDIM does, in place
-        of eta² of all (for in-painting in the latents of an autoencoder).
+      eta: fraction of fresh noise, in [0, 1].
+      as_ddim: replace eta² of the noise that the step adds, as DDIM does, instead of
+        eta² of all noise (for inpainting in the latents of an autoencoder).
     """
 
     def step(
@@ -73,7 +73,7 @@ def ddnm(
         x_hat, eps_hat = _estimates(denoise, z_t, logsnr_t, family)
         new, old = jnp.float32(1.0), jnp.float32(0.0)  # of the noise, in variance
         if as_ddim:
-            new = process.added_share(logsnr_t, logsnr_s)
+            new = process.added_noise_fraction(logsnr_t, logsnr_s)
             old = jnp.exp(logsnr_t - logsnr_s)
         noise = eta * jnp.sqrt(new) * rng.normal_per_example(keys, z_t.shape[1:])
         # As a sum: 1 minus the fresh part would lose all digits where that is nearly 1.
@@ -95,12 +95,12 @@ def ddnm_plus(
     """Returns the step (2), for a measurement with noise.
 
     Args:
-      operator: how it was measured; with its spectrum.
+      operator: of the measurement; with its spectrum.
       y: the measurement, with noise.
-      sigma_y: standard deviation of its noise, more than 0, in units of x: twice that
-        of an image in [0, 1].
+      sigma_y: standard deviation of its noise, more than 0, in units of x: twice the
+        value for images in [0, 1].
       family: the scale of z.
-      eta: as for `ddnm`, where the measurement tells nothing, or less than noise.
+      eta: as for `ddnm`, where the measurement gives no, or too noisy, information.
 
     Raises:
       ValueError: sigma_y is not positive, or the operator has no spectrum.
@@ -124,10 +124,12 @@ def ddnm_plus(
         x_hat, eps_hat = _estimates(denoise, z_t, logsnr_t, family)
         alpha_s, sigma_s = family.alpha_sigma(logsnr_s)
         singulars = jnp.asarray(spectrum.singulars, z_t.dtype)
-        share, fresh, kept = shares(singulars, alpha_s, sigma_s, sigma_y, eta)
+        share, fresh, kept = ddnm_plus_coefficients(
+            singulars, alpha_s, sigma_s, sigma_y, eta
+        )
         noise = rng.normal_per_example(keys, z_t.shape[1:])
         error = operator.pinv(operator.forward(x_hat) - y)
-        # One way there and one back, for all three sums of (2).
+        # All three terms of (2) share one synthesis.
         coefficients = (
             fresh * spectrum.analyse(noise)
             + kept * spectrum.analyse(eps_hat)
@@ -138,7 +140,7 @@ def ddnm_plus(
     return Solver(lambda z_t: (), step)
 
 
-def shares(
+def ddnm_plus_coefficients(
     singulars: Float[Array, "*s"],
     alpha: Scalar,
     sigma: Scalar,
@@ -152,15 +154,15 @@ def shares(
       alpha: amplitude of the image at the end of the step.
       sigma: amplitude of the noise there.
       sigma_y: that of the noise in the measurement, more than 0.
-      eta: share of fresh noise where the measurement does not decide.
+      eta: fraction of fresh noise where the measurement has no effect.
     """
     measured = singulars > 0
     strong = measured & (singulars * sigma >= alpha * sigma_y)
     old = jnp.sqrt(jnp.asarray(1.0 - eta**2, singulars.dtype))
     weak = singulars * sigma * old / (alpha * sigma_y)
-    # The noise that the measurement brings along; 0 in place of a division by 0.
-    brought = alpha * sigma_y / jnp.where(strong, singulars, jnp.inf)
-    own = jnp.sqrt(jnp.maximum((sigma - brought) * (sigma + brought), 0.0))
+    # The noise that comes from the measurement; 0 instead of a division by 0.
+    from_y = alpha * sigma_y / jnp.where(strong, singulars, jnp.inf)
+    own = jnp.sqrt(jnp.maximum((sigma - from_y) * (sigma + from_y), 0.0))
     share = jnp.where(strong, 1.0, jnp.where(measured, weak, 0.0))
     fresh = jnp.where(strong, own, eta * sigma)
     return share, fresh, jnp.where(measured, 0.0, old * sigma)
@@ -173,14 +175,14 @@ def ddnm_simplified(
     family: Family = VP,
     eta: float = ETA,
 ) -> Solver:
-    """Returns the step of the simplified sampler as it was published, slips and all.
+    """Returns the step of the simplified sampler as published, including its errors.
 
-    It knows only A and A⁺ and treats all singular values as 1. Its noise is too small
-    by a factor √(1 - ᾱ²) at ᾱ = α_s²: 0.92 in the middle of the way and less than 0.1
-    at its end. For comparison only.
+    It uses only A and A⁺ and treats all singular values as 1. Its noise is too small by
+    a factor √(1 - ᾱ²) at ᾱ = α_s²: 0.92 in the middle of sampling and less than 0.1 at
+    the end. For comparison only.
 
     Args:
-      operator: how the image was measured.
+      operator: of the measurement.
       y: the measurement.
       sigma_y: standard deviation of its noise, in units of x; may be 0.
       family: the scale of z; the step is taken in that of vp.
@@ -198,10 +200,10 @@ def ddnm_simplified(
         x_hat, eps_hat = _estimates(denoise, z_t, logsnr_t, family)
         alpha, sigma = VP.alpha_sigma(logsnr_s)
         alpha_bar = alpha**2
-        level, brought = jnp.sqrt(1.0 - alpha_bar**2), alpha_bar * sigma_y
-        strong = level >= brought
-        share = jnp.where(strong, 1.0, level / jnp.where(strong, 1.0, brought))
-        gain = jnp.sqrt(jnp.maximum(level**2 - brought**2, 0.0))
+        level, from_y = jnp.sqrt(1.0 - alpha_bar**2), alpha_bar * sigma_y
+        strong = level >= from_y
+        share = jnp.where(strong, 1.0, level / jnp.where(strong, 1.0, from_y))
+        gain = jnp.sqrt(jnp.maximum(level**2 - from_y**2, 0.0))
         error = operator.pinv(operator.forward(x_hat) - y)
         noise = eta * rng.normal_per_example(keys, z_t.shape[1:])
         noise = noise + (1.0 - eta**2) ** 0.5 * eps_hat
@@ -214,7 +216,7 @@ def ddnm_simplified(
 def _estimates(
     denoise: DenoiseFn, z_t: Image, logsnr: Scalar, family: Family
 ) -> tuple[Image, Image]:
-    """Returns x_hat, and the noise that z_t contains if that is the image."""
+    """Returns x_hat and the corresponding noise in z_t."""
     x_hat = denoise(z_t, jnp.broadcast_to(logsnr, z_t.shape[:1]))
     alpha, sigma = family.alpha_sigma(logsnr)
     return x_hat, (z_t - alpha * x_hat) / sigma

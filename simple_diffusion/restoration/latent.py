@@ -1,12 +1,12 @@
-"""In-painting where diffusion happens in the cells of an autoencoder.
+"""Inpainting in the latent space of an autoencoder.
 
-A cell of the latent image is known if the pixels it depends on are. A convolutional
-encoder looks far beyond its cell, and near a hole it sees the hole: cells there are not
-to be trusted, and the hole grows by a few. What is drawn for them is decoded, and then
-the known pixels are put back, exactly.
+A cell of the latent image is known if the pixels that it depends on are known. The
+receptive field of a convolutional encoder is larger than a cell, so cells near a hole
+depend on the hole. They are treated as unknown: the hole is dilated by a few cells.
+After decoding, the known pixels are restored exactly.
 
-The observation, known pixels of a decoded latent image, is not linear, so this is a
-heuristic of the projection: z' = M E(y) + (1 - M) z.
+The measurement, known pixels of a decoded latent image, is not linear. The projection
+z' = M E(y) + (1 - M) z is therefore a heuristic.
 """
 
 import jax
@@ -31,10 +31,10 @@ def known_cells(
 
     Args:
       known_mask: 1 for known pixels, 0 for the hole.
-      factor: pixels along a side of a cell; 1 where diffusion happens in pixels.
-      mode: "nearest" asks the first pixel of each cell alone; "block_max" calls a cell
-        hole if any of its pixels is.
-      dilate_low: cells by which the hole grows towards smaller indices, on both axes.
+      factor: pixels along a side of a cell; 1 for diffusion in pixels.
+      mode: "nearest" uses the first pixel of each cell; with "block_max" a cell belongs
+        to the hole if any of its pixels does.
+      dilate_low: dilation of the hole towards smaller indices, in cells, on both axes.
       dilate_high: towards larger ones.
 
     Raises:
@@ -50,8 +50,7 @@ def known_cells(
         )
     if min(dilate_low, dilate_high) < 0:
         raise ValueError(
-            f"restore.dilate={(dilate_low, dilate_high)} must not be negative: the "
-            "hole never shrinks"
+            f"restore.dilate={(dilate_low, dilate_high)} must not be negative"
         )
     hole = 1.0 - known_mask
     if mode == "nearest":
@@ -63,7 +62,8 @@ def known_cells(
         raise ValueError(
             f"restore.mask_mode={mode!r} is unknown; known: {', '.join(MODES)}"
         )
-    # A cell turns into hole if one is within dilate_low after it or dilate_high before.
+    # A cell joins the hole if a hole cell is at most dilate_low after it or dilate_high
+    # before it.
     reach = dilate_low + dilate_high + 1
     pad = (dilate_high, dilate_low)
     grown = jax.lax.reduce_window(
@@ -78,8 +78,8 @@ def known_cells(
 
 
 def paste(image: Image, original: Image, known_mask: Mask) -> Image:
-    """Returns the original where it is known, the image in the hole.
+    """Returns the original where it is known, and the image in the hole.
 
-    A choice and no blend: known pixels keep their bits.
+    Selects and does not blend, so that known pixels are bit-exact.
     """
     return jnp.where(known_mask > 0, original, image)

@@ -1,12 +1,12 @@
-"""The projection that makes an estimate agree with a measurement.
+"""The projection of an estimate onto the images consistent with a measurement.
 
-An image x was measured as y = A x. Any x splits into A⁺A x, of which the measurement
-tells all, and (I - A⁺A) x, of which it tells nothing. The first part is taken from y,
-the second from the estimate (arXiv 2212.00490, section 3.1):
+A measurement of an image is y = A x. Any x is the sum of A⁺A x, which the measurement
+determines, and (I - A⁺A) x, on which it does not depend. The projection takes the first
+part from y and the second from the estimate (arXiv 2212.00490, section 3.1):
 
     x' = A⁺y + (I - A⁺A) x = x - A⁺(A x - y).                                    (1)
 
-Then A x' = A A⁺ y, which is y if any image could have been measured so.
+Then A x' = A A⁺ y, which is y if y is in the range of A.
 """
 
 from typing import Any
@@ -20,31 +20,34 @@ Image = Float[Array, "b h w c"]
 
 
 def project(operator: LinearOperator, x: Image, y: Array) -> Image:
-    """Returns the image nearest to x that agrees with the measurement: equation (1)."""
+    """Returns the image nearest to x that is consistent with y: equation (1)."""
     return x - operator.pinv(operator.forward(x) - y)
 
 
-def null_space(denoise: DenoiseFn, operator: LinearOperator, y: Array) -> DenoiseFn:
-    """Returns a denoise function all of whose estimates agree with the measurement.
+def project_denoiser(
+    denoise: DenoiseFn, operator: LinearOperator, y: Array
+) -> DenoiseFn:
+    """Returns a denoise function with projected estimates.
 
-    Any solver then restores. What is done to x_hat besides (guiding, clipping, windows)
-    comes before: `null_space(clip(guide(...)), operator, y)`.
+    Any solver then restores images. Other changes of x_hat (guidance, clipping,
+    windows) come before the projection: `project_denoiser(clip(guide(...)), operator,
+    y)`.
     """
 
-    def agreeing(z_t: Image, logsnr: Float[Array, "b"]) -> Image:
+    def denoise_and_project(z_t: Image, logsnr: Float[Array, "b"]) -> Image:
         return project(operator, denoise(z_t, logsnr), y)
 
-    return agreeing
+    return denoise_and_project
 
 
-def projected(solver: Solver, operator: LinearOperator, y: Array) -> Solver:
-    """Returns a solver that sees the estimates of `denoise` projected.
+def project_solver(solver: Solver, operator: LinearOperator, y: Array) -> Solver:
+    """Returns a solver that projects the estimates of `denoise`.
 
-    The same as a projected denoise function, for a loop that wants the estimates as
-    they were before (`travel.py`).
+    Equivalent to `project_denoiser`, for a loop that also needs the estimates before
+    the projection (`travel.py`).
     """
 
     def step(denoise: DenoiseFn, *rest: Any) -> tuple[Image, Any]:
-        return solver.step(null_space(denoise, operator, y), *rest)
+        return solver.step(project_denoiser(denoise, operator, y), *rest)
 
     return Solver(solver.init, step)

@@ -1,22 +1,22 @@
-"""What may happen to an image, as a linear operator A with its exact pseudo-inverse.
+"""Image degradations as linear operators A with their exact pseudo-inverses.
 
 A⁺ is the one of Moore and Penrose: A A⁺ A = A, A⁺ A A⁺ = A⁺, and A A⁺ and A⁺ A are
-symmetric. Then A⁺ A is the orthogonal projection onto what the measurement tells, and
-I - A⁺ A that onto the null space. The spectrum is A = U diag(s) Vᵀ seen from the side
-of the image; nothing here needs U.
+symmetric. Then A⁺ A is the orthogonal projection onto the row space of A, and I - A⁺ A
+the projection onto its null space. The spectrum is s and V of A = U diag(s) Vᵀ; U is
+not needed here.
 
-Of pixels that become one, a block of which m says what is known (k pixels), the row of
-A is m / r² = (√k / r²) vᵀ with v = m / √k. An orthogonal matrix that has v as a column
-is a reflection (Householder): with u = v + e₀,
+For the mean over a block with the mask m of known pixels (k of r²), the row of A is
+m / r² = (√k / r²) vᵀ with v = m / √k. An orthogonal matrix with v as a column is a
+Householder reflection: with u = v + e₀,
 
     H = I - 2 u uᵀ / uᵀu,     H e₀ = -v,     uᵀu = 2 + 2 v₀ >= 2,
 
-so that nothing cancels, whatever is known.
+so that nothing cancels for any mask.
 
-Here are the operators on pixels and colours; `separable.py` has those that work along
-the axes, `sensing.py` those of compressed sensing. Source: DDNM (arXiv 2212.00490),
-section 3.2, whose pseudo-inverse of a masked average does not fulfil A A⁺ A = A: that
-needs the mean over the known pixels alone.
+This module has the operators on pixels and colours; `separable.py` has those that act
+along the axes, `sensing.py` those of compressed sensing. Source: DDNM (arXiv
+2212.00490), section 3.2, whose pseudo-inverse of a masked average does not fulfil A A⁺
+A = A: that needs the mean over the known pixels alone.
 """
 
 import math
@@ -34,13 +34,13 @@ Small = Float[Array, "b H W c"]
 Mask = Shaped[Array | np.ndarray, "m h w 1"]
 Size = tuple[int, int]
 
-# Of the three colours in grey: equal, and as the code of DDNM has them.
+# Weights of the three colours in grey: equal, and those of the code of DDNM.
 _EQUAL = (1 / 3, 1 / 3, 1 / 3)
 _PUBLISHED = (0.3333, 0.3334, 0.3333)
 
 
 class Spectrum(NamedTuple):
-    """A = U diag(s) Vᵀ seen from the side of the image.
+    """The image side of A = U diag(s) Vᵀ: V and s.
 
     Attributes:
       analyse: x [b, h, w, c] -> Vᵀ x, in an array of the same shape.
@@ -55,13 +55,12 @@ class Spectrum(NamedTuple):
 
 
 class LinearOperator(NamedTuple):
-    """A linear map of images and its way back.
+    """A linear map of images and its pseudo-inverse.
 
     Attributes:
       forward: x [b, h, w, c] -> y [b, ...].
       pinv: y -> x, the pseudo-inverse of Moore and Penrose.
-      spectrum: None only where the published pseudo-inverse (`compat`) belongs to no
-        spectrum.
+      spectrum: None if the published pseudo-inverse (`compat`) has no spectrum.
     """
 
     forward: Callable[[Array], Array]
@@ -70,7 +69,7 @@ class LinearOperator(NamedTuple):
 
 
 def identity(size: Size) -> LinearOperator:
-    """Returns the operator that changes nothing, for denoising."""
+    """Returns the identity, for denoising."""
     return LinearOperator(_same, _same, Spectrum(_same, _same, np.ones((1, *size, 1))))
 
 
@@ -78,8 +77,8 @@ def inpaint(known_mask: Mask) -> LinearOperator:
     """Returns the operator that sets unknown pixels to 0; y has the shape of x.
 
     Args:
-      known_mask: 1 where a pixel is known, else 0; one for all images or one for each.
-        May be traced.
+      known_mask: 1 where a pixel is known, else 0; one mask for all images or one per
+        image. May be traced.
 
     Raises:
       ValueError: if images have another size (when called).
@@ -105,21 +104,21 @@ def average(
       size: height and width of x.
       factor: r, a divisor of both.
       known_mask: as for `inpaint`.
-      compat: take the published pseudo-inverse, which repeats y over the known pixels
-        though it is too near to mid-grey where some are unknown; with a mask it has no
-        spectrum.
+      compat: use the published pseudo-inverse. It repeats y over the known pixels,
+        which is too close to mid-grey where some pixels are unknown; with a mask it has
+        no spectrum.
 
     Raises:
       ValueError: if the factor does not divide the size, or the mask has another.
     """
     check_divides("restore.factor", factor, size)
-    masked = known_mask is not None
+    is_masked = known_mask is not None
     if known_mask is None:
         known_mask = np.ones((1, *size, 1), bool)
     _check_mask(known_mask, size)
     known = to_blocks(jnp.asarray(known_mask, float), factor)  # [m, H, W, r², 1]
     share = known.mean(3)
-    # An empty block has y = 0, and the mask makes anything that it is divided by right.
+    # An empty block has y = 0, and the mask sets the result to 0 for any divisor.
     share = jnp.where(share > 0, share, 1.0)
 
     def forward(x: Image) -> Small:
@@ -130,7 +129,7 @@ def average(
             y = y / share.astype(y.dtype)
         return from_blocks(known.astype(y.dtype) * y[:, :, :, None], factor)
 
-    spectrum = None if compat and masked else _block_spectrum(known, factor)
+    spectrum = None if compat and is_masked else _block_spectrum(known, factor)
     return LinearOperator(forward, pinv, spectrum)
 
 
@@ -139,7 +138,7 @@ def _block_spectrum(known: Float[Array, "m H W n 1"], factor: int) -> Spectrum:
     first = jnp.eye(factor**2, 1, dtype=float).reshape(1, 1, 1, -1, 1)
     norm = jnp.sqrt(known.sum(3, keepdims=True))  # √k
     row = known / jnp.where(norm > 0, norm, 1.0)
-    # A block of which nothing is known has no row to follow: any reflection will do.
+    # A block without known pixels has no row in A: any reflection is valid.
     normal = jnp.where(norm > 0, row, first) + first
     normal = normal * jnp.sqrt(2.0 / jnp.square(normal).sum(3, keepdims=True))
 
@@ -156,8 +155,8 @@ def grey(operator: LinearOperator, compat: bool = False) -> LinearOperator:
     Mask, then average, then grey is `grey(average(size, factor, mask))`.
 
     Args:
-      operator: one that treats all channels alike.
-      compat: weights .3333, .3334, .3333, with the pseudo-inverse that belongs to them.
+      operator: must treat all channels alike.
+      compat: weights .3333, .3334, .3333, with their pseudo-inverse.
 
     Raises:
       ValueError: if images have not three channels (when called).

@@ -1,7 +1,7 @@
 """Compressed sensing: the first rows of an orthogonal matrix over pixels.
 
-Each row of Q asks one question about many pixels. Of m rows with Q Qᵀ = I the
-pseudo-inverse is the transpose, all singular values are 1, and Vᵀ is the whole matrix.
+Each row of Q measures one combination of many pixels. For m rows with Q Qᵀ = I the
+pseudo-inverse is the transpose, all singular values are 1, and Vᵀ is the full matrix.
 Each channel is measured by the same rows. Source: DDNM (arXiv 2212.00490), section 3.2
 and its code.
 """
@@ -19,7 +19,7 @@ from simple_diffusion.restoration.operators import LinearOperator, Size, Spectru
 Image = Float[Array, "b h w c"]
 Numbers = Float[Array, "b n c"]
 
-# Beyond it making the matrix takes minutes.
+# Larger matrices take minutes to generate.
 LARGEST_BLOCK = 64
 
 
@@ -31,7 +31,7 @@ def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
 
     Args:
       size: height and width of x, both powers of two.
-      ratio: measured numbers per pixel, in (0, 1].
+      ratio: measurements per pixel, in (0, 1].
       seed: of the permutation.
 
     Raises:
@@ -47,8 +47,8 @@ def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
         return _walsh_hadamard(_flat(x)[:, order])[:, :rows]
 
     def pinv(y: Numbers) -> Image:
-        whole = jnp.pad(y, ((0, 0), (0, n - rows), (0, 0)))
-        return _unflat(_walsh_hadamard(whole)[:, back], size)
+        padded = jnp.pad(y, ((0, 0), (0, n - rows), (0, 0)))
+        return _unflat(_walsh_hadamard(padded)[:, back], size)
 
     spectrum = Spectrum(
         lambda x: _unflat(_walsh_hadamard(_flat(x)[:, order]), size),
@@ -66,7 +66,7 @@ def blocks(size: Size, ratio: float, seed: int, side: int = 32) -> LinearOperato
 
     Args:
       size: height and width of x.
-      ratio: measured numbers per pixel, in (0, 1].
+      ratio: measurements per pixel, in (0, 1].
       seed: of the matrix.
       side: s of a block, a divisor of both.
 
@@ -106,7 +106,7 @@ def _walsh_hadamard(x: Numbers) -> Numbers:
     """Returns H x / √n in natural order, by log₂ n rounds of sums and differences.
 
     H is a product over the bits of the index. Each round transforms the highest bit and
-    makes it the lowest, so that all rounds are alike and the order is right in the end.
+    makes it the lowest, so that all rounds are identical and restore the order.
     """
     b, n, c = x.shape
     for _ in range(n.bit_length() - 1):
@@ -134,23 +134,23 @@ def _unflat(x: Numbers, size: Size) -> Image:
 @functools.lru_cache(8)
 def _permutation(n: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(n)
-    order.flags.writeable = False  # shared by all who ask for this size
+    order.flags.writeable = False  # cached, so shared by all callers
     return order
 
 
 @functools.lru_cache(8)
 def _orthogonal(n: int, seed: int) -> np.ndarray:
-    """Returns a matrix drawn uniformly from all orthogonal ones."""
+    """Returns a random orthogonal matrix from the uniform (Haar) distribution."""
     q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
-    # With these signs Q is a function of the draw, and not of the library (and only so
-    # uniform: Mezzadri, arXiv math-ph/0609050).
+    # These signs make Q independent of the library, and its distribution uniform
+    # (Mezzadri, arXiv math-ph/0609050).
     q = q * np.sign(np.diag(r))
-    q.flags.writeable = False  # shared by all who ask for this size
+    q.flags.writeable = False  # cached, so shared by all callers
     return q
 
 
 def _rows(ratio: float, n: int) -> int:
-    """Returns how many of n rows are measured, at least one."""
+    """Returns the number of measured rows of n, at least one."""
     if not 0 < ratio <= 1:
         raise ValueError(f"restore.ratio={ratio} must lie in (0, 1]")
     return max(1, round(ratio * n))

@@ -1,13 +1,13 @@
-"""Operators that work along the height and along the width: bicubic scaling, blur.
+"""Separable operators along height and width: bicubic scaling and blur.
 
 A = A_y ⊗ A_x, each a small matrix over the positions of one axis. With A_y = U_y S_y
 V_yᵀ and the same for x, the singular values of A are all products of one of S_y and one
-of S_x, and no matrix over pixels is ever made.
+of S_x, so no matrix over all pixels is needed.
 
-A blur leaves next to nothing of some frequencies. Those of which less than a threshold
-is left are taken for lost, in A as well as in A⁺: were they only in A⁺, y would hold
-what no estimate is corrected by, and A A⁺ y would not be y. Images are mirrored at the
-border: d c b a | a b c d | d c b a.
+A blur almost removes some frequencies. Singular values below a threshold are set to 0,
+in A as well as in A⁺. If they were 0 only in A⁺, y would contain components that
+correct no estimate, and A A⁺ y would not equal y. Images are mirrored at the border,
+d c b a | a b c d | d c b a.
 
 Source: DDNM (arXiv 2212.00490), appendix on the operators, and its code, whose blur
 differs (see `blur`).
@@ -29,7 +29,7 @@ Kernel = Float[np.ndarray, "_"]
 
 # Relative to the largest, float32 cannot tell smaller singular values from 0.
 _FLOOR = 1e-6
-# Matrices of one axis are dense: at this side 134 MB each, and minutes to decompose.
+# The matrix of an axis is dense: 134 MB at this side, with minutes to decompose it.
 LARGEST_SIDE = 4096
 
 
@@ -42,12 +42,12 @@ class _Axis(NamedTuple):
 
 
 def uniform_kernel(taps: int = 9) -> Kernel:
-    """Returns the mean over so many pixels."""
+    """Returns equal weights over `taps` pixels."""
     return np.ones(taps) / taps
 
 
 def gaussian_kernel(sigma: float, taps: int) -> Kernel:
-    """Returns a bell of this standard deviation in pixels, cut off and with sum 1.
+    """Returns a truncated Gaussian with sum 1; `sigma` is in pixels.
 
     Raises:
       ValueError: if sigma is not positive.
@@ -89,9 +89,9 @@ def blur(
       size: height and width of x and y.
       kernel_y: an odd number of taps, the middle one at the pixel itself.
       kernel_x: the same for the width.
-      threshold: the singular values below this share of the largest are lost.
-      compat: as published. The last tap of a kernel is lost (contrast shrinks by 21 %
-        with 9 equal taps), all is 0 beyond the border, and the threshold is
+      threshold: singular values below this fraction of the largest are set to 0.
+      compat: as published. The last tap of a kernel is missing (contrast shrinks by
+        21 % with 9 equal taps), pixels beyond the border are 0, and the threshold is
         absolute.
 
     Raises:
@@ -164,8 +164,8 @@ def _blur_axis(n: int, kernel: tuple[float, ...], compat: bool) -> _Axis:
     positions = np.arange(n)[:, None] + offsets
     weights = np.broadcast_to(kernel, positions.shape)
     if compat:
-        lost = (positions < 0) | (positions >= n) | (offsets == offsets[-1])
-        weights = np.where(lost, 0.0, weights)
+        dropped = (positions < 0) | (positions >= n) | (offsets == offsets[-1])
+        weights = np.where(dropped, 0.0, weights)
     return _decompose(_scatter(weights, _mirror(positions, n), n))
 
 
@@ -178,9 +178,9 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _mirror(positions: np.ndarray, n: int) -> np.ndarray:
-    """Returns where in the image a position beyond its border is found."""
-    there = positions % (2 * n)
-    return np.minimum(there, 2 * n - 1 - there)
+    """Returns the mirrored position inside the image."""
+    folded = positions % (2 * n)
+    return np.minimum(folded, 2 * n - 1 - folded)
 
 
 def _scatter(weights: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
@@ -193,7 +193,7 @@ def _scatter(weights: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
 def _decompose(matrix: np.ndarray) -> _Axis:
     axis = _Axis(*np.linalg.svd(matrix))
     for array in axis:
-        array.flags.writeable = False  # shared by all who ask for this size
+        array.flags.writeable = False  # cached, so shared by all callers
     return axis
 
 

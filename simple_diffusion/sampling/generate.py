@@ -1,4 +1,4 @@
-"""Any number of images, in batches of one shape, one compiled program."""
+"""Generates any number of images in batches of one shape with one compiled program."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,40 +21,40 @@ def generate(
       sample: (index [b], label [b]) -> uint8 images [b, h, w, c]. An image must depend
         on its own index and label alone; then it does not depend on `batch_size`.
       labels: the class of each image.
-      batch_size: images at a time; the last batch is filled up and cut again, so that
+      batch_size: images at a time; the last batch is padded and then cropped, so that
         nothing is compiled twice.
-      start: images at the beginning that are left out.
+      start: number of images to skip at the beginning.
     """
     n = len(labels)
     for at in range(start, n, batch_size):
-        # Modulo n: what fills up the last batch are images that exist anyway.
+        # Modulo n: the last batch is padded with images from the beginning.
         index = np.arange(at, at + batch_size, dtype=np.int32) % n
         images = jax.device_get(sample(index, labels[index]))
         yield images[: n - at]
 
 
 def balanced_labels(classes: list[int], count: int) -> Int[np.ndarray, "n"]:
-    """Returns `count` labels that go through `classes` again and again."""
+    """Returns `count` labels that cycle through `classes`."""
     return np.resize(np.asarray(classes, np.int32), count)
 
 
-def chosen(
+def generate_subset(
     sample: SampleFn,
     labels: Int[np.ndarray, "n"],
-    places: Sequence[int],
+    indices: Sequence[int],
     batch_size: int,
 ) -> UInt8[np.ndarray, "m h w c"]:
-    """Returns some of the images of `generate`, the same ones to the bit.
+    """Returns some of the images of `generate`, bit for bit the same.
 
     Args:
-      sample: as there, like the others.
+      sample: as in `generate`.
       labels: of all images.
-      places: which are wanted, at least one.
+      indices: of the images to generate, at least one.
       batch_size: images at a time.
     """
-    found = []
-    for start in range(0, len(places), batch_size):
-        part = np.asarray(places[start : start + batch_size], np.int32)
-        index = np.resize(part, batch_size)  # filled up with the same again
-        found.append(jax.device_get(sample(index, labels[index]))[: len(part)])
-    return np.concatenate(found)
+    batches = []
+    for start in range(0, len(indices), batch_size):
+        part = np.asarray(indices[start : start + batch_size], np.int32)
+        index = np.resize(part, batch_size)  # padded by repetition
+        batches.append(jax.device_get(sample(index, labels[index]))[: len(part)])
+    return np.concatenate(batches)

@@ -1,9 +1,9 @@
-"""Which noise levels a solver visits.
+"""Grids: the noise levels at which a solver evaluates the network.
 
 A grid is n values of logsnr, ascending from noise to image, as a float32 array of the
-host. A first-order solver calls the network once at each; after the last one the
-estimate x_hat itself is the sample (loop.py). A grid is neither the schedule nor the
-time law a model was trained with, and may be chosen freely afterwards.
+host. A first-order solver calls the network once at each; the estimate x_hat at the
+last one is the sample (loop.py). A grid is independent of the schedule and the time
+distribution of training, and can be chosen freely after training.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def uniform_t(schedule: Schedule, n: int) -> Grid:
 def uniform_logsnr(schedule: Schedule, n: int) -> Grid:
     """Returns n equal steps in logsnr between the ends of the schedule.
 
-    The first value is the noisy end; the last step would lead to the clean end.
+    The first value is the noisy end; a further step would reach the clean end.
     """
     _check(n)
     noisy, clean = np.asarray(schedule(jnp.array([1.0, 0.0])), np.float64)
@@ -39,7 +39,8 @@ def karras(
 
     Args:
       n: how many values; a single one is sigma_max.
-      rho: equal steps in sigma^(1/rho); a larger one spends more of them on low noise.
+      rho: the steps are equal in sigma^(1/rho); a larger rho gives more steps at low
+        noise.
       sigma_min: the last sigma/alpha visited.
       sigma_max: the first.
     """

@@ -33,7 +33,7 @@ def guide(strong: DenoiseFn, weak: DenoiseFn, weight: Weight) -> DenoiseFn:
     """
 
     def denoise(z_t: Image, logsnr: LogSNR) -> Image:
-        return _guided(
+        return _apply_guidance(
             weight,
             logsnr,
             alone=lambda: strong(z_t, logsnr),
@@ -56,7 +56,7 @@ def classifier_free(
     Args:
       bind: conditioning -> denoise function, one network for both.
       cond: the conditioning of each image.
-      null_cond: the same fields, saying that nothing is known.
+      null_cond: the same fields with their null values.
       weight: as for `guide`; where it is 1 the batch is not doubled.
     """
 
@@ -67,7 +67,9 @@ def classifier_free(
             pairs = x.reshape(-1, 2, *x.shape[1:])
             return pairs[:, 0], pairs[:, 1]
 
-        return _guided(weight, logsnr, alone=lambda: bind(cond)(z_t, logsnr), both=both)
+        return _apply_guidance(
+            weight, logsnr, alone=lambda: bind(cond)(z_t, logsnr), both=both
+        )
 
     return denoise
 
@@ -79,61 +81,61 @@ def interval(weight: float, low: float, high: float) -> Callable[[LogSNR], LogSN
     limits stated as EDM's sigma, and a schedule those stated as t.
     """
 
-    def of(logsnr: LogSNR) -> LogSNR:
+    def weight_at(logsnr: LogSNR) -> LogSNR:
         inside = (low <= logsnr) & (logsnr < high)
         return jnp.where(inside, weight, 1.0)
 
-    return of
+    return weight_at
 
 
 def clip_static(denoise: DenoiseFn) -> DenoiseFn:
     """Returns x_hat limited to [-1, 1]; for pixels, never for latents."""
 
-    def clipped(z_t: Image, logsnr: LogSNR) -> Image:
+    def denoise_and_clip(z_t: Image, logsnr: LogSNR) -> Image:
         return jnp.clip(denoise(z_t, logsnr), -1.0, 1.0)
 
-    return clipped
+    return denoise_and_clip
 
 
 def clip_dynamic(denoise: DenoiseFn, percentile: float = 0.995) -> DenoiseFn:
     """Returns x_hat limited to, and divided by, a high quantile of its magnitude.
 
-    Strong guidance drives whole images out of range, where `clip_static` would saturate
-    them. The quantile is each image's own, and counts only where it exceeds 1 (dynamic
-    thresholding, arXiv 2205.11487, section 2.3).
+    Strong guidance moves images out of range as a whole, where `clip_static` would
+    saturate them. The quantile is computed per image, and is used only where it exceeds
+    1 (dynamic thresholding, arXiv 2205.11487, section 2.3).
     """
 
-    def clipped(z_t: Image, logsnr: LogSNR) -> Image:
+    def denoise_and_clip(z_t: Image, logsnr: LogSNR) -> Image:
         x = denoise(z_t, logsnr)
         magnitude = jnp.abs(x).reshape(x.shape[0], -1)
         limit = jnp.maximum(jnp.quantile(magnitude, percentile, axis=1), 1.0)
         limit = arrays.expand_dims_like(limit, x)
         return jnp.clip(x, -limit, limit) / limit
 
-    return clipped
+    return denoise_and_clip
 
 
-def _guided(
+def _apply_guidance(
     weight: Weight,
     logsnr: LogSNR,
     alone: Callable[[], Image],
     both: Callable[[], tuple[Image, Image]],
 ) -> Image:
-    def combined(w: Any) -> Image:
+    def combine(w: Any) -> Image:
         strong, weak = both()
-        # Not weak + w (strong - weak): this way w = 1 gives strong to the last bit.
+        # Not weak + w (strong - weak): this form gives exactly strong for w = 1.
         return strong + (w - 1.0) * (strong - weak)
 
     if not callable(weight):
-        return alone() if weight == 1.0 else combined(weight)
+        return alone() if weight == 1.0 else combine(weight)
     w = weight(logsnr)
     return jax.lax.cond(
         jnp.all(w == 1.0),
         alone,
-        lambda: combined(w.reshape(-1, 1, 1, 1)),
+        lambda: combine(w.reshape(-1, 1, 1, 1)),
     )
 
 
 def _interleave(a: Array, b: Array) -> Array:
-    # a0 b0 a1 b1 ...: if the batch is spread over devices, a pair stays on one of them.
+    # a0 b0 a1 b1 ...: both of a pair stay on the same device of a split batch.
     return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])

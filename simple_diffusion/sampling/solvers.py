@@ -1,7 +1,7 @@
-"""Ways to take one step from z_t to the cleaner z_s, given a denoise function.
+"""Solvers: one step from z_t to the cleaner z_s, given a denoise function.
 
-All are written in terms of x_hat, so that whatever is done to x_hat (guidance,
-clipping, projection) is felt by the noise estimate too. All commute with a change of
+All are written in terms of x_hat, so that changes of x_hat (guidance, clipping,
+projection) also affect the noise estimate. All commute with a change of
 family: a sample in the scale of flow is the sample in the scale of vp, rescaled.
 
 Equation numbers refer to diffusion/process.py. The noise levels logsnr_t and logsnr_s
@@ -28,7 +28,7 @@ def ancestral(family: Family = VP, gamma: float = 0.2) -> Solver:
 
     Args:
       family: the scale of z.
-      gamma: where log variance lies between that of the posterior (0), right if x_hat
+      gamma: interpolates log variance between that of the posterior (0), exact if x_hat
         is certain, and that of the reverse step for white data (1). simple diffusion
         uses 0.2, and 1 for text-to-image.
     """
@@ -54,12 +54,12 @@ def ancestral(family: Family = VP, gamma: float = 0.2) -> Solver:
 
 
 def ddim(family: Family = VP, eta: float = 0.0) -> Solver:
-    """Returns DDIM (arXiv 2010.02502): equation (7), with a share of the noise renewed.
+    """Returns DDIM (arXiv 2010.02502): equation (7), with a fraction of fresh noise.
 
     Args:
       family: the scale of z.
-      eta: 0 keeps the estimated noise and is deterministic; 1 renews as much of it as
-        the process would, which is `ancestral` with gamma = 0.
+      eta: 0 keeps the estimated noise and is deterministic; 1 replaces as much of it
+        as the process would, which is `ancestral` with gamma = 0.
     """
 
     def step(
@@ -76,9 +76,9 @@ def ddim(family: Family = VP, eta: float = 0.0) -> Solver:
             # Variance 1 = kept^2 + fresh^2, where fresh^2 = eta^2 c. As a sum: 1 minus
             # the fresh part would lose all digits where c is nearly 1.
             kept = jnp.sqrt(1.0 - eta**2 + eta**2 * jnp.exp(logsnr_t - logsnr_s))
-            fresh = eta * jnp.sqrt(process.added_share(logsnr_t, logsnr_s))
-            renewal = rng.normal_per_example(keys, z_t.shape[1:])
-            noise = kept * noise + fresh * renewal
+            fresh = eta * jnp.sqrt(process.added_noise_fraction(logsnr_t, logsnr_s))
+            fresh_noise = rng.normal_per_example(keys, z_t.shape[1:])
+            noise = kept * noise + fresh * fresh_noise
         alpha_s, sigma_s = family.alpha_sigma(logsnr_s)
         return alpha_s * x_hat + sigma_s * noise, state
 
@@ -125,7 +125,7 @@ def dpmpp_2m(family: Family = VP) -> Solver:
     """
 
     def init(z_t: Image) -> tuple[Image, Scalar]:
-        # An estimate made infinitely long ago: it has no weight in the first step.
+        # The estimate before the first step has weight 0: its logsnr is -inf.
         return jnp.zeros_like(z_t), jnp.float32(-jnp.inf)
 
     def step(

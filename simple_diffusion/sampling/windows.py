@@ -1,7 +1,7 @@
-"""Images larger than a network can take at once, from windows of them.
+"""Denoising of images larger than the input of the network, in windows.
 
-All windows are cut from one z_t, and what the network makes of them is fused at every
-step, so that there is one image with one noise and the solver knows of no windows:
+All windows are cut from one z_t, and the estimates of the network are fused at every
+step. The result is one image with one noise, and the solver does not see the windows:
 
     x̂(p) = Σᵢ wᵢ(p) x̂ᵢ(p),   Σᵢ wᵢ(p) = 1 at every pixel p.                     (1)
 
@@ -9,15 +9,15 @@ At a fixed z_t every kind of prediction is an affine function of x̂, and (1) is
 combination: the mean of x̂ is the mean of eps and of v.
 
 A weight is a product of one factor per end of the window. Towards an end of the image
-itself it is 1. Where the window ends inside the image the network sees too little
-around the outermost pixels, and windows overlap by o = window - stride. With d the
+itself it is 1. At an end inside the image the network lacks context for the outermost
+pixels, so windows overlap by o = window - stride. With d the
 distance of a pixel's centre from that end,
 
     u = 1/2 + (d - o/2) / (taper o),   w ∝ sin²(π/2 clip(u, 0, 1)).               (2)
 
 It is 0 for d <= (1 - taper)/2 o, rises over the middle of the overlap, and is 1 beyond.
-Windows equal the whole, therefore, for a network whose outputs depend on inputs at most
-(1 - taper)/2 o pixels away.
+The fused windows therefore equal the full image for a network whose outputs depend on
+inputs at most (1 - taper)/2 o pixels away.
 
 Without the outer half of each overlap windows are one stride long and begin at most one
 stride apart (less if the last one had to be moved back into the image): they still
@@ -41,7 +41,7 @@ LogSNR = Float[Array, "b"]
 Bind = Callable[[Conditioning], DenoiseFn]
 
 
-def fused(
+def fuse_windows(
     bind: Bind,
     *,
     window: int | tuple[int, int],
@@ -51,27 +51,27 @@ def fused(
     devices: int = 1,
     constrain: Callable[[Array], Array] = lambda array: array,
 ) -> Bind:
-    """Returns `bind` for images of any size, given one for windows of them.
+    """Returns `bind` for images of any size, given `bind` for windows of them.
 
-    The network is compiled once, for a group of windows; memory is that of one group
-    and of a few arrays of the image's size.
+    The network is compiled once, for a group of windows. The memory is that of one
+    group and of a few arrays of the size of the image.
 
-    A window is conditioned on what its image is conditioned on, except for `box`, which
-    becomes the window's own, and `image`, which is cut like z_t. A network that knows
-    where it is needs the box of all of z_t: (0, 0, 1, 1) if that is a whole image.
+    A window has the conditioning of its image, except for `box`, which becomes the box
+    of the window, and `image`, which is cut like z_t. A network that depends on the
+    position needs the box of all of z_t: (0, 0, 1, 1) for a full image.
 
     Args:
-      bind: conditioning -> denoise function of windows. For windows to equal the whole
-        in a network that pools, `stride`, `window` and the image must be multiples of
-        what it pools by.
+      bind: conditioning -> denoise function of windows. For fused windows to equal the
+        full image, `stride`, `window` and the image must be multiples of the pooling
+        factor of the network.
       window: side in pixels, or height and width. Along an axis where the image is not
         larger there is one window, of the image's size.
       stride: pixels from one window to the next; the last one ends with the image.
-      batch: the network is called on at most so many windows, of all images together
-        (rounded up to a multiple of `devices`).
-      taper: the share of the overlap over which one window passes into the next: 0
-        changes over in the middle, 1 leaves no margin.
-      devices: every call gets a multiple of so many windows.
+      batch: most windows per call of the network, of all images together (rounded up to
+        a multiple of `devices`).
+      taper: fraction of the overlap over which windows blend: 0 switches in the middle,
+        1 leaves no margin.
+      devices: the number of windows per call is a multiple of it.
       constrain: applied to every array whose first axis are the windows of a call, such
         as `jax.lax.with_sharding_constraint`, to spread them over the devices. Each
         device then needs all of z_t.
@@ -82,12 +82,16 @@ def fused(
     sides = _pair(window)
     _check(sides, stride, batch, taper)
 
-    def bind_whole(cond: Conditioning) -> DenoiseFn:
+    def bind_full(cond: Conditioning) -> DenoiseFn:
         def denoise(z_t: Image, logsnr: LogSNR) -> Image:
-            images, *whole, _ = z_t.shape
+            images, *full_size, _ = z_t.shape
             y, x = (
-                _Axis(n, positions(n, side, stride), weights(n, side, stride, taper))
-                for n, side in zip(whole, sides, strict=True)
+                _Axis(
+                    n,
+                    window_starts(n, side, stride),
+                    window_weights(n, side, stride, taper),
+                )
+                for n, side in zip(full_size, sides, strict=True)
             )
             tiling = _Tiling(images, y, x)
             calls, each = _groups(tiling.total, batch, devices)
@@ -106,47 +110,49 @@ def fused(
 
         return denoise
 
-    return bind_whole
+    return bind_full
 
 
-def positions(length: int, window: int, stride: int) -> tuple[int, ...]:
-    """Returns where the windows along an axis begin; the last ends with the axis."""
+def window_starts(length: int, window: int, stride: int) -> tuple[int, ...]:
+    """Returns the starts of the windows along an axis; the last ends with the axis."""
     last = max(length - window, 0)
     return (*range(0, last, stride), last)
 
 
-def count(size: tuple[int, int], window: int | tuple[int, int], stride: int) -> int:
-    """Returns how many windows one image of this height and width is made of."""
+def count_windows(
+    size: tuple[int, int], window: int | tuple[int, int], stride: int
+) -> int:
+    """Returns the number of windows of one image of this height and width."""
     y, x = (
-        len(positions(length, side, stride))
+        len(window_starts(length, side, stride))
         for length, side in zip(size, _pair(window), strict=True)
     )
     return y * x
 
 
-def weights(
+def window_weights(
     length: int, window: int, stride: int, taper: float
 ) -> Float32[np.ndarray, "n w"]:
     """Returns the weights of each window along an axis, divided by their sum.
 
-    Those of an image are products of one along each axis. They add up to 1 too: the sum
-    of all products is the product of both sums.
+    The weights of an image are products of one weight along each axis. They sum to 1
+    too: the sum of all products is the product of both sums.
     """
-    starts = np.array(positions(length, window, stride))[:, None]
+    starts = np.array(window_starts(length, window, stride))[:, None]
     overlap, window = window - stride, min(window, length)
     distance = np.arange(window)[None] + 0.5
 
-    def rising(distance: np.ndarray) -> np.ndarray:
-        # A taper of 0 is a change within far less than a pixel.
+    def ramp(distance: np.ndarray) -> np.ndarray:
+        # A taper of 0 becomes a ramp much shorter than a pixel.
         u = 0.5 + (distance - overlap / 2) / max(taper * overlap, 1e-6)
         return np.sin(0.5 * np.pi * np.clip(u, 0.0, 1.0)) ** 2
 
-    left = np.where(starts == 0, 1.0, rising(distance))
-    right = np.where(starts == starts[-1], 1.0, rising(distance[:, ::-1]))
+    left = np.where(starts == 0, 1.0, ramp(distance))
+    right = np.where(starts == starts[-1], 1.0, ramp(distance[:, ::-1]))
     pixel = starts + np.arange(window)[None]
-    folded = np.zeros(length)
-    np.add.at(folded, pixel, left * right)
-    return (left * right / folded[pixel]).astype(np.float32)
+    total = np.zeros(length)
+    np.add.at(total, pixel, left * right)
+    return (left * right / total[pixel]).astype(np.float32)
 
 
 class _Axis(NamedTuple):
@@ -166,7 +172,7 @@ class _Tiling:
     x: _Axis
 
     @property
-    def whole(self) -> tuple[int, int]:
+    def full_size(self) -> tuple[int, int]:
         return self.y.length, self.x.length
 
     @property
@@ -178,28 +184,28 @@ class _Tiling:
         return self.images * len(self.y.starts) * len(self.x.starts)
 
     def at(self, index: Int[Array, "n"]) -> Int[Array, "n 3"]:
-        """Returns (image, y, x) of windows; numbers from `total` on begin again."""
-        image, row, column = self._place(index)
+        """Returns (image, y, x) of windows; numbers from `total` on wrap around."""
+        image, row, column = self._unravel(index)
         y, x = (jnp.array(axis.starts, jnp.int32) for axis in (self.y, self.x))
         return jnp.stack([image, y[row], x[column]], axis=1)
 
     def weight(self, index: Int[Array, "n"]) -> Float[Array, "n h w"]:
-        """Returns weights of windows; 0 from `total` on, for what fills up a group."""
-        _, row, column = self._place(index)
+        """Returns weights of windows; 0 from `total` on, for the padding of a group."""
+        _, row, column = self._unravel(index)
         y, x = (jnp.asarray(axis.weights) for axis in (self.y, self.x))
         real = (index < self.total).astype(jnp.float32)
         return real[:, None, None] * y[row][:, :, None] * x[column][:, None, :]
 
-    def _place(self, index: Array) -> tuple[Array, ...]:
+    def _unravel(self, index: Array) -> tuple[Array, ...]:
         shape = (self.images, len(self.y.starts), len(self.x.starts))
         return jnp.unravel_index(index % self.total, shape)
 
 
 def _groups(total: int, batch: int, devices: int) -> tuple[int, int]:
-    """Returns how many calls there are, and of how many windows each."""
+    """Returns the number of calls and the number of windows per call."""
     most = -(-batch // devices) * devices
     calls = -(-total // most)
-    # Shared out evenly: 9 windows at no more than 8 are 5 and 5, not 8 and 8.
+    # Evenly: 9 windows in groups of at most 8 are 5 and 5, not 8 and 8.
     return calls, -(-total // (calls * devices)) * devices
 
 
@@ -222,8 +228,8 @@ def _add(
         new = old + part[None]
         return jax.lax.dynamic_update_slice(images, new, (*at, 0)), None
 
-    # One after the other, because windows overlap; a scatter would add them up in
-    # another order each time on some devices.
+    # Sequential, because windows overlap and a scatter would sum them in a
+    # nondeterministic order on some devices.
     return jax.lax.scan(one, images, (parts, at))[0]
 
 
@@ -232,8 +238,10 @@ def _part(cond: Conditioning, at: Int[Array, "n 3"], tiling: _Tiling) -> Conditi
     if part.box is not None:
         low, extent = part.box[:, :2], part.box[:, 2:] - part.box[:, :2]
         ends = (at[:, 1:], at[:, 1:] + jnp.array([tiling.size]))
-        whole = jnp.array([tiling.whole], jnp.float32)
-        box = jnp.concatenate([low + extent * (end / whole) for end in ends], axis=1)
+        full_size = jnp.array([tiling.full_size], jnp.float32)
+        box = jnp.concatenate(
+            [low + extent * (end / full_size) for end in ends], axis=1
+        )
         part = replace(part, box=box)
     if cond.image is not None:
         part = replace(part, image=_cut(cond.image, at, tiling.size))

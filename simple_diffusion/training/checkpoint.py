@@ -1,7 +1,7 @@
-"""Checkpoints that survive: written behind the step's back, verified when read.
+"""Checkpoints of a run: written asynchronously, verified when read.
 
 A checkpoint of step n has one part per tree: `params`, `ema_<name>` and `progress`. See
-`store` for how they are written. Where the newest is damaged, the one before it is
+`store` for how they are written. If the newest one is damaged, the one before it is
 used.
 """
 
@@ -23,10 +23,10 @@ Folder = store.Folder
 class Checkpoints:
     """The checkpoints of one training run.
 
-    folder: where they are; made if it does not exist.
-    keep: how many of the newest to keep. At least two, or there is nothing to fall back
-      to when the newest is damaged.
-    keep_every: steps whose checkpoints are kept for ever, as multiples; None for none.
+    folder: where they are; created if it does not exist.
+    keep: how many of the newest to keep. At least two, to have one to fall back to when
+      the newest is damaged.
+    keep_every: checkpoints at multiples of this step are never deleted; None for none.
     """
 
     def __init__(self, folder: Folder, keep: int = 3, keep_every: int | None = None):
@@ -35,15 +35,15 @@ class Checkpoints:
         self._store = store.Store(folder, keep=keep, keep_every=keep_every)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Begins to save; the state may be donated as soon as this returns.
+        """Starts to save; the state may be donated as soon as this returns.
 
         Raises:
-          CheckpointError: this save could not begin, or the one before it had failed.
+          CheckpointError: this save could not start, or the previous save failed.
         """
         self._store.save(step, _parts(state))
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """Returns the newest sound checkpoint, or None if there never was one.
+        """Returns the newest intact checkpoint, or None if there never was one.
 
         A damaged checkpoint is moved to the folder `damaged` beside this one, with a
         warning, and the one before it is tried.
@@ -52,10 +52,10 @@ class Checkpoints:
           abstract: shapes, dtypes and shardings; each device reads only its own part.
 
         Raises:
-          Mismatch: the checkpoint is sound but other arrays are wanted.
-          CheckpointError: there are checkpoints and none of them is sound.
+          CheckpointMismatch: the checkpoint is intact but holds other arrays.
+          CheckpointError: there are checkpoints and none of them is intact.
         """
-        found = self._store.newest(_parts(abstract))
+        found = self._store.restore_newest(_parts(abstract))
         if found is None:
             return None
         step, parts = found
@@ -65,28 +65,28 @@ class Checkpoints:
         return TrainState(params=parts["params"], ema=averages, **progress)
 
     def steps(self) -> list[int]:
-        """Returns the steps of which there is a checkpoint, in order."""
+        """Returns the steps that have a checkpoint, in ascending order."""
         return self._store.steps()
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """Waits until everything is written.
 
         Raises:
-          CheckpointError: it could not be.
+          CheckpointError: a save failed.
         """
         self._store.wait()
 
     def close(self) -> None:
-        """Waits, then ends the threads that write."""
+        """Waits until everything is written, then ends the writer threads."""
         self._store.close()
 
 
-class Best:
-    """The one checkpoint that a metric was best for so far.
+class BestCheckpoint:
+    """The checkpoint with the best value of a metric so far.
 
-    folder: where it is; made if it does not exist.
-    metric: its name, and all that its values must have in common to compare.
-    lower: whether less is better.
+    folder: where it is; created if it does not exist.
+    metric: its name, with everything that must be equal for values to be comparable.
+    lower: whether a lower value is better.
     """
 
     def __init__(self, folder: Folder, metric: str, lower: bool):
@@ -94,20 +94,20 @@ class Best:
         self._metric, self._lower = metric, lower
         self._best: float | None = None
         for step in self._store.steps():
-            with contextlib.suppress(store.Damaged):  # the next best takes its place
-                note = self._store.note(step)
-                if note.get("metric") == metric:  # of another one it says nothing
+            with contextlib.suppress(store.DamagedCheckpoint):  # to be replaced
+                note = self._store.read_note(step)
+                if note.get("metric") == metric:  # values of others do not compare
                     self._best = note["value"]
 
     @staticmethod
-    def forget_after(folder: Folder, step: int) -> None:
-        """Removes a best checkpoint of a step that was lost and will be made again."""
+    def delete_after(folder: Folder, step: int) -> None:
+        """Deletes the best checkpoint if its step will be computed again."""
         with contextlib.closing(store.Store(folder, keep=1)) as saved:
             for later in [s for s in saved.steps() if s > step]:
                 saved.delete(later)
 
-    def offer(self, step: int, state: TrainState, value: float) -> bool:
-        """Saves the state if the metric is better than ever; returns whether it is.
+    def save_if_better(self, step: int, state: TrainState, value: float) -> bool:
+        """Saves the state if the metric is the best so far; returns whether it is.
 
         Raises:
           CheckpointError: it cannot be saved.
@@ -123,15 +123,17 @@ class Best:
         return True
 
     def close(self) -> None:
-        """Waits, then ends the threads that write."""
+        """Waits until everything is written, then ends the writer threads."""
         self._store.close()
 
 
 class Snapshots:
-    """Power-function averages kept for ever, to make one of any length afterwards.
+    """Power-function averages that are never deleted.
 
-    folder: where they are; made if it does not exist.
-    averages: the tracked averages; those of power-function profile are kept.
+    `reconstruct` combines them into an average of any length after training.
+
+    folder: where they are; created if it does not exist.
+    averages: the tracked averages; those with a power-function profile are saved.
     """
 
     def __init__(self, folder: Folder, averages: Mapping[str, ema.Average]):
@@ -143,26 +145,26 @@ class Snapshots:
         self._store = store.Store(folder, keep=None)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Begins to save the averages; raises as `Checkpoints.save` does."""
+        """Starts to save the averages; raises as `Checkpoints.save` does."""
         parts = {_average(name): state.ema[name] for name in self._sigma_rels}
         note = {"updates": int(state.updates), "sigma_rels": self._sigma_rels}
         self._store.save(step, parts, note)
 
     def close(self) -> None:
-        """Waits, then ends the threads that write."""
+        """Waits until everything is written, then ends the writer threads."""
         self._store.close()
 
 
 def reconstruct(
     folder: Folder, sigma_rel: float, abstract: Params, step: int | None = None
 ) -> Params:
-    """Returns the average of a wanted length from stored snapshots, on the host.
+    """Returns the average of the given length from stored snapshots, on the host.
 
     Args:
       folder: that of `Snapshots`.
-      sigma_rel: the wanted relative length, see `ema.PowerFunction`.
+      sigma_rel: relative length of the average, see `ema.PowerFunction`.
       abstract: shapes and dtypes of the parameters.
-      step: where the average shall end; by default, at the newest snapshot.
+      step: where the average ends; by default, at the newest snapshot.
 
     Raises:
       CheckpointError: there is no snapshot up to that step, or one does not fit.
@@ -174,7 +176,7 @@ def reconstruct(
             f"no snapshot of the averages up to step {step} in {folder}; snapshots are "
             f"taken where a power-function average is tracked in training"
         )
-    notes = {s: snapshots.note(s) for s in steps}
+    notes = {s: snapshots.read_note(s) for s in steps}
     stored = [(s, name) for s in steps for name in sorted(notes[s]["sigma_rels"])]
     weights = ema.reconstruction_weights(
         [notes[s]["updates"] for s, _ in stored],
@@ -183,16 +185,16 @@ def reconstruct(
         sigma_rel,
     )
 
-    # Each process reads all of it into its own memory, where it is added up.
+    # Each process reads and sums all of it in its own memory.
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    whole = jax.tree.map(
+    on_host = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host),
         abstract,
     )
 
-    def read() -> Iterator[Params]:  # one at a time: together they fill the memory
+    def read() -> Iterator[Params]:  # one at a time: all of them would fill the memory
         for s, name in stored:
-            yield snapshots.read(s, {_average(name): whole})[_average(name)]
+            yield snapshots.read(s, {_average(name): on_host})[_average(name)]
 
     with contextlib.closing(snapshots):
         return ema.combine(read(), weights)
@@ -204,13 +206,13 @@ def restore_params(
     average: str | None = "main",
     step: int | None = None,
 ) -> tuple[int, Params]:
-    """Returns (step, parameters) for sampling; reads nothing else and changes nothing.
+    """Returns (step, parameters) for sampling; reads no other part, writes nothing.
 
     Args:
       folder: that of `Checkpoints`.
       abstract: shapes, dtypes and shardings of the parameters.
       average: the name of a tracked average, or None for the parameters themselves.
-      step: of the checkpoint; by default the newest sound one.
+      step: of the checkpoint; by default the newest intact one.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it does not fit.
@@ -219,7 +221,7 @@ def restore_params(
     with contextlib.closing(store.Store(folder, read_only=True)) as saved:
         if step is not None:
             return step, saved.read(step, {part: abstract})[part]
-        found = saved.newest({part: abstract})
+        found = saved.restore_newest({part: abstract})
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {folder}; train first")
     return found[0], found[1][part]

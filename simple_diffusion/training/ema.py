@@ -1,12 +1,12 @@
-"""Averages of the parameters over training: exponential, and of power-function profile.
+"""Averages of the parameters over training: exponential and power-function profiles.
 
-An average moves towards the parameters by a share of the distance at each update:
+At each update an average moves a fraction of the distance towards the parameters:
 
     ema_n = ema_{n-1} + rate(n) (params_n - ema_{n-1}),    n = 1, 2, ...
 
 Exponential: rate = 1 - decay. Power function (EDM2, "Analyzing and Improving the
 Training Dynamics of Diffusion Models", section 3.1): rate(n) = 1 - (1 - 1/n)^(gamma+1).
-The product of the decays telescopes, so that after t updates params_i has weight
+The product of the decays telescopes. After t updates params_i therefore has weight
 
     (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1),
 
@@ -20,8 +20,8 @@ product (their section 3.2)
     <p_a, p_b> = (g_a+1)(g_b+1) min(a,b)^(g_a+g_b+1)
                  / ((g_a+g_b+1) a^(g_a+1) b^(g_b+1)),
 
-and the combination nearest to a wanted profile solves a small least-squares problem:
-the length of the average becomes a choice made after training.
+and the combination nearest to a target profile solves a small least-squares problem.
+The length of the average can therefore be chosen after training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,21 +38,21 @@ from simple_diffusion.core.types import Params
 
 @runtime_checkable
 class Average(Protocol):
-    """One way to average: how far to move at each update."""
+    """The rate of an average as a function of the update."""
 
     def __call__(self, update: Int[Array, ""]) -> Float[Array, ""]:
-        """Returns the share of the new parameters at this update, counted from 1."""
+        """Returns the weight of the new parameters at this update, counted from 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """The average of constant decay.
+    """The average with a constant decay.
 
     decay: 0.9999 in simple diffusion, appendix.
-    warm_up: if True, the decay of update n is at most (1 + n) / (10 + n): the random
-      initial parameters are forgotten after some tens of updates, where a constant
-      decay of 0.9999 holds on to them for ten thousands.
+    warm_up: if True, the decay of update n is at most (1 + n) / (10 + n). The random
+      initial parameters then lose their weight after some tens of updates, instead of
+      tens of thousands with a constant decay of 0.9999.
     """
 
     decay: float = 0.9999
@@ -64,7 +64,7 @@ class Exponential:
 
     def __call__(self, update: Int[Array, ""]) -> Float[Array, ""]:
         """Returns 1 - decay."""
-        # 1 - decay on the host: in float32 the difference has lost four digits.
+        # 1 - decay on the host: in float32 the difference would lose four digits.
         rate = jnp.float32(1 - self.decay)
         if not self.warm_up:
             return rate
@@ -99,7 +99,7 @@ def gamma_of(sigma_rel: float) -> float:
     """
     if not 0 < sigma_rel < 12**-0.5:
         raise ValueError(
-            f"sigma_rel lies between 0 and 0.288 (an even average of the whole "
+            f"sigma_rel lies between 0 and 0.288 (a uniform average of all "
             f"training), got {sigma_rel}"
         )
     t = sigma_rel**-2
@@ -121,11 +121,11 @@ def update(
       count: the number of this update, from 1.
     """
 
-    def moved(name: str) -> Params:
+    def update_average(name: str) -> Params:
         rate = averages[name](count)
         return jax.tree.map(lambda a, p: a + rate * (p - a), ema[name], params)
 
-    return {name: moved(name) for name in ema}
+    return {name: update_average(name) for name in ema}
 
 
 def inner_products(
@@ -136,7 +136,7 @@ def inner_products(
 ) -> Float[np.ndarray, "a b"]:
     """Returns the integral of the product of each profile of a with each of b.
 
-    In float64 and in logarithms: step^gamma leaves the range of any float.
+    Computed in float64 and in logarithms: step^gamma overflows any float.
     """
     step_a, gamma_a = steps_a[:, None], gammas_a[:, None]
     power = gamma_a + gammas_b + 1
@@ -154,45 +154,47 @@ def reconstruction_weights(
     target_step: int,
     target_sigma_rel: float,
 ) -> Float[np.ndarray, "n"]:
-    """Returns how to combine stored averages into one of another length.
+    """Returns the weights that combine stored averages into one of another length.
 
     Args:
-      steps: number of updates behind each stored average.
+      steps: number of updates that each stored average covers.
       sigma_rels: relative length of each of them.
-      target_step: number of updates at which the wanted average ends.
+      target_step: number of updates at which the target average ends.
       target_sigma_rel: its relative length.
 
     Returns:
       float64 weights; the profile of the combination is the nearest, in mean square, to
-      the wanted one (EDM2, section 3.2).
+      that of the target (EDM2, section 3.2).
 
     Raises:
-      ValueError: nothing stored, or nothing up to the target step.
+      ValueError: no stored average ends at or before the target step.
     """
     keep = [k for k, step in enumerate(steps) if step <= target_step]
     if not keep:
         raise ValueError(
             f"no stored average ends at or before step {target_step}: have {[*steps]}"
         )
-    have = (
+    stored = (
         np.array([steps[k] for k in keep], np.float64),
         np.array([gamma_of(sigma_rels[k]) for k in keep]),
     )
-    goal = np.array([target_step], np.float64), np.array([gamma_of(target_sigma_rel)])
-    # Neighbouring snapshots are nearly parallel; lstsq drops what float64 cannot tell
-    # apart instead of dividing by it.
-    solved, *_ = np.linalg.lstsq(
-        inner_products(*have, *have), inner_products(*have, *goal)[:, 0], rcond=None
+    target = np.array([target_step], np.float64), np.array([gamma_of(target_sigma_rel)])
+    # Neighbouring snapshots are nearly parallel. lstsq drops the directions that
+    # float64 cannot distinguish instead of dividing by them.
+    solution, *_ = np.linalg.lstsq(
+        inner_products(*stored, *stored),
+        inner_products(*stored, *target)[:, 0],
+        rcond=None,
     )
     weights = np.zeros(len(steps))
-    weights[keep] = solved
+    weights[keep] = solution
     return weights
 
 
 def combine(trees: Iterable[Params], weights: Float[np.ndarray, "n"]) -> Any:
     """Returns the weighted sum of trees on the host, reading one tree at a time.
 
-    Sums in float64, for the weights alternate in sign; returns float32.
+    Sums in float64, because the weights alternate in sign; returns float32.
     """
     total = None
     for tree, weight in zip(trees, weights, strict=True):

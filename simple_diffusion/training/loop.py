@@ -1,8 +1,8 @@
-"""The training loop: restore, step, report, save; stop cleanly, whatever happens.
+"""The training loop: restore, step, report, save, and stop cleanly.
 
-All processes of a run go through it in step. What only one of them knows, a signal or
-the end of its data, travels as a vote with the next step; the votes come back with the
-metrics, and all stop after the same step.
+All processes of a run execute it in lockstep. An event that only one process observes,
+such as a signal or the end of its data, is sent as a vote with the next step. The votes
+come back with the metrics, and all processes stop after the same step.
 """
 
 import collections
@@ -26,26 +26,26 @@ COMPLETE = "complete"
 ALREADY_COMPLETE = "already complete"
 STOPPED = "stopped"  # by a signal; a checkpoint was saved
 
-_WARM = 4  # the step of a run at which a trace begins
+_TRACE_START = 4  # a trace begins at this step, counted from the start of this run
 
-# Votes of a process; the highest counts. From _NO_DATA on they say which process it is.
-_GO_ON, _STOP, _NO_DATA = 0, 1, 2
-# A vote cast with step n is known to all when step n + 1 is already on its way: whoever
-# votes for the end of the data must still have the batch of that one.
-_AHEAD = 2
+# Votes of a process; the highest wins. A vote of _NO_DATA + k comes from process k.
+_CONTINUE, _STOP, _NO_DATA = 0, 1, 2
+# A vote cast with step n is known to all when step n + 1 is already running. A process
+# that votes for the end of the data must still have the batch of step n + 1.
+_PREFETCH = 2
 
 
 class Outcome(NamedTuple):
-    """How a run ended: its last state, and one of the words above."""
+    """How a run ended: its last state, and one of the status strings above."""
 
     state: TrainState
     status: str
 
 
 class Action(NamedTuple):
-    """Something to do every so often, such as sampling a grid.
+    """A periodic action, such as sampling a grid.
 
-    every: steps from one time to the next; it is also done after the last step.
+    every: steps between two runs of it; it also runs after the last step.
     run: (step, state) -> None.
     """
 
@@ -54,21 +54,21 @@ class Action(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """A trace of a few steps, to be looked at in TensorBoard.
+    """A trace of a few steps for TensorBoard's profiler.
 
-    steps: how many; the first ones after the start are left out, they compile.
-    folder: where to.
+    steps: how many; the first steps of a run are skipped, because they compile.
+    folder: where the trace is written.
     """
 
     steps: int
     folder: str
 
 
-class NotFinite(cluster.Agreed, FloatingPointError):
+class NonFiniteError(cluster.CollectiveError, FloatingPointError):
     """Training met a loss, gradient or parameter that is not finite, and stopped."""
 
 
-class NoData(cluster.Agreed, ValueError):
+class NoDataError(cluster.CollectiveError, ValueError):
     """A process could not read its part of a batch."""
 
 
@@ -85,85 +85,89 @@ def train(
     actions: Sequence[Action] = (),
     skips_allowed: int = 0,
     profile: Profile | None = None,
-    watch: cluster.Watch | None = None,
+    watch: cluster.Watchdog | None = None,
 ) -> Outcome:
     """Trains from the newest checkpoint, or from the start, to `total_steps`.
 
     Args:
       train_step: see `step.make_train_step`.
-      plan: the state to begin with.
-      open_batches: step -> the batches from that step on, endless, already on the
-        devices as `sharding.batch_sharding` says. Its `close`, if any, is called.
+      plan: the initial state.
+      open_batches: step -> an endless iterator of the batches from that step on, on the
+        devices in the layout of `sharding.batch_sharding`. Its `close`, if any, is
+        called.
       mesh: the devices.
       total_steps: where to stop.
       checkpoints: where to resume from and save to.
       save_every: steps between two checkpoints; the last step is always saved.
-      report: takes the metrics.
-      actions: what else to do, see `Action`.
-      skips_allowed: how many steps in a row may be skipped because they are not finite.
-      profile: steps of which to write a trace.
-      watch: is told what is being waited for.
+      report: receives the metrics.
+      actions: periodic actions, see `Action`.
+      skips_allowed: how many consecutive steps may be skipped because they are not
+        finite.
+      profile: steps for which a trace is written.
+      watch: receives the current activity of the loop.
 
     Returns:
-      the last state and how the run ended. On SIGTERM or SIGINT, to whichever process,
-      all save the state after the step that is under way or the one after it, and the
-      status is `STOPPED`.
+      the last state and how the run ended. After SIGTERM or SIGINT to any process, all
+      processes save the state after the current step or the next one, and the status is
+      `STOPPED`.
 
     Raises:
-      NotFinite: more steps in a row than allowed were not finite. None of them changed
-        the state or was saved.
-      NoData: batches ended or could not be read; the state was saved.
+      NonFiniteError: more consecutive steps than allowed were not finite. None of them
+        changed the state or was saved.
+      NoDataError: batches ended or could not be read; the state was saved.
       CheckpointError: a checkpoint could not be read or written.
     """
-    watch = watch or cluster.Watch(report.say)
-    watch.doing("restoring the newest checkpoint")
+    watch = watch or cluster.Watchdog(report.log)
+    watch.set_activity("restoring the newest checkpoint")
     restored = checkpoints.restore(plan.abstract)
     state = plan.create() if restored is None else restored
     done = int(state.step)
     if done >= total_steps:
-        report.say(f"the run is complete: step {done} of {total_steps}")
+        report.log(f"the run is complete: step {done} of {total_steps}")
         return Outcome(state, ALREADY_COMPLETE)
 
-    compiled = jit_step(_voting(train_step), plan.shardings, mesh, votes=True)
+    compiled = jit_step(_with_votes(train_step), plan.shardings, mesh, votes=True)
     ballot = cluster.Ballot(mesh)
     report.begin(done)
     pending = None  # metrics of the step before, still being computed
     with (
-        _saved(checkpoints, watch),
-        _open(open_batches, done) as opened,
-        _signals() as stop,
+        _finish_saves(checkpoints, watch),
+        _open_batches(open_batches, done) as source,
+        _catch_signals() as stop,
         contextlib.ExitStack() as trace,
     ):
-        batches = _Ahead(opened, watch)
+        batches = _Prefetcher(source, watch)
         for now in range(done + 1, total_steps + 1):
             _trace(profile, trace, now - done, state)
             batch, waited = batches.take(now, pending)
-            vote = batches.vote or (_STOP if stop.is_set() else _GO_ON)
+            vote = batches.vote or (_STOP if stop.is_set() else _CONTINUE)
             compiling = "compiling and " if now == done + 1 else ""
-            watch.doing(f"{compiling}computing step {now}", endless=bool(compiling))
+            watch.set_activity(
+                f"{compiling}computing step {now}", is_unlimited=bool(compiling)
+            )
             votes = ballot.cast(vote)  # four bytes a device, the one transfer here
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, batch, votes)
-                verdict = _settle(pending, report, checkpoints, skips_allowed)
+                verdict = _check_metrics(pending, report, checkpoints, skips_allowed)
             pending = (now, metrics, waited)
             if vote == _STOP and jax.process_count() == 1:
-                verdict = _STOP  # there is nobody to wait for
+                verdict = _STOP  # no other process has to see the vote first
 
-            last = now == total_steps or verdict != _GO_ON
+            last = now == total_steps or verdict != _CONTINUE
             save = last or now % save_every == 0
             due = [a for a in actions if now % a.every == 0 or now == total_steps]
-            if verdict != _GO_ON:  # somebody wants this machine
+            if verdict != _CONTINUE:  # the machine may be needed soon: skip actions
                 due = []
-            if save or due:  # nothing is saved or shown before its step is known good
-                settled = _settle(pending, report, checkpoints, skips_allowed)
-                verdict = max(verdict, settled)
-                last, pending = last or verdict != _GO_ON, None
-                with report.paused():
+            if save or due:  # only states whose metrics are known to be finite
+                newest = _check_metrics(pending, report, checkpoints, skips_allowed)
+                verdict = max(verdict, newest)
+                last, pending = last or verdict != _CONTINUE, None
+                with report.exclude_time():
                     if save or last:
-                        watch.doing(f"saving step {now}")
+                        watch.set_activity(f"saving step {now}")
                         checkpoints.save(now, state)
                     for action in due:
-                        watch.doing(f"showing step {now}", endless=True)
+                        watch.set_activity(f"showing step {now}", is_unlimited=True)
                         action.run(now, state)
             if last:
                 break
@@ -171,7 +175,7 @@ def train(
             checkpoints.wait()
             raise batches.error(verdict, now)
     if now < total_steps:
-        report.say(f"stopped by a signal; saved step {now} of {total_steps}")
+        report.log(f"stopped by a signal; saved step {now} of {total_steps}")
         return Outcome(state, STOPPED)
     return Outcome(state, COMPLETE)
 
@@ -182,102 +186,102 @@ def jit_step(
     mesh: Mesh,
     votes: bool = False,
 ) -> Any:
-    """Returns the step compiled for a mesh; it reuses the memory of the state.
+    """Returns the jitted step for a mesh; it donates the memory of the state.
 
     Args:
       train_step: (state, batch) -> (state, metrics).
       shardings: of the state.
       mesh: the devices.
-      votes: the step takes those of `cluster.Ballot` as a third argument.
+      votes: whether the step takes the votes of `cluster.Ballot` as a third argument.
     """
-    # None: a batch is where it was put, see `sharding.batch_shardings`.
+    # None: a batch keeps its sharding, see `sharding.batch_shardings`.
     ballot = [cluster.Ballot(mesh).sharding] if votes else []
     return jax.jit(
         train_step,
         in_shardings=(shardings, None, *ballot),
-        out_shardings=(shardings, sharding.replicated(mesh)),
+        out_shardings=(shardings, sharding.replicated_sharding(mesh)),
         donate_argnums=0,
     )
 
 
-def _voting(train_step: step.TrainStep) -> Callable[..., Any]:
+def _with_votes(train_step: step.TrainStep) -> Callable[..., Any]:
     """Returns (state, batch, votes) -> (state, metrics with the highest vote)."""
 
-    def both(
+    def step_with_votes(
         state: TrainState, batch: Batch, votes: jax.Array
     ) -> tuple[TrainState, step.Metrics]:
         state, metrics = train_step(state, batch)
-        return state, metrics | {"vote": cluster.highest(votes)}
+        return state, metrics | {"vote": cluster.highest_vote(votes)}
 
-    return both
+    return step_with_votes
 
 
-class _Ahead:
-    """Batches, taken early enough to know in time that there will be no more."""
+class _Prefetcher:
+    """Reads batches ahead, so that the end of the data is known in time for a vote."""
 
-    def __init__(self, batches: Iterator[Batch], watch: cluster.Watch):
+    def __init__(self, batches: Iterator[Batch], watch: cluster.Watchdog):
         self._batches, self._watch = batches, watch
         self._ready: collections.deque[Batch] = collections.deque()
         self._problem: str | None = None
-        self._agreed = False
+        self._is_start_checked = False
 
     @property
     def vote(self) -> int:
-        """That of this process: whether its data goes on."""
-        return _GO_ON if self._problem is None else _NO_DATA + jax.process_index()
+        """The vote of this process: whether it has more data."""
+        return _CONTINUE if self._problem is None else _NO_DATA + jax.process_index()
 
     def take(self, now: int, pending: Any) -> tuple[Batch, float]:
-        """Returns the batch of step `now`, and how long the devices were idle for it.
+        """Returns the batch of step `now`, and the seconds that the devices were idle.
 
         Raises:
-          NoData: there is none for the first steps, in this or another process.
+          NoDataError: there is no data for the first steps, in this or another process.
         """
-        self._watch.doing(f"waiting for the data of step {now}")
+        self._watch.set_activity(f"waiting for the data of step {now}")
         start = time.perf_counter()
-        while self._problem is None and len(self._ready) <= _AHEAD:
+        while self._problem is None and len(self._ready) <= _PREFETCH:
             try:
                 self._ready.append(next(self._batches))
             except StopIteration:
-                self._problem = "the data ended; training needs endless batches"
+                self._problem = "the data ended; training needs an endless iterator"
             except Exception as error:
                 self._problem = f"the data cannot be read: {error}"
-        if not self._agreed:  # from here on the votes tell in time
-            self._agreed = True
-            if not cluster.all_agree(len(self._ready) > 1):
+        if not self._is_start_checked:  # later on, the votes arrive in time
+            self._is_start_checked = True
+            if not cluster.all_true(len(self._ready) > 1):
                 why = self._problem or "another process has none"
-                raise NoData(f"no data for the first steps, {now} and on: {why}")
-        # Waiting costs nothing while the step before is still being computed.
+                raise NoDataError(f"no data for the first steps, {now} and on: {why}")
+        # Waiting costs nothing while the devices still compute the previous step.
         idle = pending is None or pending[1]["loss"].is_ready()
         waited = (time.perf_counter() - start) if idle else 0.0
         return self._ready.popleft(), waited
 
-    def error(self, verdict: int, now: int) -> NoData:
-        """Returns what to raise when the vote has ended the run after step `now`."""
+    def error(self, verdict: int, now: int) -> NoDataError:
+        """Returns the exception to raise when a vote has ended the run at `now`."""
         if self._problem is None:
             who = f"process {verdict - _NO_DATA}"
             self._problem = f"{who} has no more data; its own message says why"
-        return NoData(f"stopped after step {now}, which is saved: {self._problem}")
+        return NoDataError(f"stopped after step {now}, which is saved: {self._problem}")
 
 
-def _settle(
+def _check_metrics(
     pending: Any, report: Report, checkpoints: Checkpoints, skips_allowed: int
 ) -> int:
     """Fetches and reports the metrics of a step; returns what was voted with it.
 
     Raises:
-      NotFinite: it has gone wrong.
+      NonFiniteError: too many consecutive steps were not finite.
     """
     if pending is None:
-        return _GO_ON
+        return _CONTINUE
     now, metrics, waited = pending
     metrics = jax.device_get(metrics)
     bad = step.first_bad_metric(metrics)
     if bad is not None and metrics["skipped_in_row"] > skips_allowed:
         checkpoints.wait()
-        raise NotFinite(
+        raise NonFiniteError(
             f"step {now}: {bad} is {metrics[bad]}; steps in a row: "
-            f"{metrics['skipped_in_row']}. Nothing was changed by them, and the "
-            f"checkpoints {checkpoints.steps()} are from before. Lower "
+            f"{metrics['skipped_in_row']}. They did not change the state; the "
+            f"checkpoints {checkpoints.steps()} are from earlier steps. Lower "
             "optimizer.learning_rate or optimizer.clip_norm, or raise "
             "train.skips_allowed"
         )
@@ -286,7 +290,7 @@ def _settle(
 
 
 @contextlib.contextmanager
-def _open(
+def _open_batches(
     open_batches: Callable[[int], Iterator[Batch]], start: int
 ) -> Iterator[Iterator[Batch]]:
     batches = open_batches(start)
@@ -298,8 +302,8 @@ def _open(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Turns the first SIGTERM or SIGINT into an event; the second one acts as ever."""
+def _catch_signals() -> Iterator[threading.Event]:
+    """Turns the first SIGTERM or SIGINT into an event; the second acts as usual."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python allows signal handlers in the main thread only
@@ -327,27 +331,27 @@ def _signals() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _saved(checkpoints: Checkpoints, watch: cluster.Watch) -> Iterator[None]:
-    """Sees that a save under way is finished, however the run ends."""
+def _finish_saves(checkpoints: Checkpoints, watch: cluster.Watchdog) -> Iterator[None]:
+    """Waits for pending saves, however the run ends."""
     try:
         yield
     except BaseException as error:
-        # With others this is the end, unless they all are here: a save is finished
-        # together.
+        # With several processes this ends the process, unless all of them raise the
+        # same error: a save is a collective operation.
         watch.announce(error)
-        watch.doing("finishing the last save")
+        watch.set_activity("finishing the last save")
         checkpoints.wait()
         raise
-    watch.doing("finishing the last save")
+    watch.set_activity("finishing the last save")
     checkpoints.wait()
 
 
 def _trace(
     profile: Profile | None, trace: contextlib.ExitStack, count: int, state: TrainState
 ) -> None:
-    """Begins or ends the trace before step number `count` of this run, if it is due."""
-    if profile is not None and count in (_WARM, _WARM + profile.steps):
+    """Starts or ends the trace before step number `count` of this run, if it is due."""
+    if profile is not None and count in (_TRACE_START, _TRACE_START + profile.steps):
         jax.block_until_ready(state)
         trace.close()
-        if count == _WARM:
+        if count == _TRACE_START:
             trace.enter_context(jax.profiler.trace(profile.folder))

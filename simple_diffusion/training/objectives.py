@@ -1,17 +1,17 @@
-"""What is minimised: the weighted error of a denoiser, one number per example.
+"""The training objective: the weighted error of a denoiser, one number per example.
 
-The network may predict any kind. Its error is measured where it predicts, against the
-target made from x and eps themselves, and then counted in the one measure that weights
-refer to (squared error of eps per unit of logsnr, see `core.types.WeightFn`):
+The network may predict any kind. Its error is measured in the space of its prediction,
+against the target computed from x and eps, and then converted to the measure that all
+weights refer to (squared error of eps per unit of logsnr, see `core.types.WeightFn`):
 
     loss_i = |error_i|^2 exp( log w(logsnr)           the weight
                             + log E_eps/E_kind        from the network's kind to eps
                             - log p(logsnr)           how often training visits logsnr:
-                            - log p(t) )              schedule, then time law
+                            - log p(t) )              schedule, then time
 
 The conversion between kinds is exact for every loss that is quadratic in the error, so
 neither the value nor the gradient depends on the kind in which the error is measured,
-and the expected loss does not depend on schedule or time law.
+and the expected loss does not depend on the schedule or the time distribution.
 """
 
 import math
@@ -45,11 +45,11 @@ from simple_diffusion.diffusion import (
 
 @flax.struct.dataclass
 class Draw:
-    """Everything random about one batch, drawn for the whole batch at once.
+    """All random numbers of one batch, drawn for the full batch at once.
 
     t: times, [b].
-    keys: one key per example, [b]; its noise and label drop depend on nothing else, so
-      the batch can be split over devices or microbatches without changing a number.
+    keys: one key per example, [b]. Noise and label drop of an example depend on its key
+      alone, so the split over devices or microbatches changes no number.
     """
 
     t: Any
@@ -58,16 +58,16 @@ class Draw:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What `step.make_train_step` minimises."""
+    """The objective that `step.make_train_step` minimises."""
 
     def draw(self, key: Key, batch: Batch) -> Any:
-        """Returns all randomness of the batch: a tree of arrays [b, ...]."""
+        """Draws all random numbers of the batch: a tree of arrays [b, ...]."""
         ...
 
     def __call__(
         self, params: Params, batch: Batch, draw: Any, train: bool = True
     ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
-        """Returns the loss of each example, and {"logsnr": where it was measured}."""
+        """Returns the loss and {"logsnr": the noise level} of each example."""
         ...
 
 
@@ -76,24 +76,25 @@ class DiffusionObjective:
     """The denoising objective of every model here, pixels or latents.
 
     apply: the network.
-    schedule, time_law: where training puts its samples; they do not change the expected
-      loss.
-    weight: what is minimised, as a function of logsnr alone; made from the schedule of
-      an example, since many weightings are defined by one.
+    schedule, time_distribution: which noise levels training samples; they do not
+      change the expected loss.
+    weight: schedule -> the loss weighting as a function of logsnr. It takes the
+      schedule of an example, because many weightings are defined by one.
     loss: the quadratic form, such as the mean square or the multiscale loss.
     kind: what the network predicts: "eps", "v", "x" or "u".
     family: how signal and noise are mixed.
     codec: images -> x; None for pixels.
-    num_classes: 0 for a network without labels; otherwise also the null class.
-    label_drop: share of labels replaced by the null class in training, for guidance.
-    reference: side in pixels of the images that `schedule` is for. An image cut from a
-      whole of side R then has its logsnr lowered by 2 log(R / reference), since a patch
-      has the statistics of its whole. None: one schedule for all.
+    num_classes: 0 for a network without labels; otherwise also the number of the null
+      class.
+    label_drop: fraction of labels replaced by the null class in training, for guidance.
+    reference: side in pixels of the images that `schedule` is for. The logsnr of a
+      patch of a full image of side R is then lowered by 2 log(R / reference), because
+      a patch has the statistics of its full image. None: one schedule for all.
     """
 
     apply: ApplyFn
     schedule: schedules.Schedule
-    time_law: time_distributions.TimeLaw
+    time_distribution: time_distributions.TimeDistribution
     weight: Callable[[schedules.Schedule], WeightFn]
     loss: LossFn
     kind: str = "v"
@@ -104,11 +105,11 @@ class DiffusionObjective:
     reference: int | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
-        """Returns times and keys for a whole batch."""
+        """Draws times and keys for a full batch."""
         b = batch.label.shape[0]
         time_key, example_key = jax.random.split(key)
         return Draw(
-            t=self.time_law.sample(time_key, b),
+            t=self.time_distribution.sample(time_key, b),
             keys=rng.per_example(example_key, jnp.arange(b)),
         )
 
@@ -119,9 +120,9 @@ class DiffusionObjective:
 
         Args:
           params: of the network.
-          batch: images, labels, boxes; `mask` is the caller's business.
-          draw: from `draw`, the same slice as the batch.
-          train: drops labels and lets the network drop units; False for evaluation.
+          batch: images, labels, boxes; the caller applies `mask`.
+          draw: the result of `draw`, sliced like the batch.
+          train: whether labels and units of the network are dropped.
         """
         x = images.to_unit_range(jnp.asarray(batch.image))
         if self.codec is not None:
@@ -135,7 +136,8 @@ class DiffusionObjective:
             label=self._labels(jnp.asarray(batch.label), keys[:, 1], train),
             box=jnp.asarray(batch.box),
         )
-        # Units are dropped in a batch as a whole: its first key stands for all.
+        # The dropout mask is drawn for the batch at once, from the key of its first
+        # example.
         dropout_key = keys[0, 2] if train else None
         output = self.apply(params, z_t, logsnr, cond, dropout_key)
         target = parameterization.target(self.kind, x, eps, logsnr, self.family)
@@ -150,9 +152,9 @@ class DiffusionObjective:
         _, h, w, _ = batch.image.shape
         box = jnp.asarray(batch.box)
         extent = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-        # log (reference / R)^2, where R^2 = h w / extent is the area of the whole.
+        # log (reference / R)^2, where R^2 = h w / extent is the area of the full image.
         shift = jnp.log(extent) + math.log(self.reference**2 / (h * w))
-        return schedules.Shifted(self.schedule, shift)
+        return schedules.ShiftedSchedule(self.schedule, shift)
 
     def _labels(
         self, label: Int[Array, "b"], keys: Key, train: bool
@@ -170,11 +172,11 @@ class DiffusionObjective:
         t: Float[Array, "b"],
         logsnr: Float[Array, "b"],
     ) -> Float[Array, "b"]:
-        # Each term alone spans more than float32 can hold once exponentiated; their sum
-        # is moderate. Hence one sum and one exp.
+        # The exponential of a single term may overflow float32, but the sum is
+        # moderate. Hence one sum and one exp.
         return (
             self.weight(schedule)(logsnr)
             + parameterization.log_error_factor(self.kind, logsnr, self.family)
             - schedule.log_density(logsnr)
-            - self.time_law.log_density(t)
+            - self.time_distribution.log_density(t)
         )

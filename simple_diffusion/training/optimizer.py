@@ -1,7 +1,7 @@
-"""Adam and AdamW with clipping, and the learning rate over the updates.
+"""Adam and AdamW with clipping, and learning-rate schedules.
 
-The learning rate is the one that was asked for: it is never scaled by the batch, by the
-number of devices or by accumulation, and it is reported at each step.
+The learning rate is used as configured. It is never scaled by the batch size, the
+number of devices or the accumulation, and it is reported at each step.
 """
 
 import functools
@@ -18,7 +18,7 @@ from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Params
 from simple_diffusion.training import sharding
 
-# The number of updates made so far -> the learning rate of the next one.
+# The number of past updates -> the learning rate of the next one.
 LearningRate = Callable[[Any], Any]
 
 SHAPES = ("constant", "cosine", "rsqrt")
@@ -28,7 +28,7 @@ class Optimizer(NamedTuple):
     """The transformation of gradients, and the learning rate it uses.
 
     transform: optax; `updates, opt_state = transform.update(grads, opt_state, params)`.
-    learning_rate: as reported with each step.
+    learning_rate: number of past updates -> rate, reported with each step.
     """
 
     transform: optax.GradientTransformation
@@ -44,20 +44,21 @@ def learning_rate(
     final: float = 0.0,
     decay_from: int | None = None,
 ) -> LearningRate:
-    """Returns a learning rate that rises linearly and then follows a shape.
+    """Returns a learning-rate schedule with a linear warm-up.
 
     Args:
       peak: the rate after the warm-up.
       shape: "constant"; "cosine", which reaches `final` at `total_steps`; "rsqrt",
         which is peak * sqrt(decay_from / n) for n > decay_from (EDM2, section 2.3).
-      warmup_steps: update n = 1, 2, ... of the warm-up uses peak * n / warmup_steps;
-        the first update is not wasted on a rate of zero.
-      total_steps: needed by "cosine".
-      final: where "cosine" ends, in the units of `peak`.
-      decay_from: where "rsqrt" begins; by default, at the end of the warm-up.
+      warmup_steps: update n = 1, 2, ... of the warm-up uses peak * n / warmup_steps, so
+        the first update has a positive rate.
+      total_steps: required by "cosine".
+      final: last value of "cosine", in the units of `peak`.
+      decay_from: update at which "rsqrt" starts to decay; by default, the end of the
+        warm-up.
 
     Raises:
-      ValueError: an unknown shape, or one that lacks what it needs.
+      ValueError: the shape is unknown, or an argument that it requires is missing.
     """
     if shape not in SHAPES:
         raise ValueError(
@@ -73,12 +74,12 @@ def learning_rate(
         raise ValueError("an rsqrt learning rate needs a warm-up or decay_from >= 1")
 
     def rate(count: Int[Array, ""] | int) -> Float[Array, ""]:
-        n = jnp.asarray(count, jnp.float32) + 1  # the number of the update to come
+        n = jnp.asarray(count, jnp.float32) + 1  # the number of the next update
         value = jnp.float32(peak)
         if shape == "cosine":
             assert total_steps is not None
-            passed = (n - 1 - warmup_steps) / (total_steps - warmup_steps)
-            cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(passed, 0.0, 1.0)))
+            progress = (n - 1 - warmup_steps) / (total_steps - warmup_steps)
+            cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
             value = final + (peak - final) * cosine
         elif shape == "rsqrt":
             value = peak * jnp.sqrt(start / jnp.maximum(n, start))
@@ -97,16 +98,17 @@ def adam(
     decayed: str = r"(^|/)kernel$",
     clip: float | None = 1.0,
 ) -> Optimizer:
-    """Returns Adam, or AdamW where there is a weight decay.
+    """Returns Adam, or AdamW if there is a weight decay.
 
     Args:
       rate: the learning rate.
       b1: decay of the first moment.
       b2: decay of the second; 0.99 and eps 1e-12 in simple diffusion, appendix.
       eps: added to the root of the second moment.
-      weight_decay: AdamW's, times the learning rate; 0 in all published recipes here.
-      decayed: which parameters it acts on, a pattern on paths such as
-        "trunk/mlp/kernel". Not by rank: where blocks are stacked, a bias has two axes.
+      weight_decay: of AdamW, multiplied by the learning rate; 0 in all published
+        recipes here.
+      decayed: regular expression for the paths of the parameters that decay, such as
+        "trunk/mlp/kernel". Not by rank, because a bias of stacked blocks has two axes.
       clip: largest global norm of the gradient; None for no limit.
     """
     steps = []
@@ -114,15 +116,15 @@ def adam(
         steps.append(_clip_by_global_norm(clip))
     steps.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
     if weight_decay:
-        mask = functools.partial(_named, pattern=decayed)
+        mask = functools.partial(_match_paths, pattern=decayed)
         steps.append(optax.add_decayed_weights(weight_decay, mask=mask))
     steps.append(optax.scale_by_learning_rate(rate))
     return Optimizer(optax.chain(*steps), rate)
 
 
 def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
-    # optax's divides 0 by 0 for a gradient of zero before it discards the result, which
-    # NaN checks take for an error. This one is exactly 1 below the limit.
+    # For a gradient of zero, optax's version divides 0 by 0 and discards the result,
+    # which NaN checks report as an error. The scale here is exactly 1 below the limit.
     def clip(grads: Params, params: Params | None) -> Params:
         scale = limit / jnp.maximum(arrays.tree_norm(grads), limit)
         return jax.tree.map(lambda g: scale * g, grads)
@@ -130,7 +132,7 @@ def _clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def _named(params: Params, pattern: str) -> Params:
+def _match_paths(params: Params, pattern: str) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(pattern, sharding.path_name(path)) is not None, params
     )

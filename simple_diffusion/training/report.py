@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a terminal line, TensorBoard, metrics.jsonl."""
+"""Reports of a training run: terminal lines, TensorBoard and metrics.jsonl."""
 
 import contextlib
 import json
@@ -12,21 +12,21 @@ from etils import epath
 
 from simple_diffusion.training import step as step_lib
 
-# Reported as the mean over the steps since the last line; the others as they are now.
-AVERAGED = ("loss", "grad_norm", "update_norm")
+# Reported as the mean over the steps since the last report; others as current values.
+MEAN_METRICS = ("loss", "grad_norm", "update_norm")
 
 
 class Report:
-    """Gathers the metrics of steps and reports them every so often.
+    """Collects the metrics of steps and reports them at regular intervals.
 
-    Only the first process reports; the others gather and say nothing. What cannot be
-    written once it has begun, because the disk is full for a while, is said and tried
-    again, and ends no training.
+    Only the first process reports; the others collect silently. A report that cannot be
+    written during the run, for example because the disk is full, is logged and written
+    later. It does not end the training.
 
-    workdir: gets `metrics.jsonl`, one line of JSON per report, and `tensorboard/`.
-    total_steps: of the run, for the time that is left.
+    workdir: receives `metrics.jsonl`, one line of JSON per report, and `tensorboard/`.
+    total_steps: of the run, for the estimate of the remaining time.
     every: steps between two reports; the last step is always reported.
-    say: prints a line.
+    log: prints a line.
     tensorboard: whether to write event files; loads TensorFlow.
     """
 
@@ -36,44 +36,46 @@ class Report:
         *,
         total_steps: int,
         every: int = 100,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         tensorboard: bool = True,
     ):
         self._total_steps = total_steps
         self._every = every
-        self._first = jax.process_index() == 0
-        self._lines: list[str] = []  # of the whole file in a bucket, else unwritten
+        self._is_first = jax.process_index() == 0
+        # All lines of the file in a bucket, otherwise the lines not yet written.
+        self._lines: list[str] = []
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        self._bucket = "://" in str(self._path)  # has no appending
-        self._say = say if self._first else lambda line: None
-        self._events = _event_writer(workdir) if tensorboard and self._first else None
-        self._forget()
+        self._is_bucket = "://" in str(self._path)  # buckets cannot append
+        self._log = log if self._is_first else lambda _: None
+        has_events = tensorboard and self._is_first
+        self._events = _event_writer(workdir) if has_events else None
+        self._reset()
 
     def begin(self, step: int) -> None:
-        """Starts the clocks of a run that has made `step` steps already.
+        """Starts the clocks of a run that has completed `step` steps.
 
-        Lines of `metrics.jsonl` after that step are dropped: they come from steps that
-        were lost and will be made again.
+        Lines of `metrics.jsonl` after that step are dropped: their steps were not saved
+        and will run again.
         """
-        self._began = self._since = time.perf_counter()
+        self._start_time = self._since = time.perf_counter()
         self._begin_step = step
-        if self._first:
+        if self._is_first:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lines = {m["step"]: m for m in read_metrics(self._path)}
             kept = [m for number, m in lines.items() if number <= step]
             self._lines = [json.dumps(m) + "\n" for m in kept]
             self._rewrite()
-            self._lines = self._lines if self._bucket else []
+            self._lines = self._lines if self._is_bucket else []
         start = f"resuming at step {step}" if step else "starting"
-        self._say(f"{start}, {self._total_steps} steps in all; compiling ...")
+        self._log(f"{start}, {self._total_steps} steps in all; compiling ...")
 
     def record(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
-        """Takes the metrics of one step, and reports if it is time to.
+        """Adds the metrics of one step, and reports if a report is due.
 
         Args:
           step: its number, from 1.
           metrics: of the step, on the host; see `step.make_train_step`.
-          waited: seconds for which the devices had nothing to do before it.
+          waited: seconds that the devices were idle before the step.
         """
         self._steps += 1
         self._clocked += 1
@@ -82,39 +84,40 @@ class Report:
         if metrics["finite"]:
             self._finite += 1
             self._bins += np.stack([metrics["loss_bin_sum"], metrics["loss_bin_count"]])
-            for name in AVERAGED:
+            for name in MEAN_METRICS:
                 self._sums[name] += float(metrics[name])
         if step == self._begin_step + 1:
-            # Measured speeds are those of the steps after compilation.
+            # The first step compiles, so it does not count in the measured speed.
             now = time.perf_counter()
-            self._say(f"first step after {now - self._began:.1f} s")
-            self._began, self._since, self._waited, self._clocked = now, now, 0.0, 0
+            self._log(f"first step after {now - self._start_time:.1f} s")
+            self._start_time = self._since = now
+            self._waited, self._clocked = 0.0, 0
         if step % self._every == 0 or step == self._total_steps:
             self._emit(step, metrics)
-            self._forget()
+            self._reset()
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What runs inside, such as sampling, does not count as training time."""
+    def exclude_time(self) -> Iterator[None]:
+        """Excludes the time of a `with` block, such as sampling, from the speed."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Prints a line, on the first process only."""
-        self._say(line)
+        self._log(line)
 
     def close(self) -> None:
-        """Writes what is not yet written."""
+        """Writes all pending lines and events."""
         if self._events is not None:
-            with self._going_on("TensorBoard's events"):
+            with self._log_failures("TensorBoard's events"):
                 self._events.close()
-        if self._first and self._lines:
+        if self._is_first and self._lines:
             self._write()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._since = time.perf_counter()
-        self._sums = dict.fromkeys(AVERAGED, 0.0)
+        self._sums = dict.fromkeys(MEAN_METRICS, 0.0)
         self._bins = np.zeros((2, len(step_lib.BIN_EDGES) + 1))
         self._steps = self._finite = self._clocked = 0
         self._waited = self._images = 0.0
@@ -139,37 +142,37 @@ class Report:
             )
             if count
         }
-        if self._first:
+        if self._is_first:
             self._append({"step": step, "time": time.time()} | values)
         if self._events is not None:
-            with self._going_on("TensorBoard's events"):
+            with self._log_failures("TensorBoard's events"):
                 self._events.write_scalars(step, values)
-        self._say(self._line(step, values))
+        self._log(self._line(step, values))
 
     def _append(self, record: Mapping[str, Any]) -> None:
         self._lines.append(json.dumps(record) + "\n")
         self._write()
 
     def _write(self) -> None:
-        with self._going_on(f"{self._path}, which is tried again"):
-            if self._bucket:
+        with self._log_failures(f"{self._path}, which is tried again"):
+            if self._is_bucket:
                 return self._rewrite()
             with self._path.open("a") as file:
-                # What was begun when the disk was full is a line that no one reads.
+                # A line that was cut off by a full disk stays; readers skip it.
                 file.write("\n" * (len(self._lines) > 1) + "".join(self._lines))
             self._lines = []
 
     @contextlib.contextmanager
-    def _going_on(self, what: str) -> Iterator[None]:
-        """Says what cannot be written, in place of raising: training is worth more."""
+    def _log_failures(self, what: str) -> Iterator[None]:
+        """Logs an error of writing instead of raising it: training continues."""
         try:
             yield
         except Exception as error:
-            why: BaseException = error
-            while why.__cause__ is not None:  # what clu met in its thread
-                why = why.__cause__
-            said = next(iter(str(why).splitlines()), "")
-            self._say(f"could not write {what}: {said[:200]}")
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # the error in clu's writer thread
+                cause = cause.__cause__
+            text = next(iter(str(cause).splitlines()), "")
+            self._log(f"could not write {what}: {text[:200]}")
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")
@@ -177,21 +180,22 @@ class Report:
         partial.replace(self._path)
 
     def _line(self, step: int, values: Mapping[str, float]) -> str:
-        # By the clock since the start, pauses included: when will it really be over?
+        # From the wall clock since the start, excluded time included.
         done = step - self._begin_step - 1
-        elapsed = time.perf_counter() - self._began
-        left = elapsed / done * (self._total_steps - step) if done > 0 else 0.0
+        elapsed = time.perf_counter() - self._start_time
+        remaining = elapsed / done * (self._total_steps - step) if done > 0 else 0.0
         skipped = f"  skipped {values['skipped']:.0f}" if values["skipped"] else ""
         return (
             f"step {step}/{self._total_steps}  loss {values['loss']:.4f}  "
             f"{values['steps_per_second']:.2f} steps/s  "
             f"{values['images_per_second']:.1f} images/s  "
-            f"input {values['input_wait']:.1%}  ETA {duration(left)}{skipped}"
+            f"input {values['input_wait']:.1%}  "
+            f"ETA {format_duration(remaining)}{skipped}"
         )
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl, but for one that was cut off by a crash."""
+    """Reads the lines of a metrics.jsonl; skips lines that a crash has cut off."""
     path = epath.Path(path)
     if not path.exists():
         return []
@@ -202,16 +206,16 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     return lines
 
 
-def duration(seconds: float) -> str:
-    """Returns 75 as "1:15" and 3675 as "1:01:15"."""
+def format_duration(seconds: float) -> str:
+    """Formats 75 as "1:15" and 3675 as "1:01:15"."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _event_writer(workdir: epath.PathLike) -> Any:
-    # Here and not at the top: this loads TensorFlow, three seconds that only training
-    # should pay for.
+    # Imported here because it loads TensorFlow, which takes three seconds that only
+    # training needs to spend.
     from clu import metric_writers
 
     return metric_writers.AsyncWriter(

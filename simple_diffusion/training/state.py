@@ -1,4 +1,4 @@
-"""The state of a training run: everything a checkpoint holds, and nothing else."""
+"""The state of a training run: exactly the arrays that a checkpoint holds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,13 +20,13 @@ from simple_diffusion.training.optimizer import Optimizer
 class TrainState:
     """All arrays that a step reads and writes.
 
-    step: batches seen, int32. Random keys and data order are functions of it.
+    step: number of completed steps, int32. Random keys and data order depend on it.
     params: float32 parameters.
     ema: averages of the parameters by name.
-    opt_state: the optimizer's.
-    skipped: steps so far whose loss or gradient was not finite and that changed
-      nothing, int32; the number of updates made is step - skipped.
-    skipped_in_row: how many of the last steps were such, int32.
+    opt_state: state of the optimizer.
+    skipped: number of steps that changed nothing because a loss or gradient was not
+      finite, int32; the number of updates is step - skipped.
+    skipped_in_row: number of skipped steps since the last update, int32.
     """
 
     step: Any
@@ -38,15 +38,15 @@ class TrainState:
 
     @property
     def updates(self) -> Int[Array, ""]:
-        """The number of updates made so far."""
+        """The number of updates so far."""
         return self.step - self.skipped
 
 
 class Blueprint(NamedTuple):
-    """A state that does not exist yet.
+    """The plan of a state that is not allocated yet.
 
     abstract: its shapes, dtypes and shardings (a `TrainState` of `ShapeDtypeStruct`).
-    create: makes it, each device only its own part.
+    create: allocates it; each device creates only its own part.
     """
 
     abstract: TrainState
@@ -70,12 +70,12 @@ def blueprint(
     """Returns the plan of a state, without allocating it.
 
     Args:
-      init: makes the parameters from a key.
-      optimizer: owns `opt_state`.
+      init: key -> parameters.
+      optimizer: creates `opt_state`.
       averages: the averages to track, by name; each starts at the initial parameters.
       mesh: see `sharding.make_mesh`.
-      rules: which array is split how.
-      seed: of the run; the initial parameters depend on nothing else.
+      rules: how arrays are sharded.
+      seed: of the run; the initial parameters depend on it alone.
     """
 
     def initial() -> TrainState:
@@ -90,12 +90,12 @@ def blueprint(
         )
 
     shapes = jax.eval_shape(initial)
-    placed = sharding.state_shardings(shapes, mesh, rules)
+    shardings = sharding.state_shardings(shapes, mesh, rules)
     abstract = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
+        lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf_sharding
         ),
         shapes,
-        placed,
+        shardings,
     )
-    return Blueprint(abstract, jax.jit(initial, out_shardings=placed))
+    return Blueprint(abstract, jax.jit(initial, out_shardings=shardings))

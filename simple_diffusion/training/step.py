@@ -1,6 +1,6 @@
 """One optimisation step, pure: (state, batch) -> (state, metrics).
 
-One step trains every model on every mesh: it sees neither networks nor devices. The
+The step sees neither networks nor devices, so it trains every model on every mesh. The
 loop jits it with shardings.
 """
 
@@ -23,13 +23,13 @@ from simple_diffusion.training.state import TrainState
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-# Bounds between the logsnr bins in which the loss is reported; the first and the last
-# bin are open, so that every example is counted and runs can be compared bin by bin
-# whatever their schedule.
+# Bounds between the logsnr bins in which the loss is reported. The first and the last
+# bin are open, so that every example is counted. The bins are the same for all
+# schedules, so that runs can be compared.
 BIN_EDGES = tuple(float(edge) for edge in range(-12, 13, 3))
 
-# Metrics that must be finite, in the order in which trouble shows.
-WATCHED = ("loss", "grad_norm", "update_norm")
+# Metrics that must be finite, in the order in which they are computed.
+CHECKED_METRICS = ("loss", "grad_norm", "update_norm")
 
 
 def make_train_step(
@@ -45,21 +45,21 @@ def make_train_step(
     Args:
       objective: per-example losses; the mean over the batch is taken here, once.
       optimizer: see `optimizer.adam`.
-      averages: the tracked averages by name, as the state was made with.
-      seed: of the run; all randomness of a step comes from (seed, state.step).
-      accumulate: microbatches the batch is cut into: the same result in less memory.
+      averages: the tracked averages by name, the same as in the state.
+      seed: of the run; all random numbers of a step follow from (seed, state.step).
+      accumulate: number of microbatches; the same result in less memory.
 
     Returns:
-      (state, batch) -> (state, metrics). A step with a metric of `WATCHED` that is not
-      finite leaves parameters, optimizer state and averages as they were, counts itself
-      in `skipped`, and says `finite` = False. The metrics are scalars, apart from
+      (state, batch) -> (state, metrics). If one of `CHECKED_METRICS` is not finite, the
+      step keeps parameters, optimizer state and averages unchanged, counts itself
+      in `skipped`, and returns `finite` = False. The metrics are scalars, apart from
       loss_bin_sum and loss_bin_count [bins], see `BIN_EDGES`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         draw = objective.draw(rng.key_for(seed, state.step, "objective"), batch)
         mask = jnp.asarray(batch.mask, jnp.float32)
-        # Shares of the mean, fixed before the batch is cut: microbatches only add up.
+        # Weights in the mean over the full batch: microbatches only have to be summed.
         share = mask / jnp.maximum(jnp.sum(mask), 1.0)
         losses, logsnr, grads = _gradient(
             objective, state.params, (batch, draw, share), accumulate
@@ -67,12 +67,12 @@ def make_train_step(
         updates, opt_state = optimizer.transform.update(
             grads, state.opt_state, state.params
         )
-        watched = {
+        checked = {
             "loss": jnp.sum(share * losses),
             "grad_norm": arrays.tree_norm(grads),
             "update_norm": arrays.tree_norm(updates),
         }
-        finite = jnp.all(jnp.isfinite(jnp.stack([watched[k] for k in WATCHED])))
+        finite = jnp.all(jnp.isfinite(jnp.stack([checked[k] for k in CHECKED_METRICS])))
         params = optax.apply_updates(state.params, updates)
         averaged = ema.update(state.ema, params, averages, state.updates + 1)
         new = TrainState(
@@ -85,7 +85,7 @@ def make_train_step(
         )
         bin_sum, bin_count = loss_per_bin(losses, logsnr, mask)
         return new, {
-            **watched,
+            **checked,
             "param_norm": arrays.tree_norm(new.params),
             "learning_rate": optimizer.learning_rate(state.updates),
             "finite": finite,
@@ -103,12 +103,12 @@ def loss_per_bin(
 ) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
     """Returns the sum of the losses and the number of examples in each logsnr bin.
 
-    Sums and counts rather than means: they add up over steps and hosts, and their
-    totals give the loss itself.
+    Sums and counts can be added over steps and hosts, and their totals give the mean
+    loss.
     """
     index = jnp.searchsorted(jnp.asarray(BIN_EDGES), logsnr, side="right")
     member = jax.nn.one_hot(index, len(BIN_EDGES) + 1) * mask[:, None]
-    # where: 0 * nan is nan, and one bad example must not spoil the bins of the others.
+    # where: 0 * nan is nan, and one bad example must not affect other bins.
     kept = jnp.where(member > 0, losses[:, None], 0.0)
     return jnp.sum(kept, axis=0), jnp.sum(member, axis=0)
 
@@ -120,28 +120,28 @@ def bin_names() -> list[str]:
 
 
 def first_bad_metric(metrics: Mapping[str, np.ndarray]) -> str | None:
-    """Returns the name of the first watched metric that is not finite, if any."""
-    bad = (name for name in WATCHED if not np.isfinite(metrics[name]))
+    """Returns the name of the first checked metric that is not finite, if any."""
+    bad = (name for name in CHECKED_METRICS if not np.isfinite(metrics[name]))
     return next(bad, None)
 
 
 def _gradient(
-    objective: Objective, params: Params, whole: Any, accumulate: int
+    objective: Objective, params: Params, full_batch: Any, accumulate: int
 ) -> tuple[Float[Array, "b"], Float[Array, "b"], Params]:
     """Returns losses, logsnr and the gradient of the mean loss."""
 
-    def weighted(params: Params, part: Any) -> tuple[Array, tuple[Array, Array]]:
+    def weighted_loss(params: Params, part: Any) -> tuple[Array, tuple[Array, Array]]:
         batch, draw, share = part
         losses, aux = objective(params, batch, draw)
         return jnp.sum(share * losses), (losses, aux["logsnr"])
 
-    gradient = jax.grad(weighted, has_aux=True)
+    gradient = jax.grad(weighted_loss, has_aux=True)
     if accumulate == 1:
-        grads, (losses, logsnr) = gradient(params, whole)
+        grads, (losses, logsnr) = gradient(params, full_batch)
         return losses, logsnr, grads
 
-    # Only a microbatch is a batch again; the stack of them is scanned as bare arrays.
-    leaves, structure = jax.tree.flatten(whole)
+    # The scan takes stacks of arrays; each microbatch becomes a `Batch` again inside.
+    leaves, structure = jax.tree.flatten(full_batch)
 
     def add(total: Params, part: list[Array]) -> tuple[Params, tuple[Array, Array]]:
         grads, aux = gradient(params, jax.tree.unflatten(structure, part))
@@ -161,8 +161,8 @@ def _cut(v: Shaped[Array, "b ..."], parts: int) -> Shaped[Array, "parts n ..."]:
             f"a batch of {v.shape[0]} cannot be cut into {parts} microbatches: "
             f"train.batch_size must be a multiple of the accumulation"
         )
-    # Every parts-th example, not a run of them: each device then cuts up the examples
-    # it already holds, and none has to travel.
+    # Every parts-th example, not consecutive ones: each device then splits the examples
+    # that it already holds, and none is transferred.
     return v.reshape(v.shape[0] // parts, parts, *v.shape[1:]).swapaxes(0, 1)
 
 

@@ -1,14 +1,14 @@
 """Numbered folders of named trees on disk, on top of orbax; verified when read.
 
 The folder of step n has one part per tree and a note in JSON that lists every array
-with shape, dtype and fingerprint. Orbax writes to a temporary folder and renames it, so
-a process killed in mid-save leaves the older steps and some rubbish, never half a step.
-What happens to files afterwards (a truncation, a flipped bit) is caught when they are
-read: the fingerprints are compared.
+with shape, dtype and fingerprint. Orbax writes to a temporary folder and renames it. A
+process killed during a save therefore leaves the older steps and temporary files, but
+never an incomplete step. Later damage (a truncation, a flipped bit) is detected when
+the files are read, because the fingerprints are compared.
 
-Several processes write a step together, each its own part, to a folder that all of them
-see. They read it each for itself, so that one that cannot does not leave the others
-waiting, and then agree on whether all could.
+Several processes write a step together, each its own part, to a shared folder. Each
+process reads independently, so that one with an error does not leave the others
+waiting. Then all compare whether every process could read.
 """
 
 import contextlib
@@ -29,36 +29,36 @@ from jaxtyping import Array, Shaped, UInt32
 
 from simple_diffusion.training import cluster, sharding
 
-# How a disk without room is spoken of by what may write to it.
-_FULL = ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED")
+# Parts of the error messages of a full disk.
+_DISK_FULL_ERRORS = ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED")
 
 Trees = dict[str, Any]  # name of a part -> tree of arrays or of ShapeDtypeStruct
 Folder = str | epath.PathLike
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message says what to do."""
+    """A checkpoint cannot be written or read; the message proposes a remedy."""
 
 
-class Mismatch(CheckpointError):
-    """A sound checkpoint of another model: going back to an older one cannot help."""
+class CheckpointMismatch(CheckpointError):
+    """An intact checkpoint of another model: an older one would not help."""
 
 
-class Missing(Mismatch):
-    """A sound checkpoint that lacks a whole tree, such as an average."""
+class MissingTree(CheckpointMismatch):
+    """An intact checkpoint that lacks a complete tree, such as an average."""
 
 
-class Damaged(CheckpointError):
-    """A checkpoint whose files are incomplete or were changed."""
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are incomplete or modified."""
 
 
 class Store:
     """Numbered folders of named trees, on top of orbax.
 
-    folder: where they are; made if it does not exist, unless it is only read.
+    folder: where they are; created if it does not exist, unless `read_only`.
     keep: how many of the newest to keep; None for all.
-    keep_every: steps that are kept for ever, as multiples; None for none.
-    read_only: nothing is written, moved or cleaned up.
+    keep_every: multiples of this step are never deleted; None for none.
+    read_only: never writes, moves or deletes files.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Store:
             raise CheckpointError(f"there is no folder {self.folder}")
         # Orbax wants an absolute path; "gs://..." is one already.
         path = self.folder if "://" in str(folder) else self.folder.resolve()
-        mine = jax.process_index()
+        process = jax.process_index()
         self._reader = ocp.CheckpointManager(
             path,
             options=ocp.CheckpointManagerOptions(
                 create=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=mine,
-                    active_processes={mine},
-                    barrier_sync_key_prefix=f"reader_{mine}",
+                    primary_host=process,
+                    active_processes={process},
+                    barrier_sync_key_prefix=f"reader_{process}",
                 ),
             ),
         )
@@ -99,18 +99,19 @@ class Store:
                 keep_period=keep_every,
                 create=True,
                 cleanup_tmp_directories=True,
-                # Folders at once, arrays behind the step's back: where no folder can be
-                # made (a full disk), threads that wait for it hang for five minutes.
+                # Folders are created synchronously, arrays written asynchronously. If
+                # a full disk prevents a folder, threads would wait for it for five
+                # minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
     def steps(self) -> list[int]:
-        """Returns the steps that are there, in order."""
+        """Returns the saved steps in ascending order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, trees: Trees, note: dict | None = None) -> None:
-        """Begins to save; raises CheckpointError. A step that is there stays."""
+        """Starts to save; raises CheckpointError. Never overwrites a saved step."""
         if step in self.steps():
             return
         flat = {part: _flatten(tree) for part, tree in trees.items()}
@@ -121,31 +122,46 @@ class Store:
         }
         note = {**(note or {}), "arrays": arrays}
         content["note"] = ocp.args.JsonSave({**note, "checksum": _checksum(note)})
-        with self._explained(f"save step {step}"):
+        with self._wrap_errors(f"save step {step}"):
             self._manager.save(step, args=ocp.args.Composite(**content))
 
-    def note(self, step: int) -> dict:
-        """Returns the note; raises Damaged."""
+    def read_note(self, step: int) -> dict:
+        """Returns the note of a step; raises DamagedCheckpoint."""
         args = ocp.args.Composite(note=ocp.args.JsonRestore())
-        note = self._jointly(
+        note = self._read_together(
             step, lambda: dict(self._reader.restore(step, args=args)["note"])
         )
         checksum = note.pop("checksum", None)
-        # Or a flipped bit in a shape would look like the checkpoint of another model.
+        # Without it, a flipped bit in a shape would look like another model.
         if checksum != _checksum(note):
-            raise Damaged(f"step {step} in {self.folder}: its note was changed")
+            raise DamagedCheckpoint(
+                f"step {step} in {self.folder}: its note was changed"
+            )
         return note
 
-    def read(self, step: int, wanted: Trees) -> Trees:
-        """Returns trees like the wanted ones; raises Damaged, Missing or Mismatch."""
+    def read(self, step: int, abstract: Trees) -> Trees:
+        """Reads the trees of a step.
+
+        Args:
+          step: number of the step.
+          abstract: shapes, dtypes and shardings of the trees to read.
+
+        Raises:
+          DamagedCheckpoint: the files are incomplete or modified.
+          MissingTree: the checkpoint lacks one of the trees.
+          CheckpointMismatch: it holds other arrays.
+          CheckpointError: there is no such step.
+        """
         if step not in self.steps():
             raise CheckpointError(
                 f"no checkpoint of step {step} in {self.folder}; have {self.steps()}"
             )
-        arrays = self.note(step)["arrays"]
-        flat = {part: _flatten(tree) for part, tree in wanted.items()}
+        arrays = self.read_note(step)["arrays"]
+        flat = {part: _flatten(tree) for part, tree in abstract.items()}
         if differences := list(_differences(flat, arrays)):
-            kind = Missing if wanted.keys() - arrays.keys() else Mismatch
+            kind = (
+                MissingTree if abstract.keys() - arrays.keys() else CheckpointMismatch
+            )
             raise kind(
                 f"the checkpoint of step {step} in {self.folder} does not fit the "
                 "configured model:\n  " + "\n  ".join(_shorten(differences)) + "\n"
@@ -157,11 +173,11 @@ class Store:
             )
             for part, leaves in flat.items()
         }
-        found = self._jointly(
+        found = self._read_together(
             step, lambda: self._reader.restore(step, args=ocp.args.Composite(**args))
         )
         trees = {}
-        for part, tree in wanted.items():
+        for part, tree in abstract.items():
             leaves = _flatten(found[part])
             changed = [
                 name
@@ -169,7 +185,7 @@ class Store:
                 if fingerprint != arrays[part][name][2]
             ]
             if changed:
-                raise Damaged(
+                raise DamagedCheckpoint(
                     f"step {step} in {self.folder}: the contents of "
                     f"{', '.join(_shorten(changed))} are not what was saved"
                 )
@@ -177,49 +193,49 @@ class Store:
             trees[part] = jax.tree.unflatten(jax.tree.structure(tree), ordered)
         return trees
 
-    def newest(self, wanted: Trees) -> tuple[int, Trees] | None:
-        """Returns step and trees of the newest sound checkpoint, or None."""
-        steps = cluster.first_says(self.steps())
+    def restore_newest(self, abstract: Trees) -> tuple[int, Trees] | None:
+        """Returns step and trees of the newest intact checkpoint, or None."""
+        steps = cluster.broadcast_from_first(self.steps())
         damaged = []
         for step in reversed(steps):
             try:
-                found = self.read(step, wanted)
-            except Damaged as damage:
+                found = self.read(step, abstract)
+            except DamagedCheckpoint as damage:
                 logging.warning("damaged checkpoint, trying the one before: %s", damage)
                 damaged.append(step)
                 continue
-            # Not before: a run without a sound checkpoint must not seem to be new.
+            # Only now: if none is intact, the folder must not look like a new run.
             for bad in damaged:
-                self._set_aside(bad)
+                self._move_damaged(bad)
             return step, found
         if steps:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged (steps {steps}); "
-                "restore them from a copy, or choose another workdir to begin anew"
+                "restore them from a copy, or choose another workdir to start again"
             )
         return None
 
     def delete(self, step: int) -> None:
-        """Removes a step, together with the other processes; raises CheckpointError."""
-        with self._explained(f"remove step {step}"):
+        """Deletes a step, a collective operation; raises CheckpointError."""
+        with self._wrap_errors(f"remove step {step}"):
             self._manager.delete(step)
 
     def wait(self) -> None:
-        """Returns when everything is written; raises CheckpointError."""
-        with self._explained("finish a save"):
+        """Waits until everything is written; raises CheckpointError."""
+        with self._wrap_errors("finish a save"):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then ends the threads that write; raises CheckpointError."""
+        """Waits, then ends the writer threads; raises CheckpointError."""
         try:
-            with self._explained("finish a save"):
+            with self._wrap_errors("finish a save"):
                 self._manager.close()
         finally:
             self._reader.close()
 
-    def _set_aside(self, step: int) -> None:
-        # Moved, not deleted: it may be the only copy of something. But out of the way,
-        # because its step will be saved again.
+    def _move_damaged(self, step: int) -> None:
+        # Moved, not deleted, because it may be the only copy of something. It cannot
+        # stay, because its step will be saved again.
         if self._read_only:
             return
         if jax.process_index() == 0:
@@ -232,35 +248,39 @@ class Store:
                 if (name := f"{step}" if k == 0 else f"{step}_{k}") not in taken
             )
             (self.folder / f"{step}").rename(damaged / name)
-        cluster.all_agree(True)  # that it is moved
+        cluster.all_true(True)  # waits until it is moved
         self._manager.reload()
         self._reader.reload()
 
-    def _jointly(self, step: int, read: Callable[[], Any]) -> Any:
-        """Returns what is read, if every process can read it; else all raise Damaged.
+    def _read_together(self, step: int, read: Callable[[], Any]) -> Any:
+        """Calls `read` in all processes; if it fails in one, all raise.
 
-        Whatever goes wrong: there is no end to what a broken file makes its reader
-        raise.
+        Catches every exception, because a damaged file can make its reader raise any.
+
+        Raises:
+          DamagedCheckpoint: some process cannot read it.
         """
         found, problem = None, None
         try:
             found = read()
         except Exception as error:
             problem = error
-        if not cluster.all_agree(problem is None):
-            why = _brief(problem) if problem else "another process cannot read it"
-            raise Damaged(f"step {step} in {self.folder}: {why}") from problem
+        if not cluster.all_true(problem is None):
+            reason = _brief(problem) if problem else "another process cannot read it"
+            raise DamagedCheckpoint(
+                f"step {step} in {self.folder}: {reason}"
+            ) from problem
         return found
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _wrap_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            full = any(word in str(error) for word in _FULL)
-            advice = " The disk is full: make room and start again." if full else ""
+            is_full = any(word in str(error) for word in _DISK_FULL_ERRORS)
+            advice = " The disk is full: make room and start again." if is_full else ""
             raise CheckpointError(
-                f"could not {what} in {self.folder}: {_brief(error)}.{advice} "
+                f"could not {action} in {self.folder}: {_brief(error)}.{advice} "
                 f"Checkpoints there: {self.steps()}"
             ) from error
 
@@ -296,19 +316,19 @@ def fingerprint(a: Shaped[Array, "*s"]) -> UInt32[Array, ""]:
 
 
 def digest(tree: Any) -> str:
-    """Returns 12 digits that stand for the arrays of a tree, wherever they lie."""
+    """Returns 12 hexadecimal digits that identify the arrays of a tree on any mesh."""
     prints = jax.device_get(jax.tree.map(fingerprint, tree))
     text = json.dumps({k: int(v) for k, v in _flatten(prints).items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _differences(
-    wanted: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, list]]
+    abstract: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, list]]
 ) -> Iterator[str]:
-    for part, leaves in wanted.items():
+    for part, leaves in abstract.items():
         if part not in stored:
-            have = ", ".join(sorted(stored))
-            yield f"{part}: not in the checkpoint, which has {have}"
+            names = ", ".join(sorted(stored))
+            yield f"{part}: not in the checkpoint, which has {names}"
             continue
         for name in sorted(leaves.keys() | stored[part].keys()):
             have, want = stored[part].get(name), leaves.get(name)
@@ -324,9 +344,9 @@ def _differences(
 
 
 def _make_writable(folder: epath.Path) -> None:
-    """Raises unless every process can write here, and all see the same folder."""
-    # Of this start: one that was killed here may have left its own.
-    (number,) = cluster.first_says([secrets.randbelow(2**31)])
+    """Raises unless all processes can write to the folder and see the same one."""
+    # A new number for each start: a killed process may have left its probe file.
+    (number,) = cluster.broadcast_from_first([secrets.randbelow(2**31)])
     probe = folder / f".probe_{number}_{jax.process_index()}"
     problem = None
     try:
@@ -334,19 +354,20 @@ def _make_writable(folder: epath.Path) -> None:
         probe.write_text("")
     except OSError as error:
         problem = error
-    if not cluster.all_agree(problem is None):
-        why = _brief(problem) if problem else "another process cannot"
+    if not cluster.all_true(problem is None):
+        reason = _brief(problem) if problem else "another process cannot"
         raise CheckpointError(
-            f"cannot write to {folder}: {why}. Choose another --workdir or change its "
-            "permissions"
+            f"cannot write to {folder}: {reason}. Choose another --workdir or "
+            "change its permissions"
         ) from problem
-    shared = (folder / f".probe_{number}_0").exists()
-    everywhere = cluster.all_agree(shared)
+    is_shared = (folder / f".probe_{number}_0").exists()
+    is_shared_by_all = cluster.all_true(is_shared)
     probe.unlink()
-    if not everywhere:
-        who = "another process" if shared else f"process {jax.process_index()}"
+    if not is_shared_by_all:
+        here = f"process {jax.process_index()}"
+        process = "another process" if is_shared else here
         raise CheckpointError(
-            f"{who} does not see what process 0 wrote to {folder}: with several "
+            f"{process} does not see what process 0 wrote to {folder}: with several "
             "processes, --workdir must be on a file system that all hosts share, or in "
             "a bucket (gs://...)"
         )

@@ -1,4 +1,4 @@
-"""Where devices stand: the slices of a cluster, and which process feeds which of them.
+"""The topology of a cluster: slices of devices, and which process feeds which device.
 
 Devices of one slice talk over the fast interconnect (ICI, NVLink); slices talk over the
 network of the data centre (DCN), which is slower by one or two orders of magnitude.
@@ -11,83 +11,89 @@ import numpy as np
 from jax.experimental import mesh_utils
 
 
-class Share(NamedTuple):
-    """Part `index` of the `count` equal parts that every batch is read in."""
+class Shard(NamedTuple):
+    """Part `index` of the `count` equal parts of every batch."""
 
     index: int
     count: int
 
 
-def arrange(
+def arrange_devices(
     devices: Sequence[Any], shape: tuple[int, int, int], slices: int = 1
 ) -> np.ndarray:
-    """Returns the devices as an array [data, fsdp, tensor] that suits their wiring.
+    """Returns the devices as an array [data, fsdp, tensor] that fits the network.
 
-    The data axis goes over the slices: along it only gradients travel, once a step,
-    while `fsdp` and `tensor` exchange parameters and activations in every layer and
-    stay inside a slice.
+    The data axis spans the slices, because it only carries gradients, once per step.
+    `fsdp` and `tensor` exchange parameters and activations in every layer and stay
+    inside a slice.
 
     Args:
       devices: all of them.
       shape: devices along each axis.
-      slices: see `slices_of`.
+      slices: see `group_by_slice`.
 
     Raises:
-      ValueError: there are no such slices, or the data axis cannot go over them.
+      ValueError: there are no such slices, or they do not divide the data axis.
     """
-    groups = slices_of(devices, slices)
+    groups = group_by_slice(devices, slices)
     data, *inner = shape
     if data % len(groups):
         raise ValueError(
             f"mesh.data={data} must be a multiple of the {len(groups)} slices "
-            f"(mesh.slices={slices}), or mesh.fsdp and mesh.tensor would go over the "
+            f"(mesh.slices={slices}), or mesh.fsdp and mesh.tensor would span the "
             "slow network between them"
         )
-    each = (data // len(groups), *inner)
+    slice_shape = (data // len(groups), *inner)
     return np.concatenate(
         [
-            mesh_utils.create_device_mesh(each, group, allow_split_physical_axes=True)
+            mesh_utils.create_device_mesh(
+                slice_shape, group, allow_split_physical_axes=True
+            )
             for group in groups
         ]
     )
 
 
-def slices_of(devices: Sequence[Any], slices: int) -> list[list[Any]]:
+def group_by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     """Returns the devices of each slice.
 
     Args:
-      devices: a device says by `slice_index` where it stands; on platforms whose
-        devices say nothing, those of one process stand together.
-      slices: how many there shall be: 1 is none, -1 takes as many as the devices say, a
-        number between joins neighbours.
+      devices: their attribute `slice_index` gives the physical slice; on platforms
+        without it, the devices of one process form a slice.
+      slices: number of slices. 1 ignores slices, -1 takes the physical ones, a number
+        in between joins neighbours.
 
     Raises:
-      ValueError: the number does not divide that of the devices' own slices, or slices
-        would be of unequal size.
+      ValueError: the number does not divide the number of physical slices, or slices
+        would have unequal sizes.
     """
     key = "slice_index"
     if not all(hasattr(device, key) for device in devices):
         key = "process_index"
-    place = [getattr(device, key) for device in devices]
-    own = sorted(set(place))
+    slice_ids = [getattr(device, key) for device in devices]
+    physical = sorted(set(slice_ids))
     if slices == 1:
-        # TPU slices are tori of their own; other networks join all devices somehow.
-        if len(own) > 1 and key == "slice_index" and devices[0].platform == "tpu":
+        # Each TPU slice is a separate torus; other networks connect all devices.
+        if len(physical) > 1 and key == "slice_index" and devices[0].platform == "tpu":
             raise ValueError(
-                f"the devices are in {len(own)} slices; set mesh.slices=-1, and "
-                f"mesh.data to a multiple of {len(own)}"
+                f"the devices are in {len(physical)} slices; set mesh.slices=-1, and "
+                f"mesh.data to a multiple of {len(physical)}"
             )
         return [list(devices)]
-    count = len(own) if slices == -1 else slices
-    if count < 1 or len(own) % count:
+    count = len(physical) if slices == -1 else slices
+    if count < 1 or len(physical) % count:
         raise ValueError(
-            f"mesh.slices={slices} does not divide the {len(own)} slices that the "
+            f"mesh.slices={slices} does not divide the {len(physical)} slices that the "
             f"devices are in by their {key}; -1 takes them as they are, 1 ignores them"
         )
-    joined = len(own) // count
+    joined = len(physical) // count
     groups = [
-        [d for d, p in zip(devices, place, strict=True) if p in own[k : k + joined]]
-        for k in range(0, len(own), joined)
+        [
+            d
+            for d, p in zip(devices, slice_ids, strict=True)
+            if p in physical[k : k + joined]
+        ]
+        for k in range(0, len(physical), joined)
     ]
     if len({len(group) for group in groups}) > 1:
         raise ValueError(
@@ -97,29 +103,29 @@ def slices_of(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     return groups
 
 
-def share_of(held: Iterable[tuple[int, int]], process: int) -> Share:
-    """Returns which part of each batch a process has to read.
+def shard_of(held: Iterable[tuple[int, int]], process: int) -> Shard:
+    """Returns the shard of each batch that a process has to read.
 
-    Processes that hold the same rows get the same share. Parts are numbered by their
+    Processes that hold the same rows get the same shard. Shards are numbered by their
     first rows.
 
     Args:
-      held: (process, number of the rows) for every device; the rows of a batch are cut
-        into as many runs as the mesh says, numbered from 0.
-      process: whose share is asked for.
+      held: (process, number of the row block) for every device; the rows of a batch are
+        cut into equal blocks along the mesh, numbered from 0.
+      process: number of the process.
 
     Raises:
-      ValueError: the processes' rows overlap, or are unequal in number.
+      ValueError: the rows of the processes overlap, or are unequal in number.
     """
     rows: dict[int, set[int]] = {}
     for owner, number in held:
         rows.setdefault(owner, set()).add(number)
     parts = sorted({tuple(sorted(numbers)) for numbers in rows.values()})
-    every = [number for part in parts for number in part]
-    if len(every) != len(set(every)) or len({len(part) for part in parts}) > 1:
+    blocks = [number for part in parts for number in part]
+    if len(blocks) != len(set(blocks)) or len({len(part) for part in parts}) > 1:
         raise ValueError(
             "the processes cannot read a batch in equal, separate parts: their devices "
             f"hold the rows {[list(part) for part in parts]}; mesh.tensor must divide "
             "the devices of a process, or be a multiple of them"
         )
-    return Share(parts.index(tuple(sorted(rows[process]))), len(parts))
+    return Shard(parts.index(tuple(sorted(rows[process]))), len(parts))

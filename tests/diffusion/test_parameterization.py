@@ -53,7 +53,7 @@ def test_conversions_match_the_table():
 def test_every_pair_of_kinds_round_trips(kind, second, family):
     @settings(max_examples=30, deadline=None)
     @given(LOGSNR, PIXEL, PIXEL)
-    def law(logsnr, x, eps):
+    def check(logsnr, x, eps):
         at = jnp.float32([logsnr])
         z = process.add_noise(family, image(x), image(eps), at)
         there = parameterization.target(kind, image(x), image(eps), at, family)
@@ -65,7 +65,7 @@ def test_every_pair_of_kinds_round_trips(kind, second, family):
         worst *= magnification(second, logsnr, family)
         np.testing.assert_allclose(back, there, rtol=0, atol=100 * ROUNDING * worst)
 
-    law()
+    check()
 
 
 @both_families

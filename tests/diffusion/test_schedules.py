@@ -10,15 +10,17 @@ COSINE = schedules.cosine()
 SCHEDULES = {
     "cosine": COSINE,
     "lopsided cosine": schedules.cosine(-20.0, 10.0),
-    "shifted": schedules.shifted(COSINE, 64, 256),
-    "shifted, ends kept": schedules.shifted(COSINE, 64, 512, keep_end_points=True),
-    "interpolated": schedules.interpolated(
-        clean=schedules.shifted(COSINE, 256, 512),
-        noisy=schedules.shifted(COSINE, 32, 512),
+    "shifted": schedules.shift_schedule(COSINE, 64, 256),
+    "shifted, ends kept": schedules.shift_schedule(
+        COSINE, 64, 512, keep_end_points=True
     ),
-    "interpolated, swapped": schedules.interpolated(
-        clean=schedules.shifted(COSINE, 32, 512),
-        noisy=schedules.shifted(COSINE, 256, 512),
+    "interpolated": schedules.interpolate_schedules(
+        clean=schedules.shift_schedule(COSINE, 256, 512),
+        noisy=schedules.shift_schedule(COSINE, 32, 512),
+    ),
+    "interpolated, swapped": schedules.interpolate_schedules(
+        clean=schedules.shift_schedule(COSINE, 32, 512),
+        noisy=schedules.shift_schedule(COSINE, 256, 512),
     ),
     "flow": schedules.flow(),
     "shifted flow": schedules.flow(-12.0, 12.0, shift=-2.0),
@@ -99,10 +101,10 @@ def test_schedules_match_the_table():
     table = vector("schedule.table")
     columns = {
         "cosine": COSINE,
-        "shift64_at_128": schedules.shifted(COSINE, 64, 128),
-        "shift64_at_256": schedules.shifted(COSINE, 64, 256),
-        "shift32_at_256": schedules.shifted(COSINE, 32, 256),
-        "shift64_at_512": schedules.shifted(COSINE, 64, 512),
+        "shift64_at_128": schedules.shift_schedule(COSINE, 64, 128),
+        "shift64_at_256": schedules.shift_schedule(COSINE, 64, 256),
+        "shift32_at_256": schedules.shift_schedule(COSINE, 32, 256),
+        "shift64_at_512": schedules.shift_schedule(COSINE, 64, 512),
         "interp_clean256_noisy32_at_512": SCHEDULES["interpolated"],
         "interp_swapped_clean32_noisy256_at_512": SCHEDULES["interpolated, swapped"],
     }
@@ -125,7 +127,7 @@ def test_slope_matches_the_table():
 
 def test_shift_comes_after_the_bounds():
     for row in vector("schedule.shift_constants"):
-        schedule = schedules.shifted(COSINE, row["noise_d"], row["image_d"])
+        schedule = schedules.shift_schedule(COSINE, row["noise_d"], row["image_d"])
         ends = schedule(jnp.array([0.0, 1.0]))
         wanted = np.array([15.0, -15.0]) + row["shift"]
         np.testing.assert_allclose(ends, wanted, rtol=0, atol=3e-6)
@@ -133,7 +135,7 @@ def test_shift_comes_after_the_bounds():
 
 def test_end_points_stay_if_asked_to():
     for row in vector("schedule.shift_with_fixed_end_points"):
-        schedule = schedules.shifted(
+        schedule = schedules.shift_schedule(
             COSINE, row["noise_d"], row["image_d"], keep_end_points=True
         )
         got = schedule(jnp.array(row["t"], jnp.float32))
@@ -166,16 +168,16 @@ def test_shift_of_flow_moves_logsnr_and_not_t():
 
 def test_interpolation_of_a_schedule_with_itself_is_that_schedule():
     t = jnp.linspace(0.0, 1.0, 11)
-    got = schedules.interpolated(COSINE, COSINE)(t)
+    got = schedules.interpolate_schedules(COSINE, COSINE)(t)
     np.testing.assert_allclose(got, COSINE(t), rtol=1e-6, atol=1e-6)
 
 
 def test_each_example_may_have_its_own_shift():
     shifts = jnp.array([-2.0, 0.0, 1.0])
     t = jnp.array([0.2, 0.5, 0.9])
-    together = schedules.Shifted(COSINE, shifts)
+    together = schedules.ShiftedSchedule(COSINE, shifts)
     for k in range(3):
-        alone = schedules.Shifted(COSINE, float(shifts[k]))
+        alone = schedules.ShiftedSchedule(COSINE, float(shifts[k]))
         for method in ("__call__", "inverse", "log_density"):
             a, b = getattr(together, method)(t), getattr(alone, method)(t)
             np.testing.assert_allclose(a[k], b[k], rtol=1e-6)

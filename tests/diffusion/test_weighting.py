@@ -19,13 +19,13 @@ LOGSNR = jnp.linspace(-12.0, 12.0, 241)
 DATA = Gaussian()
 
 
-def factor(weight, schedule, law, kind, t):
+def factor(weight, schedule, distribution, kind, t):
     """What the squared error of `kind` is multiplied by when training draws this t."""
     logsnr = schedule(t)
     return jnp.exp(
         weight(logsnr)
         - schedule.log_density(logsnr)
-        - law.log_density(t)
+        - distribution.log_density(t)
         + parameterization.log_error_factor(kind, logsnr)
     )
 
@@ -46,11 +46,11 @@ def published(weight, schedule, kind):
 
 @pytest.mark.parametrize("name", ["cosine", "shifted", "interpolated", "flow"])
 def test_mean_over_t_needs_no_factor_with_its_own_schedule(name):
-    shifted = schedules.shifted(COSINE, 64, 256)
+    shifted = schedules.shift_schedule(COSINE, 64, 256)
     schedule = {
         "cosine": COSINE,
         "shifted": shifted,
-        "interpolated": schedules.interpolated(COSINE, shifted),
+        "interpolated": schedules.interpolate_schedules(COSINE, shifted),
         "flow": schedules.flow(),
     }[name]
     t = jnp.linspace(0.0, 1.0, 101)
@@ -89,7 +89,7 @@ def test_sigmoid_matches_the_table():
 def test_sigmoid_with_the_rate_matches_the_table_even_at_the_ends():
     for row in vector("loss.sigmoid_times_rate_v"):
         weight = weighting.sigmoid(float(row["bias"]))
-        schedule = schedules.shifted(COSINE, row["noise_d"], row["image_d"])
+        schedule = schedules.shift_schedule(COSINE, row["noise_d"], row["image_d"])
         t = jnp.float32([row["t"]])
         got = factor(weight, schedule, time_distributions.uniform(), "v", t)
         np.testing.assert_allclose(got, row["weight"], rtol=1e-5)
@@ -146,9 +146,14 @@ def test_unit_weighting_prefers_no_noise_level():
 
 TRAINING = {
     "cosine": (COSINE, time_distributions.stratified()),
-    "shifted": (schedules.shifted(COSINE, 64, 128), time_distributions.stratified()),
+    "shifted": (
+        schedules.shift_schedule(COSINE, 64, 128),
+        time_distributions.stratified(),
+    ),
     "interpolated": (
-        schedules.interpolated(COSINE, schedules.shifted(COSINE, 32, 128)),
+        schedules.interpolate_schedules(
+            COSINE, schedules.shift_schedule(COSINE, 32, 128)
+        ),
         time_distributions.stratified(),
     ),
     "flow": (schedules.flow(), time_distributions.stratified()),
@@ -161,7 +166,7 @@ TRAINING = {
 def test_loss_does_not_depend_on_how_training_draws_noise_levels(name):
     # A denoiser that believes in the wrong variance, so that its error is nobody's
     # optimum; the loss is what the objective averages, with the error taken in v.
-    schedule, law = TRAINING[name]
+    schedule, distribution = TRAINING[name]
     wrong = Gaussian(mean=0.3, std=0.8).denoiser()
     weights = [weighting.sigmoid(-1.0), weighting.edm(), weighting.eps_mse(COSINE)]
     n = 40_000
@@ -169,7 +174,7 @@ def test_loss_does_not_depend_on_how_training_draws_noise_levels(name):
     @jax.jit
     def losses(key):
         t_key, x_key, eps_key = jax.random.split(key, 3)
-        t = law.sample(t_key, n)
+        t = distribution.sample(t_key, n)
         logsnr = schedule(t)
         x = DATA.mean + DATA.std * jax.random.normal(x_key, (n, 4))
         eps = jax.random.normal(eps_key, (n, 4))
@@ -178,7 +183,8 @@ def test_loss_does_not_depend_on_how_training_draws_noise_levels(name):
         error = error - parameterization.target("v", x, eps, logsnr)
         per_example = arrays.mean_per_example(jnp.square(error))
         return [
-            jnp.mean(factor(w, schedule, law, "v", t) * per_example) for w in weights
+            jnp.mean(factor(w, schedule, distribution, "v", t) * per_example)
+            for w in weights
         ]
 
     # The integral itself, in float64; what the wrong gain leaves of x and of eps.

@@ -349,7 +349,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_harms_nothing(
 
 
 @pytest.mark.slow
-def test_a_stalled_source_is_spoken_of_and_waited_for(start, tmp_path, uninterrupted):
+def test_a_stalled_source_is_logged_and_waited_for(start, tmp_path, uninterrupted):
     workdir = tmp_path / "run"
     patience = "train.stall_warning_seconds=2.0"
     code, output = finish(start(workdir, patience, fault="stall:20:7"))

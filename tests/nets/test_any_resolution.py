@@ -1,4 +1,4 @@
-"""Laws of the networks that know place and scale."""
+"""Invariants of the networks that use position and scale."""
 
 import dataclasses
 import functools
@@ -60,18 +60,18 @@ def test_images_of_one_known_size_equal_those_whose_size_follows(name):
     _, apply = network(name)
     box = jnp.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.25, 1.0, 0.75]] * 3)
     follows = Conditioning(label=COND.label, box=box)
-    known = dataclasses.replace(follows, whole=(16, 16))
+    known = dataclasses.replace(follows, full_size=(16, 16))
     a, b = apply(Z_T, LOGSNR, follows), apply(Z_T, LOGSNR, known)
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 @each_network
-def test_place_and_scale_each_change_the_result(name):
+def test_position_and_scale_each_change_the_result(name):
     _, apply = network(name)
     plain = apply(Z_T, LOGSNR, COND)
     moved = apply(Z_T, LOGSNR, dataclasses.replace(COND, box=BOX + 0.125))
     # The same crop, of an image that is said to have been larger.
-    larger = dataclasses.replace(COND, whole=(32, 32))
+    larger = dataclasses.replace(COND, full_size=(32, 32))
     larger = apply(Z_T, LOGSNR, larger)
     for other in (moved, larger):
         difference = np.abs(np.asarray(plain - other)).max((1, 2, 3))
@@ -79,7 +79,7 @@ def test_place_and_scale_each_change_the_result(name):
 
 
 @each_network
-def test_without_a_box_the_input_is_the_whole(name):
+def test_without_a_box_the_input_is_the_full_image(name):
     _, apply = network(name)
     whole = jnp.tile(BOX[:1], (6, 1))
     a = apply(Z_T, LOGSNR, LABELS)
@@ -92,12 +92,12 @@ def test_every_size_and_shape_can_be_asked_for(name):
     _, apply = network(name)
     for h, w in ((8, 16), (24, 8)):
         z_t = jnp.ones((1, h, w, 3))
-        cond = Conditioning(label=COND.label[:1], box=BOX[:1], whole=(h, w))
+        cond = Conditioning(label=COND.label[:1], box=BOX[:1], full_size=(h, w))
         assert apply(z_t, LOGSNR[:1], cond).shape == (1, h, w, 3)
 
 
 @each_network
-def test_a_network_that_was_not_made_for_places_ignores_them(name):
+def test_a_network_without_position_inputs_ignores_the_box(name):
     _, params, apply = small.network(name)
     a = apply(params, Z_T, LOGSNR, LABELS)
     b = apply(params, Z_T, LOGSNR, COND)

@@ -1,4 +1,4 @@
-"""Laws that hold for every network."""
+"""Invariants that hold for every network."""
 
 import dataclasses
 import functools

@@ -127,7 +127,7 @@ def test_pooling_is_the_mean_of_blocks():
 
 def test_pooling_undoes_enlarging():
     x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
-    up = ops.nearest_up(x)
+    up = ops.upsample_nearest(x)
     np.testing.assert_array_equal(up, np.asarray(x).repeat(2, 1).repeat(2, 2))
     np.testing.assert_allclose(ops.average_pool(up), x, rtol=1e-6)
 

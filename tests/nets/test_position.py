@@ -41,7 +41,7 @@ def rotated_products(shift_rows: float, shift_columns: float) -> np.ndarray:
     return np.asarray(jnp.einsum("nkd,mkd->knm", q, k))
 
 
-def test_rotary_products_depend_on_differences_of_place_only():
+def test_rotary_products_depend_on_differences_of_position_only():
     moved = rotated_products(7.0, -2.5)
     np.testing.assert_allclose(moved, rotated_products(0.0, 0.0), atol=2e-5)
 
@@ -89,17 +89,17 @@ def test_a_resized_table_interpolates_between_cell_centres():
 
 
 def placed(box, size):
-    return position.place(Conditioning(box=jnp.asarray(box)), len(box), size)
+    return position.region_of(Conditioning(box=jnp.asarray(box)), len(box), size)
 
 
-def whole(n):
+def full_box(n):
     return jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (n, 1))
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (3, 5), (8, 4)])
-def test_the_grid_of_a_patch_is_the_crop_of_the_whole_grid(corner):
+def test_the_grid_of_a_patch_is_the_crop_of_the_full_grid(corner):
     y, x = corner
-    rows, columns = position.grid(whole(1), (16, 12))
+    rows, columns = position.grid(full_box(1), (16, 12))
     box = jnp.array([[y / 16, x / 12, (y + 8) / 16, (x + 4) / 12]])
     patch_rows, patch_columns = position.grid(box, (8, 4))
     np.testing.assert_allclose(patch_rows, rows[:, y : y + 8], atol=1e-6)
@@ -115,7 +115,7 @@ def test_the_pooled_grid_is_the_coarse_grid():
 
 @pytest.mark.parametrize(("n", "name"), [(4, "R4"), (2, "R2")])
 def test_coordinates_are_those_of_pixel_centres(n, name):
-    rows, _ = position.fourier(placed(whole(1), (n, n)), (n, n), 1)
+    rows, _ = position.fourier(placed(full_box(1), (n, n)), (n, n), 1)
     np.testing.assert_allclose(
         rows[0, :, 0], vector("anyres.pixel_centre")[name], atol=1e-6
     )
@@ -125,7 +125,7 @@ def test_coordinates_are_those_of_pixel_centres(n, name):
 def test_bands_that_would_alias_are_faded_out(row):
     side, bands = row["R"] // 2 ** row["level"], 8
     rows, columns = position.fourier(
-        placed(whole(1), (row["R"], row["R"])), (side, side), bands
+        placed(full_box(1), (row["R"], row["R"])), (side, side), bands
     )
     g = 2 * (np.arange(side) + 0.5) / side - 1
     weights = np.array(row["weights"])
@@ -138,23 +138,25 @@ def test_bands_that_would_alias_are_faded_out(row):
     np.testing.assert_allclose(columns[0], want, atol=2e-4)
 
 
-def test_features_of_a_patch_are_the_crop_of_those_of_the_whole():
-    rows, _ = position.fourier(placed(whole(1), (16, 16)), (16, 16), 4)
+def test_features_of_a_patch_are_the_crop_of_those_of_the_full_image():
+    rows, _ = position.fourier(placed(full_box(1), (16, 16)), (16, 16), 4)
     patch, _ = position.fourier(placed([[0.25, 0.0, 0.75, 1.0]], (8, 8)), (8, 8), 4)
     np.testing.assert_allclose(patch, rows[:, 4:12], atol=1e-5)
 
 
-def test_the_whole_follows_from_the_box_unless_it_is_said():
+def test_the_full_size_follows_from_the_box_unless_it_is_given():
     box = jnp.array([[0.0, 0.0, 0.5, 1.0], [0.25, 0.5, 1.0, 0.75]])
     cond = Conditioning(box=box)
     np.testing.assert_allclose(
-        position.place(cond, 2, (24, 8)).whole, [[48, 8], [32, 32]], rtol=1e-6
+        position.region_of(cond, 2, (24, 8)).full_size, [[48, 8], [32, 32]], rtol=1e-6
     )
-    cond = Conditioning(box=box, whole=(48, 8))
-    np.testing.assert_array_equal(position.place(cond, 2, (24, 8)).whole, [[48, 8]])
-    alone = position.place(Conditioning(), 2, (24, 8))
-    np.testing.assert_array_equal(alone.whole, [[24, 8]])
-    np.testing.assert_array_equal(alone.box, whole(2))
+    cond = Conditioning(box=box, full_size=(48, 8))
+    np.testing.assert_array_equal(
+        position.region_of(cond, 2, (24, 8)).full_size, [[48, 8]]
+    )
+    alone = position.region_of(Conditioning(), 2, (24, 8))
+    np.testing.assert_array_equal(alone.full_size, [[24, 8]])
+    np.testing.assert_array_equal(alone.box, full_box(2))
 
 
 def test_scale_is_zero_at_the_smallest_and_one_at_the_largest():

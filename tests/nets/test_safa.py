@@ -8,7 +8,7 @@ import pytest
 from simple_diffusion.core.arrays import tree_size
 from simple_diffusion.nets import position, safa
 from simple_diffusion.nets.convolution import Conv3x3
-from simple_diffusion.nets.position import Place, Scale
+from simple_diffusion.nets.position import Region, Scale
 from tests.vectors import vector
 
 SCALE = Scale(32, 64)
@@ -19,7 +19,7 @@ X = jax.random.normal(KEYS[0], (3, 4, 6, 5))
 KERNELS = jax.random.normal(KEYS[1], (4, 3, 3, 5, 7)) / 6
 WEIGHTS = jax.nn.softmax(jax.random.normal(KEYS[2], (3, 4)))
 BOX = jnp.array([[0.0, 0.0, 1.0, 1.0], [0.25, 0.0, 0.75, 0.5], [0.1, 0.2, 0.9, 1.0]])
-PLACE = Place(BOX, jnp.array([[32.0, 32], [64, 64], [40, 40]]), (32, 32))
+REGION = Region(BOX, jnp.array([[32.0, 32], [64, 64], [40, 40]]), (32, 32))
 
 
 def close(a, b, tolerance=1e-5):
@@ -27,7 +27,7 @@ def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-def fresh(conv, x=X, place=PLACE):
+def fresh(conv, x=X, place=REGION):
     """Parameters drawn anew, so that nothing is zero."""
     shapes = jax.eval_shape(conv.init, KEYS[0], x, place)["params"]
     leaves, tree = jax.tree.flatten(shapes)
@@ -92,7 +92,7 @@ def test_equal_experts_are_an_ordinary_convolution_at_every_resolution(experts):
     params["kernels"] = jnp.broadcast_to(KERNELS[:1], (experts, *KERNELS.shape[1:]))
     params["biases"] = jnp.broadcast_to(jnp.arange(7.0)[None], (experts, 7))
     plain = {"kernel": KERNELS[0], "bias": jnp.arange(7.0)}
-    got = conv.apply({"params": params}, X, PLACE)
+    got = conv.apply({"params": params}, X, REGION)
     close(got, Conv3x3(7).apply({"params": plain}, X))
 
 
@@ -132,7 +132,7 @@ def test_the_gradient_by_resolution_is_that_of_finite_differences():
 
     @jax.jit
     def loss(side):
-        place = Place(BOX[1:2], jnp.stack([side, side])[None], (32, 32))
+        place = Region(BOX[1:2], jnp.stack([side, side])[None], (32, 32))
         return jnp.mean(jnp.square(conv.apply({"params": params}, X[1:2], place)))
 
     slope = jax.grad(loss)(jnp.float32(50.0))
@@ -146,17 +146,17 @@ def test_the_gradient_by_resolution_is_that_of_finite_differences():
 def test_the_number_of_parameters_is_that_of_kernels_biases_and_router(row):
     conv = Conv3x3(row["c_out"], mixture=safa.Mixture(SCALE, row["K"]))
     x = jnp.zeros((3, 4, 4, row["c_in"]))
-    shapes = jax.eval_shape(conv.init, KEYS[0], x, PLACE)
+    shapes = jax.eval_shape(conv.init, KEYS[0], x, REGION)
     assert tree_size(shapes) == row["params"]
 
 
 def test_related_experts_start_with_the_deviation_of_one():
-    kernels = safa.related(0.1)(KEYS[0], (4, 3, 3, 64, 64))
+    kernels = safa.correlated_uniform(0.1)(KEYS[0], (4, 3, 3, 64, 64))
     one = (3 * 9 * 64) ** -0.5  # of a uniform number in ±1/√(9 c)
     assert np.std(kernels) == pytest.approx(one, rel=0.02)
     assert np.std(kernels.mean(0)) == pytest.approx(one, rel=0.02)
     # Independent ones lose half of it under equal weights, at four experts.
-    own = safa.related(1e6)(KEYS[0], (4, 3, 3, 64, 64)) / 1e6
+    own = safa.correlated_uniform(1e6)(KEYS[0], (4, 3, 3, 64, 64)) / 1e6
     ratio = vector("anyres.safa_init_std_ratio")["K4"]
     assert np.std(own.mean(0)) / np.std(own) == pytest.approx(ratio, rel=0.02)
 
@@ -166,7 +166,7 @@ def test_every_gate_lets_the_resolution_change_the_result(gate):
     conv = Conv3x3(7, mixture=safa.Mixture(SCALE, gate=gate))
     params = fresh(conv)
     a, b = (
-        conv.apply({"params": params}, X, Place(BOX, jnp.full((1, 2), side), (32, 32)))
+        conv.apply({"params": params}, X, Region(BOX, jnp.full((1, 2), side), (32, 32)))
         for side in (32.0, 64.0)
     )
     assert np.abs(a - b).max() > 1e-3
@@ -181,12 +181,12 @@ def test_every_gate_lets_the_resolution_change_the_result(gate):
         ((3, 5), "zeros", safa.Mixture(SCALE)),
     ],
 )
-def test_places_are_further_input_channels(size, padding, mixture):
+def test_position_features_are_additional_input_channels(size, padding, mixture):
     """What the narrow maps compute is a convolution of features and grid joined."""
     x = jax.random.normal(KEYS[0], (3, *size, 5))
     conv = Conv3x3(7, padding=padding, mixture=mixture, bands=3)
     params = fresh(conv, x)
-    rows, columns = position.fourier(PLACE, size, 3)
+    rows, columns = position.fourier(REGION, size, 3)
     h, w = size
     grid = [
         jnp.broadcast_to(rows[:, :, None], (3, h, w, 7)),
@@ -200,10 +200,10 @@ def test_places_are_further_input_channels(size, padding, mixture):
         bias = params["bias"][None]
     else:
         router = {"params": params["router"]}
-        weights = safa.Router(mixture).apply(router, PLACE.whole)
+        weights = safa.Router(mixture).apply(router, REGION.full_size)
         bias = weights @ params["biases"]
     want = safa.convolve(joined, kernels, weights, padding) + bias[:, None, None]
-    close(conv.apply({"params": params}, x, PLACE), want)
+    close(conv.apply({"params": params}, x, REGION), want)
 
 
 def test_no_experts_are_an_error():

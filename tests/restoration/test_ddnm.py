@@ -123,7 +123,9 @@ def test_a_step_commutes_with_the_change_of_family(make):
 def test_shares_with_noise_are_those_of_the_rule(row):
     alpha, sigma = VP.alpha_sigma(logsnr_of(row["alphabar_next"]))
     s = jnp.array([row["s"], 0.0])
-    share, fresh, kept = ddnm.shares(s, alpha, sigma, row["sigma_y"], row["eta"])
+    share, fresh, kept = ddnm.ddnm_plus_coefficients(
+        s, alpha, sigma, row["sigma_y"], row["eta"]
+    )
     np.testing.assert_allclose(share, [row["lam"], 0.0], rtol=2e-6)
     old = np.sqrt(1 - row["eta"] ** 2)
     np.testing.assert_allclose(fresh, [row["d1"], row["eta"] * sigma], rtol=2e-6)
@@ -143,7 +145,9 @@ def test_the_noise_of_every_measured_coordinate_adds_up(eta, family):
     for logsnr in (-6.0, -1.0, 2.0, 6.0, 12.0):
         alpha, sigma = family.alpha_sigma(jnp.float32(logsnr))
         for sigma_y in (0.01, 0.2, 1.0):
-            share, fresh, kept = ddnm.shares(s, alpha, sigma, sigma_y, eta)
+            share, fresh, kept = ddnm.ddnm_plus_coefficients(
+                s, alpha, sigma, sigma_y, eta
+            )
             total = (alpha * share * sigma_y / s) ** 2 + fresh**2
             np.testing.assert_allclose(total, np.full(50, sigma**2), rtol=2e-4)
             assert not kept.any()

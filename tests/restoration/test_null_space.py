@@ -45,7 +45,7 @@ def drawn(solver, operator, y, family=process.VP, steps=20, count=6, model=None)
     model = Gaussian() if model is None else model
     grid = grids.uniform_t(schedules.cosine(), steps)
     keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(count))
-    denoise = null_space.null_space(model.denoiser(family), operator, y)
+    denoise = null_space.project_denoiser(model.denoiser(family), operator, y)
     return jax.jit(
         lambda y: loop.sample(denoise, solver, grid, keys, (*SIZE, 3), family)
     )(y)
@@ -90,7 +90,7 @@ def test_a_projecting_solver_is_the_solver_on_a_projected_denoise_function(solve
     model = Gaussian()
     grid = grids.uniform_t(schedules.cosine(), 8)
     keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(6))
-    own = null_space.projected(solver(family), operator, y)
+    own = null_space.project_solver(solver(family), operator, y)
     found = travel.restore(
         model.denoiser(family),
         own,
@@ -206,7 +206,7 @@ def test_clipping_comes_before_the_projection():
     def wild(z_t, logsnr):
         return 5 * z_t
 
-    denoise = null_space.null_space(guidance.clip_static(wild), operator, y)
+    denoise = null_space.project_denoiser(guidance.clip_static(wild), operator, y)
     z = jax.random.normal(jax.random.key(0), (1, *SIZE, 3))
     found = denoise(z, jnp.zeros(1))
     np.testing.assert_allclose(operator.forward(found), y, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Laws of every operator against its dense matrix, and the operators on pixels."""
+"""Every operator against its dense matrix, and the operators on pixels."""
 
 import functools
 from collections.abc import Callable

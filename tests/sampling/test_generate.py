@@ -29,5 +29,5 @@ def test_a_later_start_leaves_out_what_came_before():
 def test_chosen_images_are_those_of_the_whole():
     every = np.concatenate(list(generate.generate(sample, LABELS, 4)))
     places = [10, 0, 3, 3, 7]
-    some = generate.chosen(sample, LABELS, places, 4)
+    some = generate.generate_subset(sample, LABELS, places, 4)
     np.testing.assert_array_equal(some, every[places])

@@ -7,7 +7,7 @@ from simple_diffusion.sampling import grids
 from tests.vectors import vector
 
 COSINE = schedules.cosine()
-SCHEDULES = [COSINE, schedules.shifted(COSINE, 64, 256), schedules.flow()]
+SCHEDULES = [COSINE, schedules.shift_schedule(COSINE, 64, 256), schedules.flow()]
 GRIDS = {
     "uniform t": lambda n: grids.uniform_t(COSINE, n),
     "uniform logsnr": lambda n: grids.uniform_logsnr(COSINE, n),

@@ -97,7 +97,7 @@ def test_samples_have_the_mean_and_variance_of_the_data(solver):
 
 
 def test_ancestral_step_matches_the_table():
-    schedule = schedules.shifted(COSINE, 64, 256)
+    schedule = schedules.shift_schedule(COSINE, 64, 256)
     z = jnp.ones((2, 3, 3, 1))
     noise = rng.normal_per_example(keys(2), z.shape[1:])
     for row in vector("sampler.ancestral_step"):
@@ -115,7 +115,7 @@ def test_ancestral_step_matches_the_table():
 
 
 def test_ddim_step_matches_the_table():
-    schedule = schedules.shifted(COSINE, 64, 256)
+    schedule = schedules.shift_schedule(COSINE, 64, 256)
     z = jnp.ones((2, 3, 3, 1))
     noise = rng.normal_per_example(keys(2), z.shape[1:])
     for row in vector("sampler.ddim_step"):

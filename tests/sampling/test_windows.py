@@ -28,7 +28,7 @@ COND = Conditioning(
     tokens=jnp.array([[[0.5]], [[-0.5]]]),
     token_mask=jnp.ones((2, 1), bool),
     image=jax.random.normal(jax.random.key(11), (2, *SIZE, 1)),
-    whole=(64, 64),
+    full_size=(64, 64),
 )
 
 
@@ -63,7 +63,7 @@ def bind(cond, layers=2):
             planes.append(plane(jnp.sin(9 * y)[:, :, None] + jnp.cos(7 * x)[:, None]))
         if cond.tokens is not None:
             real = cond.tokens * cond.token_mask[..., None]
-            planes.append(plane(real.sum(1)[..., None]) * cond.whole[0] / 64)
+            planes.append(plane(real.sum(1)[..., None]) * cond.full_size[0] / 64)
         if cond.image is not None:
             planes.append(cond.image)
         features = jnp.concatenate(planes, axis=-1)
@@ -78,7 +78,7 @@ def bind(cond, layers=2):
 def fused(layers=2, taper=1 / 3, batch=5, **more):
     settings = {"window": WINDOW, "stride": STRIDE} | more
     of_windows = functools.partial(bind, layers=layers)
-    return windows.fused(of_windows, batch=batch, taper=taper, **settings)
+    return windows.fuse_windows(of_windows, batch=batch, taper=taper, **settings)
 
 
 def run(bind, cond=COND, z=Z, logsnr=LOGSNR):
@@ -109,7 +109,7 @@ tapers = st.floats(0.0, 1.0)
 @given(axes())
 def test_windows_cover_an_axis_from_end_to_end_without_gaps(axis):
     length, window, stride = axis
-    starts = windows.positions(*axis)
+    starts = windows.window_starts(*axis)
     assert starts[0] == 0 and starts[-1] + min(window, length) == length
     assert np.all((np.diff(starts) > 0) & (np.diff(starts) <= stride))
     # None is superfluous: without the last but one there would be a gap.
@@ -117,17 +117,17 @@ def test_windows_cover_an_axis_from_end_to_end_without_gaps(axis):
 
 
 def test_windows_of_an_image_are_counted():
-    assert windows.count((31, 24), 12, 6) == 5 * 3
-    assert windows.count((31, 24), (40, 12), 6) == 3
-    assert windows.count((4096, 4096), 64, 32) == 127**2
+    assert windows.count_windows((31, 24), 12, 6) == 5 * 3
+    assert windows.count_windows((31, 24), (40, 12), 6) == 3
+    assert windows.count_windows((4096, 4096), 64, 32) == 127**2
 
 
 @settings(deadline=None)
 @given(axes(), tapers)
 def test_weights_add_up_to_one_everywhere(axis, taper):
-    weight = windows.weights(*axis, taper)
+    weight = windows.window_weights(*axis, taper)
     folded = np.zeros(axis[0])
-    for start, row in zip(windows.positions(*axis), weight, strict=True):
+    for start, row in zip(windows.window_starts(*axis), weight, strict=True):
         folded[start : start + len(row)] += row
     np.testing.assert_allclose(folded, 1.0, rtol=0, atol=1e-6)
     assert np.all(weight >= 0.0)
@@ -138,8 +138,8 @@ def test_weights_add_up_to_one_everywhere(axis, taper):
 def test_a_pixel_without_its_surroundings_has_no_weight(axis, taper):
     length, window, stride = axis
     radius = int((1.0 - taper) / 2.0 * max(window - stride, 0))
-    starts = windows.positions(*axis)
-    for start, row in zip(starts, windows.weights(*axis, taper), strict=True):
+    starts = windows.window_starts(*axis)
+    for start, row in zip(starts, windows.window_weights(*axis, taper), strict=True):
         if start > 0:
             assert not np.any(row[:radius])
         if start + len(row) < length:
@@ -148,19 +148,23 @@ def test_a_pixel_without_its_surroundings_has_no_weight(axis, taper):
 
 def test_weights_meet_halfway():
     for taper in (0.0, 0.25, 0.5, 1.0):
-        left, middle, right = windows.weights(20, 8, 6, taper)
+        left, middle, right = windows.window_weights(20, 8, 6, taper)
         np.testing.assert_allclose(middle, middle[::-1], rtol=0, atol=1e-6)
         np.testing.assert_allclose(left, right[::-1], rtol=0, atol=1e-6)
         np.testing.assert_array_equal(left[:6], 1.0)
-    np.testing.assert_array_equal(windows.weights(20, 8, 6, 0.0)[1], [0, *[1] * 6, 0])
+    np.testing.assert_array_equal(
+        windows.window_weights(20, 8, 6, 0.0)[1], [0, *[1] * 6, 0]
+    )
     # An odd overlap has a pixel in the middle, which both share equally.
-    np.testing.assert_allclose(windows.weights(13, 8, 5, 0.0)[0][4:], [1, 1, 0.5, 0])
+    np.testing.assert_allclose(
+        windows.window_weights(13, 8, 5, 0.0)[0][4:], [1, 1, 0.5, 0]
+    )
 
 
 def test_weights_of_full_taper_and_half_overlap_are_those_of_hann():
     wanted = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
     np.testing.assert_allclose(
-        windows.weights(64, 16, 8, 1.0)[2], wanted, rtol=0, atol=1e-6
+        windows.window_weights(64, 16, 8, 1.0)[2], wanted, rtol=0, atol=1e-6
     )
 
 
@@ -173,7 +177,7 @@ def test_weights_of_full_taper_and_half_overlap_are_those_of_hann():
 def test_an_image_cut_up_and_put_together_is_itself(size, window, data):
     stride = data.draw(st.integers(1, min(window)))
     z = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    put_together = windows.fused(
+    put_together = windows.fuse_windows(
         lambda cond: lambda z_t, logsnr: z_t,
         window=window,
         stride=stride,
@@ -185,12 +189,12 @@ def test_an_image_cut_up_and_put_together_is_itself(size, window, data):
 
 
 @pytest.mark.parametrize("layers, taper", [(3, 0.0), (2, 1 / 3), (1, 0.5)])
-def test_windows_equal_the_whole(layers, taper):
+def test_windows_equal_the_full_image(layers, taper):
     # Up to the image's own ends, where both see the same zeros.
     assert distance(run(fused(layers, taper)), whole(layers)) < 5e-6
 
 
-def test_a_network_that_sees_one_pixel_more_tells_windows_from_the_whole():
+def test_a_network_that_sees_one_more_pixel_distinguishes_windows_from_the_full_image():
     assert distance(run(fused(4, 0.0)), whole(4)) > 0.01
 
 
@@ -202,7 +206,7 @@ def test_a_network_that_sees_one_pixel_more_tells_windows_from_the_whole():
         {"tokens": COND.tokens[::-1]},
         {"token_mask": jnp.zeros((2, 1), bool)},
         {"image": COND.image[:, ::-1]},
-        {"whole": (32, 32)},
+        {"full_size": (32, 32)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -217,12 +221,12 @@ def test_a_window_is_conditioned_on_its_own_part_of_the_image():
         jax.debug.callback(seen.append, cond)
         return lambda z_t, logsnr: z_t
 
-    cut = windows.fused(watched, window=(16, 12), stride=12, batch=3)
+    cut = windows.fuse_windows(watched, window=(16, 12), stride=12, batch=3)
     run(cut)
     jax.effects_barrier()
     boxes = np.concatenate([cond.box for cond in seen])
     labels = np.concatenate([cond.label for cond in seen])
-    assert all(cond.whole == (64, 64) for cond in seen)
+    assert all(cond.full_size == (64, 64) for cond in seen)
     corners = [(y, x, y + 16, x + 12) for y in (0, 12, 15) for x in (0, 12)]
     inner = np.array(corners) / (31, 24, 31, 24)
     for label, outer in zip(COND.label, np.asarray(WHOLE), strict=True):
@@ -261,7 +265,9 @@ def test_windows_are_shared_out_evenly():
 
             return denoise
 
-        cut = windows.fused(watched, window=8, stride=8, batch=batch, devices=devices)
+        cut = windows.fuse_windows(
+            watched, window=8, stride=8, batch=batch, devices=devices
+        )
         run(cut, Conditioning(), jnp.zeros((1, 24, 24, 1)), LOGSNR[:1])
         jax.effects_barrier()
         return [n for n, *_ in shapes]
@@ -286,7 +292,7 @@ def test_the_image_does_not_depend_on_the_order_of_the_windows(turn):
     def blurred(cond):
         return lambda z_t, logsnr: convolve(z_t, np.full((9, 9, 1, 1), 1 / 81))
 
-    cut = windows.fused(blurred, window=12, stride=6, batch=4, taper=1.0)
+    cut = windows.fuse_windows(blurred, window=12, stride=6, batch=4, taper=1.0)
     z = jax.random.normal(jax.random.key(0), (1, 36, 24, 1))
     got = run(cut, Conditioning(), turn(z), LOGSNR[:1])
     wanted = turn(run(cut, Conditioning(), z, LOGSNR[:1]))
@@ -315,7 +321,7 @@ def test_every_solver_draws_the_image_that_it_draws_without_windows(solver):
 
 
 @pytest.mark.parametrize("weight", [3.0, guidance.interval(3.0, -2.0, 0.0)])
-def test_guidance_and_clipping_of_windows_are_those_of_the_whole(weight):
+def test_guidance_and_clipping_of_windows_are_those_of_the_full_image(weight):
     null = COND.replace(label=jnp.array([9, 9]))
 
     def guided(bind):
@@ -344,7 +350,9 @@ def test_the_mean_of_x_is_the_mean_of_any_kind(kind, family):
         return bound
 
     of_windows = kind_of(functools.partial(bind, layers=4))
-    cut = windows.fused(of_windows, window=WINDOW, stride=STRIDE, batch=9, taper=1.0)
+    cut = windows.fuse_windows(
+        of_windows, window=WINDOW, stride=STRIDE, batch=9, taper=1.0
+    )
     assert distance(run(cut), run(kind_of(fused(4, 1.0)))) < 1e-5
 
 
@@ -358,7 +366,7 @@ def test_steps_across_seams_are_no_larger_than_elsewhere():
 
     def steps(stride):
         """Returns the total variation between columns by their place in a stride."""
-        cut = windows.fused(blurred, window=16, stride=stride, batch=248)
+        cut = windows.fuse_windows(blurred, window=16, stride=stride, batch=248)
         x = run(cut, Conditioning(), z, jnp.zeros(16))
         step = np.abs(np.diff(x, axis=2)).mean((0, 1, 3))
         step = step[stride - 1 : 496 - stride - 1]  # windows inside the image

@@ -235,7 +235,9 @@ def test_a_checkpoint_of_another_model_says_which_arrays_differ(three, plan):
     }
     wanted = state.replace(params=params, ema=state.ema | {"slow": params})
     with open_(three) as checkpoints:
-        with pytest.raises(store.Mismatch, match="step 3 .* does not fit") as caught:
+        with pytest.raises(
+            store.CheckpointMismatch, match="step 3 .* does not fit"
+        ) as caught:
             checkpoints.restore(wanted)
         # A sound checkpoint is left where it is.
         assert checkpoints.steps() == [1, 2, 3]
@@ -277,7 +279,7 @@ def test_sampling_falls_back_too_and_moves_nothing(copy, plan, initial):
 
 
 def test_sampling_names_the_averages_there_are(three, plan):
-    with pytest.raises(store.Missing, match="ema_slow: .* ema_main, ema_power"):
+    with pytest.raises(store.MissingTree, match="ema_slow: .* ema_main, ema_power"):
         checkpoint.restore_params(three, plan.abstract.params, "slow")
 
 

@@ -127,20 +127,26 @@ def test_all_stop_at_the_same_step_that_is_not_finite(tmp_path):
     assert [code for code, _ in ended] == [1, 1], ended
     first, second = (output.splitlines()[-1] for _, output in ended)
     assert first == second
-    assert first.startswith("NotFinite: step ")
+    assert first.startswith("NonFiniteError: step ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "code", "said"),
     [
-        ("kill", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
-        ("kill_saving", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
-        ("freeze", cluster.LOST, "process 1 is lost: no sign of life for 6 s"),
+        ("kill", cluster.EXIT_RETRY, "process 1 is lost: no sign of life for 6 s"),
+        (
+            "kill_saving",
+            cluster.EXIT_RETRY,
+            "process 1 is lost: no sign of life for 6 s",
+        ),
+        ("freeze", cluster.EXIT_RETRY, "process 1 is lost: no sign of life for 6 s"),
         ("fail", 1, "process 1 stopped: OSError: the disk of this host is full"),
     ],
 )
-def test_when_one_is_gone_the_other_says_so_and_ends(what, code, said, tmp_path):
+def test_when_one_process_is_gone_the_other_logs_it_and_ends(
+    what, code, said, tmp_path
+):
     """Within the time that `together` waits, in place of hanging for ever."""
     (found, output), *_ = together(tmp_path, 2, 2000, what)
     assert found == code, output
@@ -154,7 +160,7 @@ def test_when_the_first_one_is_gone_the_others_end_too(tmp_path):
     (_, _), (code, output) = together(tmp_path, 2, 2000, "kill_first")
     said = {
         -signal.SIGABRT: "distributed service detected fatal errors",
-        cluster.LOST: "process 1 of 2: process 0 ",  # is lost, or does not answer
+        cluster.EXIT_RETRY: "process 1 of 2: process 0 ",  # is lost, or does not answer
     }
     assert said[code] in output, output
 
@@ -172,32 +178,32 @@ def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(tmp_path)
     assert {"10", "12"} <= {p.name for p in (tmp_path / "checkpoints").iterdir()}
 
 
-def test_a_wait_is_spoken_of_more_and_more_rarely_and_so_is_its_end():
+def test_a_long_wait_is_logged_at_doubling_intervals_and_so_is_its_end():
     said = []
-    with cluster.Watch(said.append, patience=0.2) as watch:
-        watch.doing("waiting for the data of step 3")
+    with cluster.Watchdog(said.append, warn_after=0.2) as watch:
+        watch.set_activity("waiting for the data of step 3")
         wait_until(lambda: len(said) >= 2)
-        watch.doing("computing step 3")
+        watch.set_activity("computing step 3")
     assert all("waiting for the data of step 3" in line for line in said), said
     first, second = (float(line.split()[-2]) for line in said[:2])
     assert second >= 2 * first or second == first == 0
     assert said[-1].endswith("going on")
 
 
-def test_the_limit_does_not_hold_for_what_may_take_hours():
+def test_the_timeout_does_not_apply_to_unlimited_activities():
     """Otherwise this process, and with it the test, would be gone."""
     said = []
-    with cluster.Watch(said.append, patience=0.1, limit=0.2) as watch:
-        watch.doing("showing step 3", endless=True)
+    with cluster.Watchdog(said.append, warn_after=0.1, timeout=0.2) as watch:
+        watch.set_activity("showing step 3", is_unlimited=True)
         time.sleep(0.6)
     assert said
 
 
-def test_quick_steps_are_not_spoken_of():
+def test_quick_steps_are_not_logged():
     said = []
-    with cluster.Watch(said.append, patience=5.0) as watch:
+    with cluster.Watchdog(said.append, warn_after=5.0) as watch:
         for step in range(100):
-            watch.doing(f"computing step {step}")
+            watch.set_activity(f"computing step {step}")
     assert said == []
 
 

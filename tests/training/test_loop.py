@@ -132,7 +132,9 @@ def poisoned_batches(*bad_steps):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_metric(
     bad, tmp_path
 ):
-    with pytest.raises(loop.NotFinite, match=f"step {bad}: loss is nan") as stopped:
+    with pytest.raises(
+        loop.NonFiniteError, match=f"step {bad}: loss is nan"
+    ) as stopped:
         toy.train(
             tmp_path,
             20,
@@ -164,7 +166,9 @@ def test_as_many_bad_steps_in_a_row_as_allowed_are_skipped_and_counted(tmp_path)
     lines = reported(tmp_path)
     assert [line["skipped"] for line in lines] == [0, 2, 3, 3]
     assert all(np.isfinite(list(line.values())).all() for line in lines)
-    with pytest.raises(loop.NotFinite, match="step 9: loss is nan; steps in a row: 3"):
+    with pytest.raises(
+        loop.NonFiniteError, match="step 9: loss is nan; steps in a row: 3"
+    ):
         toy.train(
             tmp_path / "three",
             20,

@@ -44,7 +44,7 @@ AVERAGES = {"main": ema.Exponential(0.9)}
 # An eps well above the rounding of gradients: Adam would otherwise turn the rounding of
 # a gradient that is zero in theory, such as that of the keys' bias, into whole steps.
 ADAM = optimizer.adam(optimizer.learning_rate(1e-2), eps=1e-3)
-EVERY = sharding.table(min_size=0)  # even the smallest array is split
+EVERY = sharding.default_rules(min_size=0)  # even the smallest array is split
 
 
 def apply(params, z_t, logsnr, cond, dropout_key=None):
@@ -62,7 +62,7 @@ def init(key):
 OBJECTIVE = objectives.DiffusionObjective(
     apply,
     schedule=schedules.cosine(),
-    time_law=time_distributions.stratified(),
+    time_distribution=time_distributions.stratified(),
     weight=weighting.min_snr,
     loss=loss.mse,
     num_classes=CLASSES,
@@ -92,9 +92,9 @@ def jit_step(mesh, split_rows=False, rules=EVERY, pin=True):
         return train_step(current, Batch(*arrays))
 
     jitted = jax.jit(
-        sharding.pin_maps(run, mesh, split_rows) if pin else run,
+        sharding.pin_feature_maps(run, mesh, split_rows) if pin else run,
         in_shardings=(plan.shardings, None),
-        out_shardings=(plan.shardings, sharding.replicated(mesh)),
+        out_shardings=(plan.shardings, sharding.replicated_sharding(mesh)),
         donate_argnums=0,
     )
     return jitted, plan

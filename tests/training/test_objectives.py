@@ -23,7 +23,7 @@ FAMILIES = [process.VP, process.FLOW]
 def objective(apply=toy.apply, **changes):
     settings = dict(
         schedule=schedules.cosine(),
-        time_law=time_distributions.stratified(),
+        time_distribution=time_distributions.stratified(),
         weight=lambda _: weighting.mse("v", schedules.cosine()),
         loss=loss.mse,
         num_classes=toy.CLASSES,
@@ -32,7 +32,7 @@ def objective(apply=toy.apply, **changes):
 
 
 def blind(params, z_t, logsnr, cond, dropout_key=None):
-    """A network that always says zero."""
+    """A network that always predicts zero."""
     return jnp.zeros_like(z_t)
 
 
@@ -79,13 +79,18 @@ def test_draws_differ_between_examples_and_between_keys():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-def test_the_expected_loss_depends_neither_on_schedule_nor_on_time_law(params, family):
+def test_the_expected_loss_depends_neither_on_schedule_nor_on_the_time_distribution(
+    params, family
+):
     # A weight inside the range of every schedule; outside nobody can sample it.
     weight = lambda logsnr: -0.5 * jnp.square(logsnr / 2)  # noqa: E731
     cosine, flow = schedules.cosine(-10.0, 10.0), schedules.flow(-10.0, 10.0)
     settings = {
         "cosine": (cosine, time_distributions.uniform()),
-        "shifted": (schedules.shifted(cosine, 32, 64), time_distributions.uniform()),
+        "shifted": (
+            schedules.shift_schedule(cosine, 32, 64),
+            time_distributions.uniform(),
+        ),
         "flow": (flow, time_distributions.uniform()),
         "stratified": (cosine, time_distributions.stratified()),
         "logit-normal": (flow, time_distributions.logit_normal(0.3, 1.2)),
@@ -93,9 +98,12 @@ def test_the_expected_loss_depends_neither_on_schedule_nor_on_time_law(params, f
     losses = evaluate(
         {
             name: objective(
-                schedule=s, time_law=law, weight=lambda _: weight, family=family
+                schedule=s,
+                time_distribution=distribution,
+                weight=lambda _: weight,
+                family=family,
             )
-            for name, (s, law) in settings.items()
+            for name, (s, distribution) in settings.items()
         },
         params,
         jax.tree.map(lambda v: np.repeat(v, 256, axis=0), toy.batch()),
@@ -138,7 +146,10 @@ def test_a_denoiser_has_the_same_loss_whatever_its_network_predicts(params, fami
 
 def test_the_published_v_loss_has_no_factor_left():
     """Uniform t and the v weight of the same schedule: the plain mean square of v."""
-    o, batch = objective(blind, time_law=time_distributions.uniform()), toy.batch()
+    o, batch = (
+        objective(blind, time_distribution=time_distributions.uniform()),
+        toy.batch(),
+    )
 
     @jax.jit
     def both(batch):
@@ -231,14 +242,14 @@ def test_a_multiscale_loss_weighs_what_the_plain_one_weighs(params):
 
 
 def patches(side=8):
-    """Patches of the toy's size from wholes of one, two and 1.25 times its side."""
+    """Patches of the toy's size from full images of 1, 2 and 1.25 times its side."""
     box = np.tile(
         [[0, 0, 1, 1], [0.5, 0, 1, 0.5], [0, 0.2, 0.8, 1], [0.5, 0, 1, 1]], (2, 1)
     )
     return toy.batch().replace(box=box.astype(np.float32))
 
 
-def test_the_logsnr_of_a_patch_is_lowered_by_the_size_of_its_whole(params):
+def test_the_logsnr_of_a_patch_is_lowered_by_the_size_of_its_full_image(params):
     batch = patches()
     side = batch.image.shape[1]
     o = objective(reference=side)
@@ -253,13 +264,13 @@ def test_the_logsnr_of_a_patch_is_lowered_by_the_size_of_its_whole(params):
 
 
 def test_a_weighting_that_belongs_to_the_schedule_moves_with_it():
-    """v-MSE at uniform t stays v-MSE at uniform t, whatever the size of the whole."""
+    """v-MSE at uniform t stays v-MSE at uniform t for every size of full image."""
     batch = patches()
     o = objective(
         blind,
         weight=lambda schedule: weighting.mse("v", schedule),
         kind="v",
-        time_law=time_distributions.uniform(),
+        time_distribution=time_distributions.uniform(),
         reference=batch.image.shape[1],
     )
     draw = o.draw(KEY, batch)
@@ -271,7 +282,7 @@ def test_a_weighting_that_belongs_to_the_schedule_moves_with_it():
     np.testing.assert_allclose(losses, loss.mse(v), rtol=1e-4)
 
 
-def test_the_network_is_told_the_box():
+def test_the_network_receives_the_box():
     batch = patches()
     seen = {}
 

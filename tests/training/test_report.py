@@ -45,7 +45,7 @@ def clock(monkeypatch):
 def run(workdir, clock, losses, *, every=4, start=0, seconds=0.5, total=100, wait=0.0):
     said = []
     reporter = report.Report(
-        workdir, total_steps=total, every=every, say=said.append, tensorboard=False
+        workdir, total_steps=total, every=every, log=said.append, tensorboard=False
     )
     reporter.begin(start)
     clock.now += 60.0  # compilation
@@ -77,7 +77,7 @@ def test_the_loss_is_averaged_between_reports_and_speed_leaves_compilation_out(
 def test_pauses_do_not_count_as_training_but_put_off_the_end(tmp_path, clock):
     said = []
     reporter = report.Report(
-        tmp_path, total_steps=10, every=5, say=said.append, tensorboard=False
+        tmp_path, total_steps=10, every=5, log=said.append, tensorboard=False
     )
     reporter.begin(0)
     for number in range(1, 6):
@@ -85,7 +85,7 @@ def test_pauses_do_not_count_as_training_but_put_off_the_end(tmp_path, clock):
         if number < 5:
             clock.now += 1.0
         if number == 3:
-            with reporter.paused():
+            with reporter.exclude_time():
                 clock.now += 36.0
     assert "1.00 steps/s" in said[-1]
     assert "ETA 0:50" in said[-1]
@@ -118,10 +118,10 @@ def test_a_resumed_run_drops_the_lines_of_lost_steps(tmp_path, clock):
     assert [(line["step"], line["loss"]) for line in lines] == [(4, 1), (8, 2), (12, 2)]
 
 
-def test_what_could_not_be_written_is_said_and_written_later(tmp_path, clock):
+def test_a_failed_write_is_logged_and_repeated_later(tmp_path, clock):
     folder, said = tmp_path / "run", []
     log = report.Report(
-        folder, total_steps=4, every=1, say=said.append, tensorboard=False
+        folder, total_steps=4, every=1, log=said.append, tensorboard=False
     )
     log.begin(0)
     log.record(1, metrics(), 0.0)
@@ -150,7 +150,7 @@ def test_events_that_fail_end_no_training_and_hide_no_error(tmp_path, monkeypatc
 
     monkeypatch.setattr(report, "_event_writer", lambda workdir: Full())
     said = []
-    log = report.Report(tmp_path, total_steps=1, every=1, say=said.append)
+    log = report.Report(tmp_path, total_steps=1, every=1, log=said.append)
     log.begin(0)
     log.record(1, metrics(), 0.0)
     log.close()
@@ -164,7 +164,7 @@ def test_each_line_is_json_by_itself(tmp_path, clock):
         assert json.loads(line)["learning_rate"] == pytest.approx(1e-4)
 
 
-def test_other_processes_keep_quiet(tmp_path, clock, monkeypatch):
+def test_other_processes_log_nothing(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(report.jax, "process_index", lambda: 1)
     said, lines = run(tmp_path, clock, [1] * 8)
     assert said == [] and lines == []
@@ -174,13 +174,13 @@ def test_other_processes_keep_quiet(tmp_path, clock, monkeypatch):
     ("seconds", "text"), [(0.0, "0:00"), (75.0, "1:15"), (3675.2, "1:01:15")]
 )
 def test_durations_read_like_a_clock(seconds, text):
-    assert report.duration(seconds) == text
+    assert report.format_duration(seconds) == text
 
 
 # TensorFlow and TensorBoard warn about themselves while they load.
 @pytest.mark.filterwarnings("default")
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    reporter = report.Report(tmp_path, total_steps=2, every=1, say=lambda line: None)
+    reporter = report.Report(tmp_path, total_steps=2, every=1, log=lambda line: None)
     reporter.begin(0)
     reporter.record(1, metrics(3.0), 0.0)
     reporter.record(2, metrics(1.5), 0.0)

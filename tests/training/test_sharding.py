@@ -149,7 +149,7 @@ def test_rows_of_pixels_are_split_over_tensor_if_asked(split_rows):
 
 def test_one_process_reads_whole_batches():
     for axes in [(8, 1, 1), (2, 2, 2), (1, 1, 8)]:
-        assert sharding.share(sharding.make_mesh(*axes)) == (0, 1)
+        assert sharding.data_shard(sharding.make_mesh(*axes)) == (0, 1)
 
 
 def test_a_mesh_goes_over_slices_as_the_devices_say():

@@ -83,11 +83,11 @@ def main():
         checkpoint.Checkpoints.save = killed
     if what == "damage" and index:
 
-        def unreadable(self, step, read, honest=store.Store._jointly):
+        def unreadable(self, step, read, honest=store.Store._read_together):
             broken = step == 10
             return honest(self, step, (lambda: 1 / 0) if broken else read)
 
-        store.Store._jointly = unreadable
+        store.Store._read_together = unreadable
 
     def open_batches(start):
         return feed.Feed(parts(mesh, start), sharding.batch_sharding(mesh))
@@ -98,7 +98,7 @@ def main():
     changes = {"train_step": toy.train_step(rate=1e38)} if what == "nan" else {}
     # Short only where it matters: a loaded machine is silent for seconds, too.
     silence = 6 if what.startswith("kill") or what == "freeze" else 60
-    watch = cluster.Watch(say, patience=60, silence=silence)
+    watch = cluster.Watchdog(say, warn_after=60, heartbeat_timeout=silence)
     with watch:
         outcome = toy.train(
             folder,
@@ -113,7 +113,7 @@ def main():
             **changes,
             watch=watch,
         )
-    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated_sharding(mesh))
     leaves = [np.ravel(v).tolist() for v in jax.tree.leaves(whole(outcome.state))]
     record = {"status": outcome.status, "step": int(outcome.state.step)}
     print(json.dumps(record | {"state": leaves}), flush=True)
@@ -124,6 +124,6 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-        if isinstance(error, cluster.Agreed):
+        if isinstance(error, cluster.CollectiveError):
             sys.exit(1)
         os._exit(1)

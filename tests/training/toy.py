@@ -114,7 +114,7 @@ def train(workdir, total_steps, *, say=print, every=5, save_every=5, **changes):
     """Trains in a workdir; returns the outcome."""
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
     reporter = report.Report(
-        workdir, total_steps=total_steps, every=every, say=say, tensorboard=False
+        workdir, total_steps=total_steps, every=every, log=say, tensorboard=False
     )
     settings = dict(
         train_step=train_step(),

@@ -71,7 +71,7 @@ class TrainingEvaluations:
         self._untrained, self._grids = trained, grids
         self._check_best()
         self._comparison: Comparison | None = None
-        self._best: checkpoint.Best | None = None
+        self._best: checkpoint.BestCheckpoint | None = None
 
     def begin(self, step: int) -> None:
         """Forgets evaluations of steps that were lost and will be made again."""
