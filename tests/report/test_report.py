@@ -150,7 +150,7 @@ def test_all_sections_are_there_in_order_and_listed(page):
         "Means: psnr 23.46, ssim none",
         "samples folder:/a/<b>",
         "recall_<b> needs more images",
-        "instead of the model's",
+        "in place of the model's samples",
     ],
 )
 def test_the_page_shows_the_main_facts(page, words):
