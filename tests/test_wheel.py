@@ -1,5 +1,6 @@
 """The wheel: what is in it, and that it works where the checkout is out of reach."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -28,6 +29,25 @@ def test_the_plain_install_and_its_extras_are_the_requirements_of_launch():
     stated = [requirement for part in parts for requirement in part]
     assert sorted(stated) == sorted(requirements("requirements.txt"))
     assert EXTRAS["all"] == ["simple_diffusion[train,report,hub]"]
+
+
+def test_sampling_and_the_command_line_start_without_the_extras():
+    flax = {
+        re.split("[^a-z-]", r)[0] for r in importlib.metadata.requires("flax") or ()
+    }
+    extras = {re.split("[>=]", r)[0] for r in EXTRAS["train"] + EXTRAS["report"]}
+    absent = {name.replace("-", "_") for name in extras - flax | {"huggingface_hub"}}
+    # The names under which the distributions are imported.
+    absent |= {"sklearn", "tensorflow"}
+    modules = ["main", "pipelines.load", *(f"modes.{m}" for m in ("sample", "restore"))]
+    code = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({absent!r}))
+for module in {modules!r}:
+    importlib.import_module("simple_diffusion." + module)
+"""
+    status, _, errors = run("-c", code, cwd=ROOT)
+    assert status == 0, errors
 
 
 @pytest.mark.parametrize("accelerator", ["cuda", "tpu"])

@@ -85,7 +85,7 @@ def build_everything(config):
     diffusion.objective(config, net)
     sampling.plan(config, net, ())
     sampling.sampling(config, net)
-    sampling.further(config, net)
+    sampling.samplers_of_extra_sizes(config, net)
     build_evaluation.plan(config)
     build_evaluation.sweep(config)
     feature_networks.check(config)
