@@ -5,6 +5,8 @@ drift apart. A keyword that is not given has the value of the run's config.
 """
 
 import json
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -88,6 +90,7 @@ class RestoreKeys(TypedDict, total=False):
     guidance_high: float | None
 
 
+_KEYS = {"sample": SampleKeys, "restore": RestoreKeys}
 # Keys of `sample` that decide which weights are loaded.
 OF_LOAD = {
     "weights": "weights",
@@ -105,7 +108,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
       ValueError: there is no such key, it is one of `load`, or its value is of another
         type.
     """
-    known = {"sample": SampleKeys, "restore": RestoreKeys}[section].__annotations__
+    known = typing.get_type_hints(_KEYS[section])
     for key, value in keys.items():
         if section == "sample" and key in OF_LOAD:
             raise ValueError(
@@ -121,10 +124,24 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
             value = "x".join(str(int(side)) for side in value)
         elif key == "classes" and value is not None:
             value = join_classes(value)
-        try:
-            config[section][key] = value
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{section}.{key}={value!r}: {error}") from None
+        elif key in known:
+            _check_type(f"{section}.{key}", value, known[key])
+        config[section][key] = value
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError for a value that is not of an annotated type."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    allowed = tuple(typing.get_origin(option) or option for option in options)
+    if float in allowed:
+        allowed = (*allowed, int)
+    if not isinstance(value, allowed) or (isinstance(value, bool) != (bool in allowed)):
+        names = " or ".join(
+            getattr(option, "__name__", str(option)) for option in options
+        )
+        raise ValueError(
+            f"{name}={value!r} must be {names}".replace("NoneType", "None")
+        )
 
 
 def join_classes(classes: Classes) -> str:

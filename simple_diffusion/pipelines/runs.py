@@ -87,7 +87,7 @@ def _update(section: ConfigDict, found: dict[str, Any]) -> None:
         elif isinstance(value, list):
             value = _to_tuple(value)
         # A key that is None on both sides keeps the type that the default gives it.
-        if value is not None or section.get(key) is not None:
+        if value is not None or key not in section or section[key] is not None:
             section[key] = value
 
 

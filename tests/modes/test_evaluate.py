@@ -8,7 +8,7 @@ from etils import epath
 from simple_diffusion.build import evaluation, feature_networks
 from simple_diffusion.evaluation import feature_bank
 from simple_diffusion.modes import evaluate, train
-from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines import programs
 from simple_diffusion.pipelines.evaluation import comparison, extractor
 from simple_diffusion.training import loop, sharding
 from tests.modes.small_features import COUNT, files_config, recipe, write_folder
@@ -56,7 +56,7 @@ def test_a_record_says_all_that_its_metrics_depend_on(workdir):
 
 def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
-    monkeypatch.setattr(compiled.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(programs.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
     config = recipe()
     config.evaluate.update(metrics=("fd", "kd"), report=True)  # of the same features
     assert run(config, workdir)[0]["fd_thumbnail_24"] == first["fd_thumbnail_24"]
@@ -89,7 +89,7 @@ def test_one_metric_that_cannot_be_measured_does_not_cost_the_others(workdir, ca
     metrics, record = run(config, workdir)
     assert "fd_thumbnail_3" in metrics and "precision_thumbnail_3" not in metrics
     (why,) = [note for note in record["notes"] if "precision_recall" in note]
-    assert "got 3 generated features, wanted at least 6" in why
+    assert "got 3 generated features, need at least 6" in why
     assert why in capsys.readouterr().out
 
 
@@ -113,13 +113,13 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
     with pytest.raises(Killed):
         run(config, workdir)
     monkeypatch.setattr(extractor.Extractor, "__call__", plain)
-    draw = compiled.Drawer.__call__
+    draw = programs.Drawer.__call__
 
-    def noted(self, params, labels, weak=None, start=0):
+    def noted(self, weights, labels, start=0):
         starts.append(start)
-        yield from draw(self, params, labels, weak, start)
+        yield from draw(self, weights, labels, start)
 
-    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
+    monkeypatch.setattr(programs.Drawer, "__call__", noted)
     resumed, _ = run(config, workdir)
     assert starts == [16]
     for path in (workdir / "evaluation").glob("features_*.npz"):
@@ -133,13 +133,13 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
 def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, labels):
     config, seen = recipe(), []
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
-    draw = compiled.Drawer.__call__
+    draw = programs.Drawer.__call__
 
-    def noted(self, params, labels, weak=None, start=0):
+    def noted(self, weights, labels, start=0):
         seen.append(labels)
-        yield from draw(self, params, labels, weak, start)
+        yield from draw(self, weights, labels, start)
 
-    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
+    monkeypatch.setattr(programs.Drawer, "__call__", noted)
     _, record = run(config, workdir)
     identity = record["reference"]["identity"]
     if labels == "boat":
@@ -185,7 +185,8 @@ def test_features_of_another_version_of_a_network_are_not_used(
         return [dataclasses.replace(n, version=n.version + 1) for n in plain(*args)]
 
     monkeypatch.setattr(feature_networks, "networks", changed)
-    with pytest.raises(ValueError, match="networks: .*, 1.* there, .*, 2.* here"):
+    message = "networks: .*, 1.* in the file, .*, 2.* expected"
+    with pytest.raises(ValueError, match=message):
         run(config, workdir)
 
 
@@ -196,7 +197,8 @@ def test_statistics_of_other_data_are_refused(workdir, tmp_path):
     assert (tmp_path / "scenes.npz").exists()
     assert run(config, workdir)[0] == made
     config.data.resize = "antialias"
-    with pytest.raises(ValueError, match="resize: 'area' there, 'antialias' here"):
+    message = "resize: 'area' in the file, 'antialias' expected"
+    with pytest.raises(ValueError, match=message):
         run(config, workdir)
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from simple_diffusion.core import images
-from simple_diffusion.evaluation.networks import lpips
 from simple_diffusion.modes import restore, train
-from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines import programs
 from simple_diffusion.pipelines.restoration import masks, outputs
 from simple_diffusion.training import checkpoint, store
+from simple_diffusion.weights import lpips_layout
 from tests.modes import test_modes
 
 
@@ -164,13 +164,13 @@ def test_a_restoration_depends_on_its_own_name_alone(trained, photos, tmp_path):
 
 def test_one_photo_is_no_batch_of_copies(trained, photos, tmp_path, monkeypatch):
     sizes = []
-    placed = compiled.placed
+    compile_program = programs.compile_program
 
     def watched(function, mesh, batch_size, windows):
         sizes.append(batch_size)
-        return placed(function, mesh, batch_size, windows)
+        return compile_program(function, mesh, batch_size, windows)
 
-    monkeypatch.setattr(compiled, "placed", watched)
+    monkeypatch.setattr(programs, "compile_program", watched)
     how = dict(task="colourise", degrade=True, input=str(photos / "a.png"))
     run(trained, tmp_path / "out", samples=2, **how)
     assert sizes == [2]
@@ -308,7 +308,7 @@ def test_lpips_is_reported_where_weights_are_given(trained, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
         name: np.abs(rng.normal(size=shape)).astype(np.float32) / 50
-        for name, shape in lpips.shapes("vgg").items()
+        for name, shape in lpips_layout.shapes("vgg").items()
     }
     np.savez(tmp_path / "vgg.npz", trunk="vgg", **arrays)
     images.write_png(tmp_path / "a.png", picture(0))
@@ -424,7 +424,7 @@ def test_a_checkpoint_without_an_average_names_the_key(trained, tmp_path, monkey
     images.write_png(tmp_path / "one.png", picture(0))
 
     def missing(*_, **__):
-        raise store.Missing("ema_main: not in the checkpoint")
+        raise store.MissingTree("ema_main: not in the checkpoint")
 
     monkeypatch.setattr(checkpoint, "restore_params", missing)
     with pytest.raises(ValueError, match="sample.weights=ema.*sample.weights=params"):

@@ -7,7 +7,7 @@ import pytest
 
 from simple_diffusion.evaluation import metric_names
 from simple_diffusion.modes import evaluate, sample, sweep, train
-from simple_diffusion.pipelines import compiled
+from simple_diffusion.pipelines import programs
 from simple_diffusion.training import checkpoint, report, state
 from tests.modes import test_modes
 
@@ -52,7 +52,7 @@ def test_a_training_is_evaluated_on_its_way(trained):
 
 def test_the_best_checkpoint_is_kept_and_can_be_drawn_from(trained):
     values = [r["metrics"]["fd_thumbnail_8"] for r in history(trained)[:3]]
-    best = [2, 4, 6][metric_names.best("fd_thumbnail_8", values)]
+    best = [2, 4, 6][metric_names.best_index("fd_thumbnail_8", values)]
     assert [p.name for p in (trained / "best").iterdir()] == [str(best)]
     config = tiny()
     config.sample.best_checkpoint = True
@@ -103,8 +103,8 @@ def test_a_metric_that_is_not_measured_cannot_decide(tmp_path):
 
 def offered(folder, metric, values):
     """Returns which of the values, at steps 1, 2 and so on, were kept."""
-    best = checkpoint.Best(folder, metric, lower=True)
-    kept = [best.offer(k, state_of(k), v) for k, v in enumerate(values, 1)]
+    best = checkpoint.BestCheckpoint(folder, metric, lower=True)
+    kept = [best.save_if_better(k, state_of(k), v) for k, v in enumerate(values, 1)]
     best.close()
     return kept
 
@@ -130,19 +130,19 @@ def test_the_best_is_the_lowest_so_far_and_never_one_that_is_no_number(tmp_path)
 
 def test_a_value_of_another_metric_does_not_decide(tmp_path):
     assert offered(tmp_path / "best", "fd of 10", [1.0]) == [True]
-    best = checkpoint.Best(tmp_path / "best", "fd of 20", lower=True)
-    assert best.offer(2, state_of(2), 5.0)
+    best = checkpoint.BestCheckpoint(tmp_path / "best", "fd of 20", lower=True)
+    assert best.save_if_better(2, state_of(2), 5.0)
     best.close()
-    best = checkpoint.Best(tmp_path / "best", "fd of 20", lower=True)
-    assert not best.offer(3, state_of(3), 6.0)
+    best = checkpoint.BestCheckpoint(tmp_path / "best", "fd of 20", lower=True)
+    assert not best.save_if_better(3, state_of(3), 6.0)
     best.close()
 
 
 def test_a_best_checkpoint_of_lost_steps_is_forgotten(tmp_path):
     assert offered(tmp_path / "best", "fd", [3.0, 2.0]) == [True, True]
-    checkpoint.Best.forget_after(tmp_path / "best", 2)
+    checkpoint.BestCheckpoint.delete_after(tmp_path / "best", 2)
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
-    checkpoint.Best.forget_after(tmp_path / "best", 1)
+    checkpoint.BestCheckpoint.delete_after(tmp_path / "best", 1)
     assert list((tmp_path / "best").iterdir()) == []
     assert offered(tmp_path / "best", "fd", [9.0]) == [True]
 
@@ -173,13 +173,13 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     assert metrics["fd_thumbnail_8"] == points[3]["metrics"]["fd_thumbnail_8"]
     # Again, and with one more: only that one is drawn.
     draws = []
-    draw = compiled.Drawer.__call__
+    draw = programs.Drawer.__call__
 
     def noted(self, *args, **kwargs):
         draws.append(args)
         return draw(self, *args, **kwargs)
 
-    monkeypatch.setattr(compiled.Drawer, "__call__", noted)
+    monkeypatch.setattr(programs.Drawer, "__call__", noted)
     config.sweep.guidance = (1.0, 2.0, 3.0)
     config.sweep.steps = (1,)
     again = sweep.run(config, str(trained))

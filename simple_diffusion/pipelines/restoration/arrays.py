@@ -42,7 +42,7 @@ class Restoration:
     """
 
     images: Any
-    inputs: UInt8[np.ndarray, "h w c"]
+    inputs: UInt8[np.ndarray, "H W d"]
     measurement: Float[np.ndarray, "..."]
     residual: Float[np.ndarray, "n"]
     original: UInt8[np.ndarray, "h w c"] | None
