@@ -31,6 +31,7 @@ ALLOWED = {
         "simple_diffusion.main",
         "simple_diffusion.build",
         "simple_diffusion.modes.",
+        "simple_diffusion.pipelines.",
         "simple_diffusion.configs.",
     ],
     "orbax": ["simple_diffusion.training.store"],

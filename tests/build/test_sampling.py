@@ -305,7 +305,7 @@ def test_a_further_size_that_does_not_divide_names_its_key():
     config, net = anyres()
     config.sample.also_sizes = ("8x9",)
     with pytest.raises(ValueError, match="sample.also_sizes=8x9"):
-        sampling.further(config, net)
+        sampling.samplers_of_extra_sizes(config, net)
 
 
 def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
