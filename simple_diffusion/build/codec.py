@@ -1,9 +1,7 @@
 """The codec of a config: the space in which diffusion happens. Today that is pixels."""
 
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Codec, Params
-
-PIXELS = Codec(encode=lambda params, image: image, decode=lambda params, x: x)
+from simple_diffusion.core.types import PIXELS, Codec, Params
 
 
 def codec(config: Config) -> tuple[Codec, Params]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from simple_diffusion.build import conditions
 from simple_diffusion.build.image_geometry import Bind, ImageGeometry, check_size
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
@@ -120,6 +121,6 @@ def _guided(
         return guidance.guide(strong(cond), weak(cond), weight)
     if not num_classes:
         return strong(cond)
-    assert cond.label is not None
-    null = dataclasses.replace(cond, label=jnp.full_like(cond.label, num_classes))
+    # All that the network was told and has a null for, at once.
+    null = conditions.replace_by_null((conditions.class_label(num_classes),), cond)
     return guidance.classifier_free(strong, cond, null, weight)

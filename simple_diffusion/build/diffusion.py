@@ -4,6 +4,8 @@ import functools
 import math
 from collections.abc import Callable
 
+from simple_diffusion.build import codec as codecs
+from simple_diffusion.build import conditions
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import WeightFn
@@ -99,6 +101,7 @@ def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
     }
     # Without patches all images have the side of the reference, and the shift is 0.
     shifts = d.shift_by_resolution and config.data.patches is not None
+    codec, codec_params = codecs.codec(config)
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
         apply=net.apply,
@@ -108,7 +111,8 @@ def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
         loss=multiscale if c.multiscale else loss.mse,
         kind=net.kind,
         family=net.family,
-        num_classes=net.num_classes,
-        label_drop=c.label_drop,
+        codec=codec,
+        codec_params=codec_params,
+        conditions=conditions.conditions(config, net.num_classes),
         reference=reference(config) if shifts else None,
     )

@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion, image_geometry
 from simple_diffusion.build.network import Network
-from simple_diffusion.core import images, rng
+from simple_diffusion.core import rng
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Batch, Conditioning, Params
+from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data.sources import protocols
 from simple_diffusion.diffusion import denoiser, likelihood, time_distributions
 from simple_diffusion.evaluation.evaluator import Evaluator
@@ -233,17 +233,15 @@ def evaluator(
         key = rng.key_for(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
-        label = jnp.asarray(batch.label)
-        box = jnp.asarray(batch.box)
-        cond = Conditioning(label=label if net.num_classes else None, box=box)
+        cond, b = objective.condition(batch), len(batch.label)
         denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
         time_key, key = jax.random.split(rng.key_for(seed, number, "likelihood"))
         bound = likelihood.bound(
             denoise,
-            images.to_unit_range(batch.image),
+            objective.encode(batch),
             objective.schedule,
-            stratified.sample(time_key, len(label)),
-            rng.per_example(key, jnp.arange(len(label))),
+            stratified.sample(time_key, b),
+            rng.per_example(key, jnp.arange(b)),
             net.family,
         )
         return loss, aux["logsnr"], bound.total

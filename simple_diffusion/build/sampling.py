@@ -43,14 +43,47 @@ def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
     for key in ("count", "batch_size"):
         if c[key] < 1:
             raise ValueError(f"sample.{key}={c[key]} must be at least 1")
+    classes = parse_classes(c.classes, class_names, net.num_classes)
+    labels = generate.balanced_labels(classes, c.count)
+    return Plan(labels, c.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointChoice:
+    """Which parameters of a run are loaded, and of which run that guides it.
+
+    weights: "ema", "params" or "power_LENGTH".
+    step: of the checkpoint; None is the newest.
+    is_best: take the best checkpoint in place of it.
+    guidance_workdir, guidance_step: of the weaker model to guide by, if any.
+    """
+
+    weights: str
+    step: int | None
+    is_best: bool
+    guidance_workdir: str | None
+    guidance_step: int | None
+
+
+def checkpoint_choice(config: Config) -> CheckpointChoice:
+    """Returns which parameters `config.sample` asks for.
+
+    Raises:
+      ValueError: two checkpoints are asked for.
+    """
+    c = config.sample
     if c.best_checkpoint and c.checkpoint_step is not None:
         raise ValueError(
             f"sample.best_checkpoint=True and sample.checkpoint_step="
             f"{c.checkpoint_step} are two ways to name a checkpoint; keep one"
         )
-    classes = parse_classes(c.classes, class_names, net.num_classes)
-    labels = generate.balanced_labels(classes, c.count)
-    return Plan(labels, c.batch_size)
+    return CheckpointChoice(
+        c.weights,
+        c.checkpoint_step,
+        c.best_checkpoint,
+        c.guidance_workdir,
+        c.guidance_step,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

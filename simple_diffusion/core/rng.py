@@ -8,12 +8,14 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Integer
 
 from simple_diffusion.core.types import Key
 
 
-def key_for(seed: int | Int[Array, ""], step: int | Int[Array, ""], name: str) -> Key:
+def key_for(
+    seed: int | Integer[Array, ""], step: int | Int[Array, ""], name: str
+) -> Key:
     """Returns the key for one purpose at one step.
 
     Args:
@@ -31,7 +33,7 @@ def per_example(key: Key, index: Int[Array, "b"]) -> Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
-def example_key(seed: Int[Array, ""], name: str, index: Int[Array, ""]) -> Key:
+def example_key(seed: Integer[Array, ""], name: str, index: Int[Array, ""]) -> Key:
     """Returns the key for one purpose of one sampled image, from its seed and number.
 
     It equals `per_example(key_for(seed, 0, name), index)`, one by one: images with

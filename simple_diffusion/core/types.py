@@ -121,6 +121,26 @@ class Codec(NamedTuple):
     factor: int = 1
 
 
+PIXELS = Codec(encode=lambda params, image: image, decode=lambda params, x: x)
+
+
+class Condition(NamedTuple):
+    """One thing that a network is conditioned on, on its way from batch to network.
+
+    field: of `Conditioning`, where the network finds it.
+    of_batch: batch -> its value for each example, [b, ...].
+    null: value -> the value that says "none"; None for what is never left out.
+    drop: fraction of training examples whose value becomes the null, so that the
+      network can be guided. One number is drawn for each example, so of two conditions
+      the one that is dropped less often is dropped together with the other.
+    """
+
+    field: str
+    of_batch: Callable[[Batch], Array]
+    null: Callable[[Array], Array] | None = None
+    drop: float = 0.0
+
+
 class Weights(NamedTuple):
     """All the parameters that images are drawn with, as one tree of arrays.
 

@@ -4,8 +4,24 @@ from pathlib import Path
 
 from simple_diffusion.build import training
 from simple_diffusion.core import console, files
-from simple_diffusion.core.options import Config
-from simple_diffusion.pipelines import open_run, runs
+from simple_diffusion.core.options import Config, pick
+from simple_diffusion.pipelines import export, open_run, runs
+
+
+def plan(config: Config) -> tuple[str | None, str]:
+    """Returns the folder of the export, None for the usual one, and its dtype.
+
+    Raises:
+      ValueError: for a place that is no folder on a disk, or an unknown dtype.
+    """
+    output, dtype = config.export.output, config.export.dtype
+    if "://" in (output or ""):
+        raise ValueError(
+            f"export.output={output} must be a folder on a disk; copy it to the bucket "
+            "afterwards"
+        )
+    pick(export.DTYPES, dtype, "export.dtype")
+    return output, dtype
 
 
 def run(config: Config, workdir: str) -> Path:
@@ -17,16 +33,11 @@ def run(config: Config, workdir: str) -> Path:
     Raises:
       ValueError: nothing was trained in the workdir, or the folder holds other files.
     """
+    output, dtype = plan(config)
     with training.watch(config):
         folder = files.resolve_folder(workdir)
         runs.print_differences(config, folder)
         model = open_run.open_run(config, workdir)
-        output = config.export.output or str(folder / "export")
-        if "://" in output:
-            raise ValueError(
-                f"export.output={output} must be a folder on a disk; copy it to the "
-                "bucket afterwards"
-            )
-        path = model.save(output, dtype=config.export.dtype)
+        path = model.save(output or str(folder / "export"), dtype=dtype)
         console.print_line(f"export of step {model.step}: {path}")
         return path

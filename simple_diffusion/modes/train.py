@@ -13,6 +13,7 @@ from simple_diffusion.build import (
     data,
     diffusion,
     network,
+    sampling,
     training,
 )
 from simple_diffusion.core import arrays, console, files
@@ -66,6 +67,7 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     codec, codec_params = codecs.codec(config)
     frozen = Weights(network=None, codec=codec_params)
     untrained = Trained(net, frozen, mesh, dataset.class_names, codec=codec)
+    sampling.checkpoint_choice(config)  # for whoever samples later: an error now
     grids = TrainingGrids(config, folder, untrained)
 
     def show(now: int, current: state.TrainState) -> None:

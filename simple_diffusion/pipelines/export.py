@@ -37,7 +37,7 @@ PROCESS = "process.json"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 FORMAT = 1
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def save(model: Exported, folder: Path, *, dtype: str = "float32") -> Path:
       ValueError: for another dtype, or a folder that holds something else.
       OSError: if it cannot be written.
     """
-    kind = pick(_DTYPES, dtype, "dtype")
+    kind = pick(DTYPES, dtype, "dtype")
     if folder.exists() and any(folder.iterdir()) and not (folder / PROCESS).exists():
         raise ValueError(f"{folder} is not empty and holds no export; name another")
     folder.mkdir(parents=True, exist_ok=True)

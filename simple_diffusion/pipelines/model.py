@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from simple_diffusion.build import sampling
+from simple_diffusion.build import diffusion, sampling
 from simple_diffusion.build.denoising import denoising
 from simple_diffusion.build.image_geometry import image_geometry
 from simple_diffusion.core import images as pixels
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import ApplyFn, DenoiseFn, Params, Progress
+from simple_diffusion.diffusion.process import Family
+from simple_diffusion.diffusion.schedules import Schedule
 from simple_diffusion.pipelines import export, keywords
 from simple_diffusion.pipelines.export import Exported
 from simple_diffusion.pipelines.keywords import Classes, RestoreKeys, SampleKeys
@@ -81,6 +83,21 @@ class Model:
         """Height and width in pixels that the model was trained at."""
         h, w, _ = self.trained.net.size
         return h * self.trained.codec.factor, w * self.trained.codec.factor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of x, which the network works on."""
+        return self.trained.net.size
+
+    @property
+    def family(self) -> Family:
+        """How z is mixed of signal and noise, for solvers of your own."""
+        return self.trained.net.family
+
+    @property
+    def schedule(self) -> Schedule:
+        """Time t in [0, 1] -> logsnr, for images of the size of training."""
+        return diffusion.schedule(self.config)
 
     def __repr__(self) -> str:
         h, w = self.size

@@ -72,12 +72,19 @@ class Samples:
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Yields the images in batches."""
         batches = self._drawer(self._trained.weights, self.labels)
-        while True:
-            with self._relay.listen(self._progress):
-                batch = next(batches, None)
-            if batch is None:
-                return
+        done, batch = 0, None
+        while done < len(self.labels):
+            with self._relay.listen(self._progress_of(len(self.labels) - done)):
+                batch = next(batches)
+            done += len(batch)
             yield batch
+
+    def _progress_of(self, most: int) -> Progress | None:
+        """Returns the user's progress, without what only fills a batch up."""
+        progress = self._progress
+        if progress is None:
+            return None
+        return lambda done, steps, x_hat: progress(done, steps, x_hat[:most])
 
 
 def _compile(

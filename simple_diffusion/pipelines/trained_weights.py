@@ -4,7 +4,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from simple_diffusion.build import network
+from simple_diffusion.build import network, sampling
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
@@ -27,14 +27,14 @@ def load(
       ValueError: as `load_named`, or there is no best checkpoint.
       CheckpointError: as `load_named`.
     """
-    c = config.sample
-    folder = workdir / (BEST if c.best_checkpoint else CHECKPOINTS)
-    if c.best_checkpoint and not (folder.exists() and any(folder.iterdir())):
+    choice = sampling.checkpoint_choice(config)
+    folder = workdir / (BEST if choice.is_best else CHECKPOINTS)
+    if choice.is_best and not (folder.exists() and any(folder.iterdir())):
         raise ValueError(
             f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
             "best; train with train.evaluate_every_steps to keep one"
         )
-    return load_named(workdir, net, mesh, c.weights, c.checkpoint_step, folder)
+    return load_named(workdir, net, mesh, choice.weights, choice.step, folder)
 
 
 def load_named(
@@ -113,10 +113,10 @@ def load_weak(
       ValueError: it is of another version of this library, or was never trained.
       CheckpointError: as `load_named`.
     """
-    c = config.sample
-    if c.guidance_workdir is None:
+    choice = sampling.checkpoint_choice(config)
+    if choice.guidance_workdir is None:
         return None, None
-    folder = files.resolve_folder(c.guidance_workdir, "sample.guidance_workdir")
+    folder = files.resolve_folder(choice.guidance_workdir, "sample.guidance_workdir")
     try:
         weak = network.network(runs.load_config(folder), num_classes)
     except (AttributeError, KeyError) as error:
@@ -124,5 +124,5 @@ def load_weak(
             f"sample.guidance_workdir={folder}: its config.json is of another version "
             f"of this library ({error})"
         ) from error
-    _, params = load_named(folder, weak, mesh, c.weights, c.guidance_step)
+    _, params = load_named(folder, weak, mesh, choice.weights, choice.guidance_step)
     return weak, params

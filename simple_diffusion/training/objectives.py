@@ -22,13 +22,15 @@ from typing import Any, Protocol, runtime_checkable
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from simple_diffusion.core import images, rng
+from simple_diffusion.core import arrays, images, rng
 from simple_diffusion.core.types import (
+    PIXELS,
     ApplyFn,
     Batch,
     Codec,
+    Condition,
     Conditioning,
     Key,
     LossFn,
@@ -83,10 +85,8 @@ class DiffusionObjective:
     loss: the quadratic form, such as the mean square or the multiscale loss.
     kind: what the network predicts: "eps", "v", "x" or "u".
     family: how signal and noise are mixed.
-    codec: images -> x; None for pixels.
-    num_classes: 0 for a network without labels; otherwise also the number of the null
-      class.
-    label_drop: fraction of labels replaced by the null class in training, for guidance.
+    codec, codec_params: from images to the space of the network; never trained here.
+    conditions: what the network is told of each example.
     reference: side in pixels of the images that `schedule` is for. The logsnr of a
       patch of a full image of side R is then lowered by 2 log(R / reference), because
       a patch has the statistics of its full image. None: one schedule for all.
@@ -99,9 +99,9 @@ class DiffusionObjective:
     loss: LossFn
     kind: str = "v"
     family: process.Family = process.VP
-    codec: Codec | None = None
-    num_classes: int = 0
-    label_drop: float = 0.1
+    codec: Codec = PIXELS
+    codec_params: Params = ()
+    conditions: tuple[Condition, ...] = ()
     reference: int | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
@@ -124,18 +124,13 @@ class DiffusionObjective:
           draw: the result of `draw`, sliced like the batch.
           train: whether labels and units of the network are dropped.
         """
-        x = images.to_unit_range(jnp.asarray(batch.image))
-        if self.codec is not None:
-            x = self.codec.encode(x)
+        x = self.encode(batch)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(draw.keys)  # [b, 3]
         eps = rng.normal_per_example(keys[:, 0], x.shape[1:])
         schedule = self._schedule(batch)
         logsnr = schedule(draw.t)
         z_t = process.add_noise(self.family, x, eps, logsnr)
-        cond = Conditioning(
-            label=self._labels(jnp.asarray(batch.label), keys[:, 1], train),
-            box=jnp.asarray(batch.box),
-        )
+        cond = self.condition(batch, keys[:, 1] if train else None)
         # The dropout mask is drawn for the batch at once, from the key of its first
         # example.
         dropout_key = keys[0, 2] if train else None
@@ -156,15 +151,28 @@ class DiffusionObjective:
         shift = jnp.log(extent) + math.log(self.reference**2 / (h * w))
         return schedules.ShiftedSchedule(self.schedule, shift)
 
-    def _labels(
-        self, label: Int[Array, "b"], keys: Key, train: bool
-    ) -> Int[Array, "b"] | None:
-        if self.num_classes == 0:
-            return None
-        if not train:
-            return label
-        drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_drop))(keys)
-        return jnp.where(drop, self.num_classes, label)
+    def encode(self, batch: Batch) -> Float[Array, "b h w c"]:
+        """Returns x, the images of a batch in the space of the network."""
+        image = images.to_unit_range(jnp.asarray(batch.image))
+        return self.codec.encode(self.codec_params, image)
+
+    def condition(self, batch: Batch, keys: Key | None = None) -> Conditioning:
+        """Returns what the network is told of a batch.
+
+        Args:
+          batch: the batch.
+          keys: one for each example, by which conditions are dropped; None drops none.
+        """
+        found = {}
+        for condition in self.conditions:
+            value = condition.of_batch(batch)
+            if keys is not None and condition.null is not None:
+                share = condition.drop
+                drop = jax.vmap(lambda key, p=share: jax.random.bernoulli(key, p))(keys)
+                drop = arrays.expand_dims_like(drop, value)
+                value = jnp.where(drop, condition.null(value), value)
+            found[condition.field] = value
+        return Conditioning(**found)
 
     def _log_factor(
         self,

@@ -72,11 +72,13 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     params = net.init(jax.random.key(0))
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     config.sample.update(steps=2, guidance=1.0)
-    plain = sampling.sampling(config, net).draw(Weights(params), 0 * index, index, label)
+    plain = sampling.sampling(config, net).draw(
+        Weights(params), 0 * index, index, label
+    )
     config.sample.guidance = 3.0
     sampler = sampling.sampling(config, net)
     assert sampler.guidance == 1.0  # which is what a record of it must say
-    guided = sampler.draw(Weights(params), 0 * index, index, label)
+    guided = sampler.draw(*arguments)
     np.testing.assert_array_equal(plain, guided)
 
 
@@ -177,7 +179,10 @@ def test_windows_as_large_as_the_image_change_nothing(guided):
     config.sample.window = 16
     windows = sampling.sampling(config, net)
     assert (whole.windows, windows.windows) == (None, 1)
-    a, b = (jax.jit(s.draw)(Weights(params), 0 * index, index, label) for s in (whole, windows))
+    a, b = (
+        jax.jit(s.draw)(Weights(params), 0 * index, index, label)
+        for s in (whole, windows)
+    )
     np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
 
 
@@ -222,12 +227,14 @@ def test_a_coarse_image_lends_its_structure_to_a_larger_one():
     config, net = anyres()
     params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
-    small = jax.jit(sampling.sampling(config, net).draw)(Weights(params), 0 * index, index, label)
+    small = jax.jit(sampling.sampling(config, net).draw)(
+        Weights(params), 0 * index, index, label
+    )
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
     sampler = sampling.sampling(config, net)
     # So late that next to nothing of the small image is lost in the noise. (Drawn from
     # noise at once, the large one is 80 grey levels away.)
-    large = jax.jit(sampler.draw)(Weights(params), 0 * index, index, label)
+    large = jax.jit(sampler.draw)(*arguments)
     shape = (2, 16, 16, 3)
     enlarged = jax.image.resize(small.astype(jnp.float32), shape, "cubic")
     assert float(jnp.abs(large - jnp.clip(enlarged, 0, 255)).mean()) < 8

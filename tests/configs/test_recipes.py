@@ -21,6 +21,7 @@ from simple_diffusion.build import evaluation as build_evaluation
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
+from simple_diffusion.modes import export
 from simple_diffusion.training import sharding, state, step
 from tests.vectors import vector
 
@@ -84,6 +85,8 @@ def build_everything(config):
     net = network.network(config, classes(config))
     diffusion.objective(config, net)
     sampling.plan(config, net, ())
+    sampling.checkpoint_choice(config)
+    export.plan(config)
     sampling.sampling(config, net)
     sampling.samplers_of_extra_sizes(config, net)
     build_evaluation.plan(config)

@@ -22,7 +22,7 @@ def bucket(monkeypatch):
     monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
     monkeypatch.setattr(files, "_installed", lambda module: True)
     Memory.store.clear()
-    return files.folder("gs://bucket/run")
+    return files.resolve_folder("gs://bucket/run")
 
 
 class Memory(MemoryFileSystem):
@@ -70,29 +70,29 @@ def test_a_report_in_a_bucket_grows_and_survives_a_restart(bucket):
 
 
 def test_records_that_a_full_disk_has_emptied_do_not_stop_a_run(tmp_path, capsys):
-    folder = files.folder(str(tmp_path))
+    folder = files.resolve_folder(str(tmp_path))
     for name in (files.CONFIG, files.METRICS):
         (folder / name).write_text("")
     assert files.read_metrics(folder) == {}
     now = ConfigDict({"data": {"source": "scenes"}})
-    runs.remember(now, folder, ("moon",), print)
+    runs.save_config(now, folder, ("moon",))
     said = capsys.readouterr().out
     assert f"{folder / files.CONFIG} is damaged and passed over" in said
     assert f"{folder / files.METRICS} is damaged and passed over" in said
-    assert runs.config(folder).data.source == "scenes"
+    assert runs.load_config(folder).data.source == "scenes"
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
 def test_other_places_than_folders_and_google_buckets_are_refused():
     with pytest.raises(ValueError, match="must be a folder or gs://BUCKET/PATH"):
-        files.folder("s3://bucket/run")
+        files.resolve_folder("s3://bucket/run")
 
 
 def test_a_package_that_buckets_need_is_named(monkeypatch):
     monkeypatch.setattr(files, "_installed", lambda module: False)
     with pytest.raises(ValueError, match="pip install google-cloud-storage"):
-        files.folder("gs://bucket/run")
+        files.resolve_folder("gs://bucket/run")
 
 
 def test_a_folder_is_a_folder(tmp_path):
-    assert files.folder(str(tmp_path)) == epath.Path(tmp_path)
+    assert files.resolve_folder(str(tmp_path)) == epath.Path(tmp_path)

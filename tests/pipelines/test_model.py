@@ -173,12 +173,13 @@ def test_the_denoiser_is_the_network_guided_as_samples_are(model):
     # x = x_weak + guidance (x_strong - x_weak), and clipped last.
     expected = none + 3.0 * (boat - none)
     guided = model.denoiser("boat", guidance=3.0, clip="none")(z_t, logsnr)
-    np.testing.assert_allclose(guided, expected, atol=1e-4)
+    np.testing.assert_allclose(guided, expected, atol=1e-5)
     clipped = model.denoiser("boat", guidance=3.0, clip="static")(z_t, logsnr)
-    np.testing.assert_allclose(clipped, jnp.clip(expected, -1, 1), atol=1e-4)
+    np.testing.assert_allclose(clipped, jnp.clip(expected, -1, 1), atol=1e-5)
     mixed = model.denoiser(["boat", "house"], guidance=1.0, clip="none")(z_t, logsnr)
     np.testing.assert_allclose(mixed[0], boat[0], atol=1e-5)
-    assert float(jnp.abs(mixed[1] - boat[1]).max()) > 1e-4
+    # Eight steps of training tell classes apart by little.
+    assert float(jnp.abs(mixed[1] - boat[1]).max()) > 5e-5
 
 
 def test_encode_and_decode_are_inverse_for_pixels(model, photo):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simple_diffusion.core.types import Batch, Conditioning
+from simple_diffusion.core.types import Batch, Condition, Conditioning
 from simple_diffusion.diffusion import loss, schedules, time_distributions, weighting
 from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level
@@ -65,7 +65,15 @@ OBJECTIVE = objectives.DiffusionObjective(
     time_distribution=time_distributions.stratified(),
     weight=weighting.min_snr,
     loss=loss.mse,
-    num_classes=CLASSES,
+    conditions=(
+        Condition("box", lambda batch: jnp.asarray(batch.box)),
+        Condition(
+            "label",
+            lambda batch: jnp.asarray(batch.label),
+            null=lambda label: jnp.full_like(label, CLASSES),
+            drop=0.1,
+        ),
+    ),
 )
 
 

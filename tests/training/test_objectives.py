@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core import images, rng
-from simple_diffusion.core.types import Codec
+from simple_diffusion.core.types import Codec, Condition
 from simple_diffusion.diffusion import (
     loss,
     parameterization,
@@ -20,13 +20,25 @@ KEY = rng.key_for(0, 0, "test")
 FAMILIES = [process.VP, process.FLOW]
 
 
+BOX = Condition("box", lambda batch: jnp.asarray(batch.box))
+
+
+def class_label(drop=0.1):
+    return Condition(
+        "label",
+        of_batch=lambda batch: jnp.asarray(batch.label),
+        null=lambda label: jnp.full_like(label, toy.CLASSES),
+        drop=drop,
+    )
+
+
 def objective(apply=toy.apply, **changes):
     settings = dict(
         schedule=schedules.cosine(),
         time_distribution=time_distributions.stratified(),
         weight=lambda _: weighting.mse("v", schedules.cosine()),
         loss=loss.mse,
-        num_classes=toy.CLASSES,
+        conditions=(class_label(), BOX),
     )
     return objectives.DiffusionObjective(apply, **(settings | changes))
 
@@ -187,7 +199,7 @@ def seen_by_the_network(repeats=1, train=True, **settings):
 
 
 def test_labels_are_dropped_to_the_null_class_at_the_rate_asked_for():
-    given, seen = seen_by_the_network(512, label_drop=0.1)
+    given, seen = seen_by_the_network(512, conditions=(class_label(0.1),))
     label = np.asarray(seen["label"])
     dropped = label == toy.CLASSES
     # 4096 draws: standard error 0.005.
@@ -197,18 +209,18 @@ def test_labels_are_dropped_to_the_null_class_at_the_rate_asked_for():
 
 
 def test_evaluation_drops_neither_labels_nor_units():
-    given, seen = seen_by_the_network(train=False, label_drop=0.9)
+    given, seen = seen_by_the_network(train=False, conditions=(class_label(0.9),))
     np.testing.assert_array_equal(seen["label"], given)
     assert not seen["dropout"]
 
 
 def test_a_network_without_classes_sees_no_label():
-    assert seen_by_the_network(num_classes=0)[1]["label"] is None
+    assert seen_by_the_network(conditions=(BOX,))[1]["label"] is None
 
 
 def test_the_loss_is_measured_in_the_space_of_the_codec():
-    half = Codec(encode=lambda x: x[:, ::2, ::2], decode=lambda x: x)
-    assert seen_by_the_network(codec=half)[1]["shape"] == (8, 4, 4, 3)
+    half = Codec(encode=lambda params, x: params * x[:, ::2, ::2], decode=None)
+    assert seen_by_the_network(codec=half, codec_params=0.5)[1]["shape"] == (8, 4, 4, 3)
 
 
 def test_the_loss_is_finite_to_the_ends_of_the_schedule(params):
