@@ -68,7 +68,7 @@ def test_pasting_keeps_the_bits_of_known_pixels():
     [
         (dict(factor=7), "restore.size=14x14"),
         (dict(mode="mean"), "restore.mask_mode='mean'.*nearest, block_max"),
-        (dict(dilate_low=-1), "restore.dilate=.*never shrinks"),
+        (dict(dilate_low=-1), "restore.dilate=.*must not be negative"),
     ],
 )
 def test_what_cannot_be_names_its_key(changes, match):
