@@ -23,7 +23,7 @@ from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import files, images
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Params, Weights
-from simple_diffusion.pipelines import runs, trained_weights
+from simple_diffusion.pipelines import open_run, runs
 from simple_diffusion.pipelines.restoration import masks
 from simple_diffusion.training import sharding
 
@@ -70,7 +70,7 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     runs.print_differences(config, folder)
     net = network.network(config, len(classes))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    step, params = trained_weights.load_named(folder, net, mesh, config.sample.weights)
+    step, params = open_run.load_named(folder, net, mesh, config.sample.weights)
     size = parse_size(config.restore.size, diffusion.reference(config), "restore.size")
     read = list(data.data(config).full_images(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])

@@ -1,6 +1,7 @@
 """Every test runs on eight virtual CPU devices, with shapes, NaNs and ranks checked."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported: the devices exist only if asked for at start.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,6 +15,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Programs are compiled once and shared: by the workers, by the processes that tests
+# start, and by the next run. Outside the checkout, so that a new clone is fast, too.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(CACHE / "simple_diffusion" / "compiled")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 from jaxtyping import install_import_hook
 

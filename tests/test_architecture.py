@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipelines import old_run
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "simple_diffusion"
 LAYERS = [
@@ -36,7 +38,16 @@ ALLOWED = {
     ],
     "orbax": ["simple_diffusion.training.store"],
     "clu": ["simple_diffusion.training.report", "simple_diffusion.main"],
+    "array_record": ["simple_diffusion.data.records."],
+    "matplotlib": ["simple_diffusion.report."],
+    "tokenizers": ["simple_diffusion.data.text."],
+    "sklearn": ["simple_diffusion.data.sources.digits"],
+    "huggingface_hub": ["simple_diffusion.pipelines.load"],
+    "safetensors": ["simple_diffusion.weights.", "simple_diffusion.pipelines.export"],
+    "optax": ["simple_diffusion.training.", "simple_diffusion.evaluation.networks."],
     "torch": [],
+    "diffusers": [],
+    "transformers": [],
 }
 
 
@@ -152,6 +163,28 @@ def test_no_file_is_a_drawer_or_too_long_to_read():
     assert not [p for p in files if len(p.read_text().splitlines()) > 450]
 
 
+def test_no_package_is_too_large_to_survey():
+    counts = {
+        folder: len([p for p in folder.glob("*.py") if p.name != "__init__.py"])
+        for folder in (ROOT / PACKAGE).rglob("*")
+        if folder.is_dir()
+    }
+    assert {f: n for f, n in counts.items() if n > 12} == {}
+
+
+def test_a_mode_is_thin():
+    files = python_files(f"{PACKAGE}/modes")
+    assert [p for p in files if len(p.read_text().splitlines()) > 200] == []
+
+
+def test_tests_mirror_the_package():
+    """A folder of tests that has the name of a package lies where the package does."""
+    places = {p.parent.relative_to(ROOT / PACKAGE) for p in python_files(PACKAGE)}
+    apart = {"benchmarks", "configs", "examples", "faults", "fixtures"}
+    folders = {p.parent.relative_to(ROOT / "tests") for p in python_files("tests")}
+    assert {f for f in folders - places if f.parts[0] not in apart} == set()
+
+
 def stated_requirements(*files: str) -> set[str]:
     lines = [line for f in files for line in (ROOT / f).read_text().splitlines()]
     names = [re.match(r"[A-Za-z0-9_.-]+", line) for line in lines]
@@ -204,7 +237,10 @@ for module in {modules!r}:
 
 
 def assert_importable_without(blocked: list[str], modules: list[str]):
-    code = BLOCKER.format(blocked=blocked, modules=modules)
+    run_python(BLOCKER.format(blocked=blocked, modules=modules))
+
+
+def run_python(code: str):
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
@@ -218,6 +254,25 @@ def test_networks_step_sampling_and_benchmarks_start_without_host_libraries():
     modules += ["benchmarks.train_step", "benchmarks.sampling_overhead"]
     heavy = ["tensorflow", "tensorflow_datasets", "clu", "ml_collections"]
     assert_importable_without(heavy, modules)
+
+
+HOST = {"tensorflow", "tensorflow_datasets", "clu", "orbax", "array_record"}
+
+
+def test_an_exported_model_is_loaded_and_drawn_from_without_host_libraries(tmp_path):
+    run = old_run.extract(tmp_path)
+    run_python(f"""
+import sys, simple_diffusion
+assert "jax" not in sys.modules
+simple_diffusion.load({str(run)!r}).save({str(tmp_path / "export")!r})
+""")
+    unwanted = HOST | {"matplotlib", "sklearn", "optax"}
+    run_python(f"""
+import sys, simple_diffusion
+model = simple_diffusion.load({str(tmp_path / "export")!r})
+assert model.sample("boat").shape == (1, 16, 16, 3)
+assert not {unwanted!r} & set(sys.modules)
+""")
 
 
 def test_nothing_but_reading_data_waits_for_tensorflow():

@@ -1,5 +1,6 @@
 """Finds recipes by name or path, and loads them without the command line."""
 
+import importlib
 import importlib.machinery
 import os
 import re
@@ -61,6 +62,11 @@ def load(text: str) -> ConfigDict:
     module = types.ModuleType(loader.name)
     loader.exec_module(module)
     return module.get_config(*[variant] if variant else [])
+
+
+def defaults() -> ConfigDict:
+    """Returns every key with its default, see configs/base.py."""
+    return importlib.import_module(f"{configs.__name__}.base").default()
 
 
 def _folder() -> Path:

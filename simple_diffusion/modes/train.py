@@ -20,7 +20,7 @@ from simple_diffusion.core import arrays, console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
-from simple_diffusion.pipelines import runs, trained_weights, training_grids
+from simple_diffusion.pipelines import open_run, runs, training_grids
 from simple_diffusion.pipelines.evaluation.during_training import TrainingEvaluations
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.pipelines.training_grids import TrainingGrids
@@ -132,7 +132,7 @@ def _train(
 
     with contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
-            folder / trained_weights.CHECKPOINTS, plan.keep, plan.keep_every
+            folder / open_run.CHECKPOINTS, plan.keep, plan.keep_every
         )
         stack.callback(checkpoints.close)
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
@@ -143,7 +143,7 @@ def _train(
             stack.callback(evaluations.close)
             actions.append(loop.Action(plan.evaluate_every, evaluations.during))
         if plan.snapshot_every:
-            path = folder / trained_weights.SNAPSHOTS
+            path = folder / open_run.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)
             stack.callback(snapshots.close)
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))

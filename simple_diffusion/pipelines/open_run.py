@@ -1,13 +1,24 @@
-"""Opening a run: the model that a workdir holds, with the weights of a checkpoint."""
+"""Opening a run: the model of a workdir, with the weights that `sample` names."""
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import network, training
+from simple_diffusion.build import network, sampling, training
+from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Weights
-from simple_diffusion.pipelines import runs, trained_weights
+from simple_diffusion.core.types import Params, Weights
+from simple_diffusion.pipelines import runs
 from simple_diffusion.pipelines.model import Model
 from simple_diffusion.pipelines.trained import Trained
+from simple_diffusion.training import checkpoint, sharding, store
+
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
+BEST = "best"
+_POWER = "power_"
 
 
 def open_run(config: Config, workdir: str) -> Model:
@@ -23,8 +34,8 @@ def open_run(config: Config, workdir: str) -> Model:
     classes = runs.load_classes(folder)
     net = network.network(config, len(classes))
     mesh = training.mesh(config)
-    step, params = trained_weights.load(folder, net, mesh, config)
-    weak, weak_params = trained_weights.load_weak(config, len(classes), mesh)
+    step, params = load_weights(folder, net, mesh, config)
+    weak, weak_params = load_weak(config, len(classes), mesh)
     codec, codec_params = codecs.codec(config)
     weights = Weights(params, weak_params, codec_params)
     trained = Trained(net, weights, mesh, classes, step, weak, codec)
@@ -36,3 +47,113 @@ def open_run(config: Config, workdir: str) -> Model:
         metrics=files.read_metrics(folder),
         sheet=sheet.read_bytes() if sheet.exists() else None,
     )
+
+
+def load_weights(
+    workdir: epath.Path, net: Network, mesh: Mesh, config: Config
+) -> tuple[int | None, Params]:
+    """Returns the step and parameters that the section `sample` asks for.
+
+    Raises:
+      ValueError: as `load_named`, or there is no best checkpoint.
+      CheckpointError: as `load_named`.
+    """
+    choice = sampling.checkpoint_choice(config)
+    folder = workdir / (BEST if choice.is_best else CHECKPOINTS)
+    if choice.is_best and not (folder.exists() and any(folder.iterdir())):
+        raise ValueError(
+            f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
+            "best; train with train.evaluate_every_steps to keep one"
+        )
+    return load_named(workdir, net, mesh, choice.weights, choice.step, folder)
+
+
+def load_named(
+    workdir: epath.Path,
+    net: Network,
+    mesh: Mesh,
+    name: str,
+    step: int | None = None,
+    folder: epath.Path | None = None,
+) -> tuple[int | None, Params]:
+    """Returns (step, parameters), each device holding only its part.
+
+    Args:
+      workdir: of the training run.
+      net: the network they are for.
+      mesh: the devices.
+      name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
+        from the snapshots of the lengths that were.
+      step: of the checkpoint; by default the newest.
+      folder: of the checkpoints, by default that of the newest ones.
+
+    Raises:
+      ValueError: for a name of another form, or a checkpoint without the average.
+      CheckpointError: if there is no such checkpoint or it does not fit the model.
+    """
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+    folder = folder or workdir / CHECKPOINTS
+    if name in ("ema", "params"):
+        average = "main" if name == "ema" else None
+        try:
+            return checkpoint.restore_params(folder, abstract, average, step)
+        except store.MissingTree as error:
+            raise ValueError(
+                f"sample.weights={name}: the checkpoint in {folder} holds no average; "
+                "sample.weights=params takes the parameters as the last step left them"
+            ) from error
+    length = name.removeprefix(_POWER)
+    try:
+        sigma_rel = float(length)
+    except ValueError:
+        sigma_rel = None
+    if not name.startswith(_POWER) or sigma_rel is None:
+        raise ValueError(
+            f"sample.weights={name!r} must be ema, params or power_LENGTH, such as "
+            "power_0.05"
+        )
+    try:
+        return checkpoint.restore_params(folder, abstract, name, step)
+    except store.CheckpointMismatch:
+        snapshots = workdir / SNAPSHOTS
+        params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return step, jax.device_put(params, shardings)
+
+
+def load_weak(
+    config: Config, num_classes: int, mesh: Mesh
+) -> tuple[Network | None, Params | None]:
+    """Returns the weaker model to guide by and its parameters; None if there is none.
+
+    Of whatever size it was trained in; of the same run, an earlier step.
+
+    Args:
+      config: whose `sample.guidance_workdir` names it.
+      num_classes: of the model that it guides.
+      mesh: the devices.
+
+    Raises:
+      ValueError: it is of another version of this library, or was never trained.
+      CheckpointError: as `load_named`.
+    """
+    choice = sampling.checkpoint_choice(config)
+    if choice.guidance_workdir is None:
+        return None, None
+    folder = files.resolve_folder(choice.guidance_workdir, "sample.guidance_workdir")
+    try:
+        weak = network.network(runs.load_config(folder), num_classes)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"sample.guidance_workdir={folder}: its config.json is of another version "
+            f"of this library ({error})"
+        ) from error
+    _, params = load_named(folder, weak, mesh, choice.weights, choice.guidance_step)
+    return weak, params

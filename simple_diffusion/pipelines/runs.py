@@ -1,6 +1,5 @@
 """Config and class names of a run, in its workdir."""
 
-import importlib
 import json
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from simple_diffusion.build import recipes
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 
@@ -61,10 +61,7 @@ def load_config(folder: epath.Path) -> Config:
 
 def complete_config(found: dict[str, Any]) -> Config:
     """Returns a stored config, with the defaults of keys that it does not have yet."""
-    # Not at the top: the recipes are data to this library, and need not be there to
-    # import it.
-    base = importlib.import_module("simple_diffusion.configs.base")
-    config = base.default()
+    config = recipes.defaults()
     with config.unlocked(), config.ignore_type():
         _update(config, found)
     return config.lock()

@@ -16,14 +16,14 @@ from scipy import ndimage
 
 from benchmarks import recipe, restoration, restoration_priors, restoration_runs
 from simple_diffusion.build import network, training
-from simple_diffusion.build.restoration.degradation import degradation
+from simple_diffusion.build.restoration.degradation import parse_degradation
 from simple_diffusion.build.restoration.restoration import (
     restoration as build_restoration,
 )
 from simple_diffusion.core import images, rng
 from simple_diffusion.data.scenes import scenes
 from simple_diffusion.diffusion.process import FLOW, VP
-from simple_diffusion.pipelines import runs, trained_weights
+from simple_diffusion.pipelines import open_run, runs
 from simple_diffusion.restoration import operators
 from simple_diffusion.training import checkpoint, sharding, state
 from tests.faults import tiny
@@ -102,11 +102,11 @@ def test_every_task_is_measured_and_its_plain_method_gives_images(name):
     for more in ({}, restoration.PUBLISHED):
         config = config_with(keys | more)
         known = jnp.ones((2, 32, 32, 1)).at[:, 5:9, 2:7].set(0)
-        operator = degradation(config).operator((32, 32), known)
+        operator = parse_degradation(config).operator((32, 32), known)
         x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
         y = operator.forward(x)
         assert operator.pinv(y).shape == x.shape
-        assert bool(config.restore.hole_mask) == degradation(config).needs_mask
+        assert bool(config.restore.hole_mask) == parse_degradation(config).needs_mask
         if task.baseline is not None:
             plain = task.baseline(np.asarray(y), np.asarray(known))
             assert plain.shape == x.shape
@@ -117,7 +117,7 @@ def test_every_task_is_measured_and_its_plain_method_gives_images(name):
 def test_every_variant_is_a_way_to_restore(name):
     keys = {"restore.hole_mask": "box:6x6", **restoration.VARIANTS[name]}
     config = config_with(keys)
-    how = build_restoration(config, network.model(config, 12), (16, 16))
+    how = build_restoration(config, network.network(config, 12), (16, 16))
     calls = {"25 steps": 25, "50 steps": 50, "heun": 99, "travel (10, 3)": 280}
     assert how.network_calls == calls.get(name, 100)
 
@@ -202,12 +202,12 @@ def folder(tmp_path_factory):
     """A workdir whose model was never trained: quicker, and as good here."""
     config: Any = tiny.get_config()
     folder = epath.Path(tmp_path_factory.mktemp("run"))
-    runs.remember(config, folder, scenes.CLASS_NAMES, print)
-    built = network.model(config, len(scenes.CLASS_NAMES))
+    runs.save_config(config, folder, scenes.CLASS_NAMES)
+    net = network.network(config, len(scenes.CLASS_NAMES))
     optimizer, averages = training.adam(config, 10), training.averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    plan = state.blueprint(built.init, optimizer, averages, mesh=mesh)
-    saved = checkpoint.Checkpoints(folder / trained_weights.CHECKPOINTS)
+    plan = state.blueprint(net.init, optimizer, averages, mesh=mesh)
+    saved = checkpoint.Checkpoints(folder / open_run.CHECKPOINTS)
     saved.save(1, plan.create())
     saved.close()
     return folder

@@ -12,7 +12,7 @@ from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.evaluation import feature_bank, metric_names
 from simple_diffusion.evaluation.scoring import Metric
-from simple_diffusion.pipelines import trained_weights
+from simple_diffusion.pipelines import open_run
 from simple_diffusion.pipelines.evaluation import evaluation, record, references
 from simple_diffusion.pipelines.evaluation.comparison import Comparison
 from simple_diffusion.pipelines.trained import Trained
@@ -76,12 +76,8 @@ class TrainingEvaluations:
     def begin(self, step: int) -> None:
         """Forgets evaluations of steps that were lost and will be made again."""
         record.forget_after(self._folder, step)
-        if cluster.broadcast_from_first(
-            [(self._folder / trained_weights.BEST).exists()]
-        )[0]:
-            checkpoint.BestCheckpoint.delete_after(
-                self._folder / trained_weights.BEST, step
-            )
+        if cluster.broadcast_from_first([(self._folder / open_run.BEST).exists()])[0]:
+            checkpoint.BestCheckpoint.delete_after(self._folder / open_run.BEST, step)
         last = files.read_metrics(self._folder).get("step")
         if jax.process_index() == 0 and last is not None and last > step:
             (self._folder / files.METRICS).unlink()
@@ -102,7 +98,7 @@ class TrainingEvaluations:
         if self._best is None:
             lower = metric_names.is_lower_better(metric.name)
             assert lower is not None and self._comparison is not None
-            folder = self._folder / trained_weights.BEST
+            folder = self._folder / open_run.BEST
             # Values of other samples, or compared otherwise, say nothing of these.
             drawn = record.sampling_settings(self._config, self._grids.sampler, None)
             settings = drawn | self._comparison.settings(
@@ -112,7 +108,7 @@ class TrainingEvaluations:
             self._best = checkpoint.BestCheckpoint(folder, name, lower)
         if self._best.save_if_better(step, current, metric.value):
             console.print_line(
-                f"  the best so far, kept in {self._folder / trained_weights.BEST}"
+                f"  the best so far, kept in {self._folder / open_run.BEST}"
             )
 
     def final(self, last: state.TrainState) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 from simple_diffusion.data import skipping
 from simple_diffusion.data.sources import folder
 from simple_diffusion.evaluation.feature_bank import ImageBatch
-from simple_diffusion.pipelines import photos
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
+from simple_diffusion.pipelines.restoration import photos
 
 _IMAGES, _LABELS = "arr_0", "arr_1"
 

@@ -14,8 +14,7 @@ from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import images
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
-from simple_diffusion.pipelines import photos
-from simple_diffusion.pipelines.restoration import outputs
+from simple_diffusion.pipelines.restoration import outputs, photos
 from simple_diffusion.pipelines.restoration.inputs import Input
 from simple_diffusion.pipelines.restoration.outputs import Restored
 from simple_diffusion.pipelines.restoration.restorer import Restorer

@@ -14,8 +14,7 @@ from simple_diffusion.build.restoration.restoration import Plan
 from simple_diffusion.core import console, images
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.sources import folder
-from simple_diffusion.pipelines import photos
-from simple_diffusion.pipelines.restoration import masks
+from simple_diffusion.pipelines.restoration import masks, photos
 
 MEASUREMENT = ".npy"
 HELD_OUT = "held_out:"

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from simple_diffusion.build.image_geometry import parse_size
 from simple_diffusion.data.sources import folder
-from simple_diffusion.pipelines import photos
+from simple_diffusion.pipelines.restoration import photos
 
 Size = tuple[int, int]
 
