@@ -14,7 +14,13 @@ from simple_diffusion.build.denoising import denoising
 from simple_diffusion.build.image_geometry import image_geometry
 from simple_diffusion.core import images as pixels
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import ApplyFn, DenoiseFn, Params, Progress
+from simple_diffusion.core.types import (
+    ApplyFn,
+    DenoiseFn,
+    HostOrDevice,
+    Params,
+    Progress,
+)
 from simple_diffusion.diffusion.process import Family
 from simple_diffusion.diffusion.schedules import Schedule
 from simple_diffusion.pipelines import export, keywords
@@ -271,7 +277,7 @@ class Model:
         return codec.encode(weights.codec, pixels.to_unit_range(batch))
 
     def decode(
-        self, x: Float[Array, "b h w c"], *, as_pil: bool = False
+        self, x: Float[HostOrDevice, "b h w c"], *, as_pil: bool = False
     ) -> UInt8[np.ndarray, "b h w c"] | list[Image.Image]:
         """Returns what the model works on as uint8 images, the inverse of `encode`."""
         codec, weights = self.trained.codec, self.trained.weights
