@@ -1,4 +1,4 @@
-"""The codec of a config: the space in which diffusion happens. Today that is pixels."""
+"""The codec of a config: the space in which diffusion happens. So far only pixels."""
 
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import PIXELS, Codec, Params
@@ -10,5 +10,5 @@ def codec(config: Config) -> tuple[Codec, Params]:
     The parameters travel beside those of the denoiser, see `core.types.Weights`, and
     are never part of its checkpoints.
     """
-    del config  # every recipe is one of pixels so far
+    del config  # all recipes so far work on pixels
     return PIXELS, ()

@@ -1,8 +1,9 @@
-"""What networks can be conditioned on: each condition's parts meet here.
+"""What networks can be conditioned on. Combines the parts of each condition.
 
 A condition has a host encoder (`data/`), an embedding (`nets/conditions.py`), and a
-null for guidance. Class and place are the conditions there are. A new one is a file for
-each part, a field of `Batch` and `Conditioning`, and a line in `conditions`.
+null for guidance. So far the conditions are the class and the patch box. A new one
+needs a file for each part, a field of `Batch` and `Conditioning`, and a line in
+`conditions`.
 """
 
 import dataclasses
@@ -21,14 +22,14 @@ def conditions(config: Config, num_classes: int) -> tuple[Condition, ...]:
       config: the whole config.
       num_classes: 0 for a network without classes.
     """
-    found = [place()]
+    active = [place()]
     if num_classes:
-        found.append(class_label(num_classes, config.loss.label_drop))
-    return tuple(found)
+        active.append(class_label(num_classes, config.loss.label_drop))
+    return tuple(active)
 
 
 def class_label(num_classes: int, drop: float = 0.0) -> Condition:
-    """Returns the class of the image; the number of classes itself is the null."""
+    """Returns the condition on the class label; its null is the number of classes."""
     return Condition(
         field="label",
         of_batch=lambda batch: jnp.asarray(batch.label),
@@ -38,14 +39,14 @@ def class_label(num_classes: int, drop: float = 0.0) -> Condition:
 
 
 def place() -> Condition:
-    """Returns where in the full image a patch lies; it is never left out."""
+    """Returns the condition on the position of a patch; it is never dropped."""
     return Condition(field="box", of_batch=lambda batch: jnp.asarray(batch.box))
 
 
 def replace_by_null(
     conditions: Sequence[Condition], cond: Conditioning
 ) -> Conditioning:
-    """Returns a conditioning in which all that has a null is left out."""
+    """Returns the conditioning with each value replaced by its null, if it has one."""
     nulls = {
         c.field: c.null(getattr(cond, c.field))
         for c in conditions

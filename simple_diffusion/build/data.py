@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import patches, pipeline, views
 from simple_diffusion.data.sources import catalogue, protocols
@@ -15,26 +15,26 @@ from simple_diffusion.training.topology import Shard
 CROPS = {"center": "center", "random": "random"}
 SINGLE_PROCESS = Shard(0, 1)  # one process reads all of each batch
 RESIZES = {"area": "area", "antialias": "antialias"}
-_CHECKSUM_IMAGES = 32  # images whose pixels are part of the checksum
+_CHECKSUM_IMAGES = 32  # number of images that the checksum covers
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """The images of a config.
 
-    train: (first step) -> this process's part of each batch, without end.
+    train: (first step) -> endless iterator over this process's part of each batch.
     held_out: (count, batch size) -> one pass over held-out images in the form of
-      `train`: patches, if the training is on patches.
+      `train`: patches if the model is trained on patches.
     full_images: (count, batch size, (height, width)) -> one pass over full held-out
-      images, cropped to the aspect of this size in pixels and resized to it. With
-      `split="train"`, over the training images, in a fixed order and not mirrored;
-      `start` images are skipped.
+      images, cropped to the aspect ratio of this size in pixels and resized to it. With
+      `split="train"` it iterates over the training images in a fixed order, without
+      mirroring. It skips the first `start` images.
     select: (indices in that pass, (height, width), split) -> these images as one batch,
       in every process.
-    describe: (split, (height, width)) -> the content of such a pass, as plain JSON: the
-      same for the same images in any folder, with a checksum of some of them.
+    describe: (split, (height, width)) -> the content of such a pass as plain JSON. It
+      is equal for equal images in any folder and contains a checksum of some of them.
     epoch: number of training images.
-    num_classes, class_names: of the labels; 0 and () if they are not used.
+    num_classes, class_names: of the labels; 0 and () if labels are not used.
     """
 
     train: Callable[[int], Iterator[Batch]]
@@ -52,26 +52,27 @@ def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
 
     Args:
       config: the whole config.
-      share: which part of every batch this process reads, see `sharding.data_shard`.
+      share: the part of every batch that this process reads, see
+        `sharding.data_shard`.
 
     Raises:
-      ValueError: if the source cannot be opened, its classes do not match
-        `data.num_classes`, or the settings of patches contradict each other.
+      ValueError: the source cannot be opened, its classes do not match
+        `data.num_classes`, or the patch settings contradict each other.
     """
     c, seed, batch_size = config.data, config.train.seed, config.train.batch_size
     spec, folder = c.source, c.data_dir
-    resolution = c.resolution
+    full_size = training_size(config)
     options: dict[str, Any] = dict(
         crop=pick(CROPS, c.crop, "data.crop"),
         flip=c.flip,
         resize=pick(RESIZES, c.resize, "data.resize"),
     )
-    distribution = _patch_distribution(c.patches, resolution, options)
+    distribution = _patch_distribution(c.patches, c.resolution, options)
     selection: dict[str, Any] = dict(
         holdout_fraction=c.holdout_fraction, crop_box=c.crop_box
     )
     num_classes = c.num_classes
-    # Opened last: a wrong option should not have to wait for a large source.
+    # Open the source last: it may be large, and a wrong option should fail before.
     source = catalogue.open_source(spec, folder, "train", **selection)
     if distribution is not None:
         views.check_patches(source, distribution)
@@ -92,7 +93,7 @@ def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
         return pipeline.train_batches(
             source,
             batch_size=batch_size,
-            size=None if distribution else (resolution, resolution),
+            size=None if distribution else full_size,
             seed=seed,
             start_step=first_step,
             patches=distribution,
@@ -119,7 +120,7 @@ def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
     def held_out(count: int, batch: int) -> Iterator[Batch]:
         if distribution is not None:
             return make_pass(count, batch, patches=distribution)
-        return make_pass(count, batch, size=(resolution, resolution))
+        return make_pass(count, batch, size=full_size)
 
     def full_images(
         count: int,
@@ -139,7 +140,7 @@ def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
             open_split(split), indices, size=size, resize=options["resize"]
         )
 
-    @functools.cache  # a folder of a million files takes a while
+    @functools.cache  # slow for a folder of a million files
     def fingerprint(split: protocols.Split) -> str | None:
         return _fingerprint(open_split(split))
 
@@ -175,16 +176,16 @@ def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
 
 
 def _fingerprint(source: protocols.Source) -> str | None:
-    """Returns a text that changes if stored images are added, removed or changed."""
+    """Returns a string that changes if stored images are added, removed or changed."""
     if isinstance(source, protocols.StoredSource):
         return source.fingerprint()
-    return None  # generated by code, whose changes the checksum shows
+    return None  # generated by code; the checksum detects changes of the code
 
 
 def _patch_distribution(
     section: Config | None, resolution: int, options: dict[str, Any]
 ) -> patches.PatchDistribution | None:
-    """Returns the distribution that the section `data.patches` describes, if any."""
+    """Returns the size distribution of the section `data.patches`, if there is one."""
     if section is None:
         return None
     return patches.PatchDistribution(

@@ -1,4 +1,4 @@
-"""A trained model as a denoise function: bound, in windows, guided, clipped."""
+"""A trained model as a denoise function: conditioned, windowed, guided, clipped."""
 
 import dataclasses
 import math
@@ -18,11 +18,12 @@ from simple_diffusion.sampling import guidance
 
 @dataclasses.dataclass(frozen=True)
 class Denoising:
-    """How a denoise function is made of parameters.
+    """How parameters become a denoise function.
 
-    weak: the model to guide by, if not by the null class.
-    weight: of the guidance.
-    clip: what is done to its estimates.
+    net: the model.
+    weak: the weaker model for guidance; None guides by the null class.
+    weight: guidance weight.
+    clip: how estimates are clipped.
     """
 
     net: Network
@@ -31,7 +32,7 @@ class Denoising:
     clip: Callable[[DenoiseFn], DenoiseFn]
 
     def check(self, geometry: ImageGeometry) -> None:
-        """Raises ValueError if the weaker model cannot divide images of this size."""
+        """Raises ValueError if the weaker model does not support this size."""
         if self.weak is not None:
             key = "sample.guidance_workdir: sample.size"
             check_size(self.weak, geometry.input, key)
@@ -42,12 +43,12 @@ class Denoising:
         weights: Weights,
         label: jax.Array,
     ) -> DenoiseFn:
-        """Returns the denoise function of images of one size.
+        """Returns the denoise function for images of one size.
 
         Args:
-          geometry: their size, and how it is reached.
-          weights: of the model, and of the weaker one if there is one.
-          label: the class of each image, [b]; the number of classes is none of them.
+          geometry: the size, its noise levels and its windows.
+          weights: of the model, and of the weaker model if there is one.
+          label: the class of each image, [b]; the number of classes means no class.
         """
         net, weak = self.net, self.weak
         cond = Conditioning(label=label if net.num_classes else None)
@@ -68,18 +69,18 @@ def denoising(
     clip: str,
     clip_key: str = "sample.clip",
 ) -> Denoising:
-    """Returns how `config.sample` guides, with estimates clipped in one of three ways.
+    """Returns the guidance of `config.sample`, with one of three ways of clipping.
 
     Args:
       config: the whole config.
       net: the model.
-      weak: the model to guide by, if not by the null class.
-      guided: whether there is anything to be guided by.
+      weak: the weaker model for guidance; None guides by the null class.
+      guided: whether guidance is possible: there are classes or a weaker model.
       clip: static, dynamic or none.
-      clip_key: where that comes from, for messages.
+      clip_key: config key of `clip`, for messages.
 
     Raises:
-      ValueError: for an unknown name, and a weaker model in which z has another scale.
+      ValueError: an unknown name, or a weaker model in which z has another scale.
     """
     if weak is not None and weak.family != net.family:
         raise ValueError(
@@ -121,6 +122,6 @@ def _guided(
         return guidance.guide(strong(cond), weak(cond), weight)
     if not num_classes:
         return strong(cond)
-    # All that the network was told and has a null for, at once.
+    # Drop all conditions that have a null together.
     null = conditions.replace_by_null((conditions.class_label(num_classes),), cond)
     return guidance.classifier_free(strong, cond, null, weight)

@@ -1,4 +1,4 @@
-"""The sections `diffusion` and `loss`: what is minimised, and at which noise levels."""
+"""The sections `diffusion` and `loss`: the training objective and its noise levels."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ from simple_diffusion.training import objectives
 
 
 def reference(config: Config) -> int:
-    """Returns the side in pixels of the images that the schedule is stated for."""
+    """Returns the side in pixels of the images that the schedule is defined for."""
     patches = config.data.patches
     return config.data.resolution if patches is None else patches.smallest
 
@@ -28,17 +28,17 @@ def reference(config: Config) -> int:
 def schedule(config: Config, side: int | float | None = None) -> schedules.Schedule:
     """Returns the schedule for images of this side in pixels, sqrt(h w) if not square.
 
-    Where `diffusion.shift_by_resolution` is set, another side than that of `reference`
-    shifts it: 2x2 averaging divides the variance of white noise by four.
+    With `diffusion.shift_by_resolution`, a side other than `reference` shifts the
+    schedule: 2x2 averaging divides the variance of white noise by four.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: the name is unknown.
     """
-    own = _schedule(config, reference(config))
+    unshifted = _schedule(config, reference(config))
     if side is None or not config.diffusion.shift_by_resolution:
-        return own
+        return unshifted
     shift = 2.0 * math.log(reference(config) / side)
-    return schedules.ShiftedSchedule(own, shift) if shift else own
+    return schedules.ShiftedSchedule(unshifted, shift) if shift else unshifted
 
 
 def _schedule(config: Config, side: int) -> schedules.Schedule:
@@ -67,10 +67,10 @@ def _schedule(config: Config, side: int) -> schedules.Schedule:
 def weight(
     config: Config, family: process.Family
 ) -> Callable[[schedules.Schedule], WeightFn]:
-    """Returns the loss weighting, given the schedule that it belongs to.
+    """Returns a function from the schedule to the loss weighting.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: the name is unknown.
     """
     c, gamma = config.loss, config.loss.min_snr_gamma
     bias = c.sigmoid_bias
@@ -92,21 +92,21 @@ def weight(
 
 
 def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
-    """Returns what training minimises."""
+    """Returns the training objective."""
     c, d = config.loss, config.diffusion
-    laws = {
+    distributions = {
         "uniform": time_distributions.uniform(),
         "stratified": time_distributions.stratified(),
         "logit_normal": time_distributions.logit_normal(d.time_mean, d.time_std),
     }
-    # Without patches all images have the side of the reference, and the shift is 0.
+    # Without patches all images have the reference side, and the shift is 0.
     shifts = d.shift_by_resolution and config.data.patches is not None
     codec, codec_params = codecs.codec(config)
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
         apply=net.apply,
         schedule=schedule(config),
-        time_distribution=pick(laws, d.time_law, "diffusion.time_law"),
+        time_distribution=pick(distributions, d.time_law, "diffusion.time_law"),
         weight=weight(config, net.family),
         loss=multiscale if c.multiscale else loss.mse,
         kind=net.kind,

@@ -1,4 +1,4 @@
-"""The section `evaluate`."""
+"""The sections `evaluate` and `sweep`."""
 
 import dataclasses
 import itertools
@@ -32,17 +32,18 @@ METRICS = (
     "fd_infinity",
 )
 LABELS = ("balanced", "as_data")
-MODEL = "model"  # in place of files
+MODEL = "model"  # value of evaluate.samples: samples of the model, not files
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is evaluated, as in the config; sizes are parsed.
+    """Settings of an evaluation, as in the config; sizes are parsed.
 
-    count: samples drawn, and held-out images read for the loss.
-    reference_most: images of it at most, whatever `reference_count` says.
-    after_training, during_training: samples, for the cheap evaluations of a training.
-    reference_during_training: `reference_most` there.
+    count: number of samples, and of held-out images for the loss.
+    reference_most: upper limit on reference images, even if `reference_count` is more.
+    after_training, during_training: number of samples of the cheap evaluations at the
+      end of a training and during it.
+    reference_during_training: `reference_most` of these cheap evaluations.
     """
 
     seed: int
@@ -75,7 +76,7 @@ def plan(config: Config) -> Plan:
     """Returns the plan of an evaluation.
 
     Raises:
-      ValueError: for counts that give no statistics, and names that are not known.
+      ValueError: a count is too small for statistics, or a name is unknown.
     """
     c = config.evaluate
     for key in ("count", "count_after_training", "count_during_training"):
@@ -99,7 +100,7 @@ def plan(config: Config) -> Plan:
         for name in c[key]:
             if name == "memorisation" and key == "metrics_during_training":
                 raise ValueError(
-                    f"evaluate.{key} has {name!r}, which is for --mode evaluate alone"
+                    f"evaluate.{key} has {name!r}, which only --mode evaluate measures"
                 )
             if name not in METRICS:
                 raise ValueError(
@@ -111,19 +112,19 @@ def plan(config: Config) -> Plan:
     if c.also_sizes and kind not in ("data", "statistics"):
         raise ValueError(
             f"evaluate.also_sizes={tuple(c.also_sizes)} needs evaluate.reference=data: "
-            f"what is in {c.reference} has one size"
+            f"the images of {c.reference} have one size"
         )
     if kind == "statistics" and c.also_sizes and "{size}" not in file:
         raise ValueError(
             f"evaluate.reference={c.reference}: with evaluate.also_sizes there are "
-            "several files; write {size} into their name, where HxW is put"
+            "several files; write {size} into their name, it is replaced by HxW"
         )
     if c.samples != MODEL:
         for key, none in (("labels", "balanced"), ("also_sizes", ())):
             if c[key] != none:
                 raise ValueError(
                     f"evaluate.{key}={c[key]} is for the samples of a model: "
-                    f"evaluate.samples={c.samples} are compared as they are"
+                    f"evaluate.samples={c.samples} are compared unchanged"
                 )
     splits: dict[str, protocols.Split] = {"train": "train", "holdout": "holdout"}
     size = c.size
@@ -158,32 +159,32 @@ def plan(config: Config) -> Plan:
 
 
 def plan_of_model(config: Config, doing: str) -> Plan:
-    """Returns the plan of what evaluates a model alone, as `plan` does.
+    """Returns the plan of an evaluation that supports only samples of a model.
 
     Args:
       config: the whole config.
-      doing: what evaluates it, for messages.
+      doing: what evaluates the model, for messages.
 
     Raises:
-      ValueError: as `plan`; if files shall be evaluated.
+      ValueError: as `plan`, or the config asks to evaluate files.
     """
-    found = plan(config)
-    if found.samples != MODEL:
+    model_plan = plan(config)
+    if model_plan.samples != MODEL:
         raise ValueError(
-            f"evaluate.samples={found.samples} is for --mode evaluate; {doing} "
+            f"evaluate.samples={model_plan.samples} is for --mode evaluate; {doing} "
             f"evaluates its {MODEL}"
         )
-    return found
+    return model_plan
 
 
 def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
-    """Returns samples at each point of a sweep, and its points.
+    """Returns the number of samples per point of a sweep, and the points.
 
-    Each point has values for some keys of `sample`: all combinations of the lists in
-    `config.sweep`, of which an empty one stands for the value in `sample`.
+    Each point has values for some keys of `sample`. The points are all combinations of
+    the lists in `config.sweep`; an empty list means the value in `sample`.
 
     Raises:
-      ValueError: for too few samples, or an interval that is no pair.
+      ValueError: there are too few samples, or an interval is not a pair.
     """
     c, now = config.sweep, config.sample
     if c.count < 2:
@@ -195,15 +196,17 @@ def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
                 f"sweep.intervals has {pair!r}; each must be a pair (low, high) of "
                 "logsnr, None for no bound, as in ((None, None), (-3.0, 3.0))"
             )
-    guidances, steps = c.guidance or (now.guidance,), c.steps or (now.steps,)
+    guidances, step_counts = c.guidance or (now.guidance,), c.steps or (now.steps,)
     return c.count, [
         {
             "guidance": float(guidance),
             "guidance_low": None if low is None else float(low),
             "guidance_high": None if high is None else float(high),
-            "steps": int(many),
+            "steps": int(steps),
         }
-        for guidance, (low, high), many in itertools.product(guidances, pairs, steps)
+        for guidance, (low, high), steps in itertools.product(
+            guidances, pairs, step_counts
+        )
     ]
 
 
@@ -214,7 +217,7 @@ def evaluator(
     held_out: Callable[[], Iterator[Batch]],
     mesh: Mesh,
 ) -> Evaluator:
-    """Returns what measures the loss of a trained model.
+    """Returns an evaluator of the loss of a trained model.
 
     Args:
       config: the whole config.

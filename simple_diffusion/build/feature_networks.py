@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from simple_diffusion.build import data as data_section
 from simple_diffusion.build.data import Data
-from simple_diffusion.core.options import Config
+from simple_diffusion.core.options import Config, training_size
 from simple_diffusion.core.types import Batch
 from simple_diffusion.evaluation import feature_bank
 from simple_diffusion.evaluation.networks import (
@@ -23,13 +23,13 @@ from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
 
 NETWORKS = ("source", "inception", "dinov2", "thumbnail")
 CLASSIFIER = "classifier.npz"
-_MOST = 64  # side in pixels of what the classifier sees
+_MAX_SIDE = 64  # largest side in pixels of the classifier's input
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for networks that are not known or lack their weights."""
+    """Raises ValueError for networks that are unknown or lack their weights."""
     c = config.evaluate
     if not c.networks:
         raise ValueError(f"evaluate.networks is empty; known are {', '.join(NETWORKS)}")
@@ -48,7 +48,7 @@ def check(config: Config) -> None:
             )
         if name not in c.networks and file is not None:
             raise ValueError(
-                f"evaluate.{name}_weights={file} is not used: evaluate.networks="
+                f"evaluate.{name}_weights={file} has no effect: evaluate.networks="
                 f"{tuple(c.networks)} lacks {name!r}"
             )
     if c.classifier_steps < 1:
@@ -61,89 +61,91 @@ def check(config: Config) -> None:
 
 
 def check_weights(config: Config) -> None:
-    """Reads the files of weights and forgets them, before a training that needs them.
+    """Reads the weight files once, to find errors before a training starts.
 
-    Raises as `networks`.
+    Raises:
+      ValueError: as `check`, or a weight file cannot be used.
+      OSError: a weight file cannot be read.
     """
     check(config)
     for name in config.evaluate.networks:
-        _of_file(config, name)
+        _load_from_file(config, name)
 
 
 def networks(
-    config: Config, folder: epath.Path, say: Say, opened: Data | None
+    config: Config, folder: epath.Path, notify: Notify, dataset: Data | None
 ) -> list[FeatureNetwork]:
     """Returns the feature networks, with their weights on the host.
 
     Args:
       config: the whole config.
-      folder: where a trained classifier is kept.
-      say: is told what is going on.
-      opened: the data source; None where there is none, and thus no classifier.
+      folder: where a trained classifier is stored.
+      notify: called with messages about the progress.
+      dataset: the data source; without one (None) there is no classifier.
 
     Raises:
-      ValueError: as `check`; a file of weights cannot be used.
-      OSError: it cannot be read.
+      ValueError: as `check`, or a weight file cannot be used.
+      OSError: a weight file cannot be read.
     """
     check(config)
     c = config.evaluate
-    made = []
+    loaded = []
     for name in c.networks:
-        if (loaded := _of_file(config, name)) is not None:
-            made.append(loaded)
-        elif name == "source" and opened is not None and len(opened.class_names) > 1:
-            made.append(_classifier(config, folder, say))
+        if (network := _load_from_file(config, name)) is not None:
+            loaded.append(network)
+        elif name == "source" and dataset is not None and len(dataset.class_names) > 1:
+            loaded.append(_classifier(config, folder, notify))
         else:
             if name == "source":
-                say(
+                notify(
                     "note: without classes in data.source no classifier can be "
                     "trained; features are thumbnails of 8x8 pixels"
                 )
-            made.append(feature_network.thumbnail())
-    # Twice the same would be one metric twice.
-    return list({network.name: network for network in made}.values())
+            loaded.append(feature_network.thumbnail())
+    # Remove duplicates: they would give the same metrics twice.
+    return list({network.name: network for network in loaded}.values())
 
 
-def _of_file(config: Config, name: str) -> FeatureNetwork | None:
-    """Returns a network whose weights are in a file; None for others."""
+def _load_from_file(config: Config, name: str) -> FeatureNetwork | None:
+    """Returns a network whose weights are in a file; None for other networks."""
     c = config.evaluate
     if name == "inception":
         return inception.load(c.inception_weights, c.resize)
     return dinov2.load(c.dinov2_weights) if name == "dinov2" else None
 
 
-def _classifier(config: Config, folder: epath.Path, say: Say) -> FeatureNetwork:
-    """Returns the classifier of the data source, trained if it was not yet."""
-    # Opened anew: a process that shares a data set sees a part of each batch only.
-    opened = data_section.data(config)
-    side = config.data.resolution
-    size = (side, side)
+def _classifier(config: Config, folder: epath.Path, notify: Notify) -> FeatureNetwork:
+    """Returns the classifier of the data source; trains it if it is not stored."""
+    # Open the source again: a process that shares a dataset reads only a part of each
+    # batch.
+    dataset = data_section.data(config)
+    size = training_size(config)
     name = config.data.source.partition(":")[0]
     recipe = classifier.Recipe(
-        side=min(_MOST, side),
-        num_classes=opened.num_classes,
-        data=feature_bank.digest(opened.describe("train", size)),
+        side=min(_MAX_SIDE, *size),
+        num_classes=dataset.num_classes,
+        data=feature_bank.digest(dataset.describe("train", size)),
         steps=config.evaluate.classifier_steps,
     )
-    path, names = folder / CLASSIFIER, opened.class_names
-    found = classifier.load(path, recipe, name, names)
-    missing = found is None
-    if jax.process_count() > 1:  # they act together, whatever each has read
+    path, names = folder / CLASSIFIER, dataset.class_names
+    stored = classifier.load(path, recipe, name, names)
+    missing = stored is None
+    if jax.process_count() > 1:  # all train, even if only one could not read it
         flags = multihost_utils.process_allgather(np.array(missing))
         missing = bool(np.any(flags))
     if not missing:
-        assert found is not None
-        return found
-    say(f"training a classifier of {name} to evaluate by; it is kept in {path}")
+        assert stored is not None
+        return stored
+    notify(f"training a classifier of {name} for the evaluation; stored in {path}")
 
     def batches() -> Iterator[Batch]:
-        for _ in itertools.count():  # whole images, whatever the model is trained on
-            yield from opened.full_images(
-                opened.epoch, recipe.batch_size, size, "train"
+        for _ in itertools.count():  # full images, even if the model learns patches
+            yield from dataset.full_images(
+                dataset.epoch, recipe.batch_size, size, "train"
             )
 
-    trained = classifier.train(recipe, batches(), name, names, say)
-    if jax.process_count() > 1:  # the numbers of one: others may round otherwise
+    trained = classifier.train(recipe, batches(), name, names, notify)
+    if jax.process_count() > 1:  # use one process's weights: rounding may differ
         params = multihost_utils.broadcast_one_to_all(trained.params)
         trained = classifier.network(
             jax.tree.map(np.asarray, params), recipe, name, names

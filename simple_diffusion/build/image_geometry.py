@@ -1,4 +1,4 @@
-"""Images of one size, and the way to them: noise levels, windows, what divides."""
+"""Images of one size: their noise levels, their windows, and checks of the size."""
 
 import dataclasses
 import functools
@@ -23,15 +23,17 @@ Bind = Callable[[Conditioning], DenoiseFn]
 
 @dataclasses.dataclass(frozen=True)
 class ImageGeometry:
-    """Images of one size, and the way to them.
+    """Images of one size, and how they are sampled.
 
     size: height and width.
-    box, full_size: the part of a full image that they are, and its height and width.
-    network_size: the height and width of the full image as the network is given them,
-      see `sample.extrapolate`.
-    schedule, grid: of this size, and the noise levels that are visited.
-    windows, fuse: how many an image is made of, and how they are put together.
-    input: height and width of what the network is given at a time.
+    box, full_size: the part of a full image that is sampled, and the height and width
+      of the full image.
+    network_size: height and width of the full image as passed to the network, see
+      `sample.extrapolate`.
+    schedule, grid: the schedule of this size, and the noise levels of the solver.
+    windows, fuse: number of windows of an image, and the function that fuses them;
+      `windows` is None without windows.
+    input: height and width of one network input.
     """
 
     size: tuple[int, int]
@@ -45,17 +47,17 @@ class ImageGeometry:
     input: tuple[int, int]
 
     def start_index(self, t: float) -> int:
-        """Returns where in the grid the noise levels of at most this time begin."""
-        # A little less, lest rounding leave out the step that begins just there.
+        """Returns the index of the first grid level whose time is at most t."""
+        # Slightly less, so that rounding does not skip the step that starts there.
         level = float(self.schedule(jnp.float32(t))) - 1e-3
         return min(int(np.searchsorted(self.grid, level)), len(self.grid) - 1)
 
     def enlarge(self, x: jax.Array, box: tuple[float, ...]) -> jax.Array:
-        """Returns smaller images at this size: the part of them that it is.
+        """Returns smaller images enlarged to this size and cropped to this part.
 
         Args:
-          x: images that are the part `box` of the same full image.
-          box: corners (y0, x0, y1, x1) of that part, which holds this one.
+          x: images of the part `box` of the same full image.
+          box: corners (y0, x0, y1, x1) of that part, which must contain this one.
         """
         y0, x0, y1, x1 = box
         extent = y1 - y0, x1 - x0
@@ -76,18 +78,18 @@ def image_geometry(
     mesh: Mesh | None = None,
     key: str = "sample.size",
 ) -> ImageGeometry:
-    """Returns the geometry of a size, made in windows as `config.sample` says.
+    """Returns the geometry of a size, with the windows of `config.sample`.
 
     Args:
       config: the whole config.
       net: the model.
-      text: HxW; None is the size that the schedule is stated for, square.
-      steps: how many noise levels the solver visits.
-      mesh: the devices that share windows, if there are any.
-      key: where the size comes from, for messages.
+      text: HxW; None means square images of the reference side.
+      steps: number of noise levels of the solver.
+      mesh: the devices that share windows; None without windows.
+      key: config key of the size, for messages.
 
     Raises:
-      ValueError: for a size that is none, or that the network cannot divide.
+      ValueError: the size cannot be parsed, or the network does not support it.
     """
     c = config.sample
     size = parse_size(text, diffusion.reference(config), key)
@@ -97,27 +99,27 @@ def image_geometry(
     else:
         check_size(net, size, key)
     box, full_size = _frame(c.frame, *size)
-    # Beyond the largest size of the training noise and scale stay those of that size.
+    # Above the largest training size, keep the noise and scale of that size.
     network_size = full_size
     if not c.extrapolate and net.largest is not None:
-        # The longer side is the one that goes further beyond, unless it may be longer.
+        # The longer side has its own limit: the training may allow longer images.
         longest = net.largest * net.aspect
         factor = min(1.0, net.largest / min(full_size), longest / max(full_size))
         network_size = round(factor * full_size[0]), round(factor * full_size[1])
-    own = diffusion.schedule(config, math.sqrt(network_size[0] * network_size[1]))
+    schedule = diffusion.schedule(config, math.sqrt(network_size[0] * network_size[1]))
     fuse = tiles.fuse if tiles else lambda bind: bind
     count = tiles.count if tiles else None
-    part = tiles.size if tiles else size
-    levels = _grid(c.grid, own, steps)
+    input_size = tiles.size if tiles else size
+    levels = _grid(c.grid, schedule, steps)
     return ImageGeometry(
-        size, box, full_size, network_size, own, levels, count, fuse, part
+        size, box, full_size, network_size, schedule, levels, count, fuse, input_size
     )
 
 
-def _grid(name: str, own: schedules.Schedule, steps: int) -> np.ndarray:
+def _grid(name: str, schedule: schedules.Schedule, steps: int) -> np.ndarray:
     points = {
-        "uniform_t": lambda n: grids.uniform_t(own, n),
-        "uniform_logsnr": lambda n: grids.uniform_logsnr(own, n),
+        "uniform_t": lambda n: grids.uniform_t(schedule, n),
+        "uniform_logsnr": lambda n: grids.uniform_logsnr(schedule, n),
         "karras": grids.karras,
     }
     return pick(points, name, "sample.grid")(steps)
@@ -126,7 +128,7 @@ def _grid(name: str, own: schedules.Schedule, steps: int) -> np.ndarray:
 def _frame(
     name: str, height: int, width: int
 ) -> tuple[tuple[float, ...], tuple[int, int]]:
-    """Returns the box of an image, and the size of the full image it is part of."""
+    """Returns the box of an image in its full image, and the size of the latter."""
     side = max(height, width)
     y, x = 0.5 * height / side, 0.5 * width / side
     frames = {
@@ -160,14 +162,14 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
         place = sharding.batch_sharding(mesh)
         return jax.lax.with_sharding_constraint(x, place)
 
-    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     fuse = functools.partial(
         windows.fuse_windows,
         window=side,
         stride=stride,
         batch=batch,
         taper=taper,
-        devices=ways,
+        devices=devices,
         constrain=constrain,
     )
     count = windows.count_windows((height, width), side, stride)
@@ -177,18 +179,18 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
 def parse_size(
     text: str | None, resolution: int, key: str = "sample.size"
 ) -> tuple[int, int]:
-    """Returns (height, width) of "HxW"; None is square at the resolution given."""
+    """Returns (height, width) of "HxW"; None is square at the given resolution."""
     if text is None:
         return resolution, resolution
     numbers = text.lower().split("x")
-    # A zero passes: whoever checks what divides it names the nearest size.
+    # Zero is accepted here: `check_size` rejects it and names the nearest size.
     if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
         raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
     return int(numbers[0]), int(numbers[1])
 
 
 def check_size(net: Network, size: tuple[int, int], key: str) -> None:
-    """Raises ValueError, naming the key, if the network cannot divide images so."""
+    """Raises ValueError that names the key if the network does not support a size."""
 
     def trace() -> jax.Array:
         params = net.init(jax.random.key(0))
@@ -196,7 +198,7 @@ def check_size(net: Network, size: tuple[int, int], key: str) -> None:
         z_t = jnp.zeros((1, *size, net.size[2]))
         return net.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
 
-    # The network knows best what it can divide; shapes alone cost nothing.
+    # Only the network knows its sizes; tracing shapes is cheap.
     try:
         jax.eval_shape(trace)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The `model` section: from the columns of a level table to a network."""
+"""The section `model`: from the columns of a level table to a network."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
@@ -23,19 +23,23 @@ from simple_diffusion.nets import (
 )
 from simple_diffusion.nets.layers import Level, Style
 
+CHANNELS = 3  # of images; networks and sources take any number
+
+Size = tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network, and the process it denoises.
 
     apply, init: the network as pure functions.
-    size: height, width and channels it is trained at.
-    num_classes: 0 if it has no labels.
+    size: height, width and channels of the training images.
+    num_classes: 0 for a network without labels.
     kind, family: what it predicts, and the scale of its input.
-    knows_place: whether it was made for patches of images of many sizes, and so makes
-      use of `Conditioning.box`.
-    largest: side in pixels of the largest images it was made for; None: no limit.
-    aspect: largest ratio of their sides.
+    knows_place: whether it is trained on patches of images of many sizes and uses
+      `Conditioning.box`.
+    largest: side in pixels of the largest training images; None means no limit.
+    aspect: largest aspect ratio of the training images.
     """
 
     apply: ApplyFn
@@ -50,17 +54,17 @@ class Network:
 
 
 def network(config: Config, num_classes: int) -> Network:
-    """Returns the network of a config; no parameters are made yet.
+    """Returns the network of a config, without parameters.
 
     Args:
       config: the whole config.
       num_classes: 0 for a network without labels.
 
     Raises:
-      ValueError: for an unknown name, or a resolution that the network cannot divide.
+      ValueError: a name is unknown, or the network does not support the resolution.
     """
-    side, patches = config.data.resolution, config.data.patches
-    smallest, largest = side, None
+    size, patches = training_size(config), config.data.patches
+    smallest, largest = min(size), None
     if patches is not None:
         smallest, largest = patches.smallest, patches.largest
     kinds = {"log2": "log2", "inverse": "inverse"}
@@ -68,10 +72,10 @@ def network(config: Config, num_classes: int) -> Network:
     scale = position.Scale(smallest, largest, kind)
     if patches is not None and config.model.position in ("learned", "sincos"):
         raise ValueError(
-            f"model.position={config.model.position!r} is a table that takes every "
-            "patch for a whole image; with data.patches use rope or none"
+            f"model.position={config.model.position!r} is a table that treats every "
+            "patch as a full image; with data.patches use rope or none"
         )
-    net = module(config.model, side, num_classes, scale)
+    net = module(config.model, size, num_classes, scale)
 
     def apply(
         params: Params,
@@ -88,7 +92,7 @@ def network(config: Config, num_classes: int) -> Network:
 
     def init(key: Key) -> Params:
         label = jnp.zeros(1, jnp.int32) if num_classes else None
-        z_t = jnp.zeros((1, side, side, 3))
+        z_t = jnp.zeros((1, *size, CHANNELS))
         return net.init(key, z_t, jnp.zeros(1), Conditioning(label=label))["params"]
 
     kinds = {kind: kind for kind in parameterization.KINDS}
@@ -96,13 +100,13 @@ def network(config: Config, num_classes: int) -> Network:
     return Network(
         apply=apply,
         init=init,
-        size=(side, side, 3),
+        size=(*size, CHANNELS),
         num_classes=num_classes,
         kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
         family=pick(families, config.diffusion.family, "diffusion.family"),
         knows_place=patches is not None and _knows_place(config.model),
         largest=largest,
-        # Of images that keep their own, any.
+        # Images that keep their own aspect ratio may have any.
         aspect=1.0 if patches is None else patches.aspect or math.inf,
     )
 
@@ -112,10 +116,10 @@ def _knows_place(m: Config) -> bool:
     return m.place_bands > 0 or knows_scale or m.position == "rope"
 
 
-def module(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.Module:
-    """Returns the linen module of a `model` section for square inputs of this side.
+def module(m: Config, size: Size, num_classes: int, scale: position.Scale) -> nn.Module:
+    """Returns the linen module of a `model` section for inputs of this size.
 
-    `scale` says what sides their whole images have.
+    `scale` has the range of sides of their full images.
     """
     networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
     make = pick(networks, m.name, "model.name")
@@ -124,7 +128,7 @@ def module(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.
     mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
     net = make(
         m,
-        side,
+        size,
         mixture,
         embedding=conditions.Embedding(
             channels=m.emb_channels,
@@ -138,23 +142,23 @@ def module(m: Config, side: int, num_classes: int, scale: position.Scale) -> nn.
         dtype=_dtype(m.dtype),
         remat=None if m.remat == "none" else m.remat,
     )
-    # Here rather than in the first call: the error can then name the key.
+    # Check here rather than in the first call, so that the error names the key.
     try:
-        patching.check_size((side, side), m.patching, len(net.levels))
+        patching.check_size(size, m.patching, len(net.levels))
     except ValueError as error:
-        raise ValueError(f"data.resolution={side}: {error}") from None
+        raise ValueError(f"data.resolution={size[0]}: {error}") from None
     return net
 
 
 def _dtype(name: str | None) -> Any:
     if name is None:
-        # bfloat16 halves the time on accelerators and doubles it on CPUs.
+        # bfloat16 takes half the time on accelerators and twice the time on CPUs.
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     names = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     return pick(names, name, "model.dtype")
 
 
-def _style(m: Config, mixture: safa.Mixture, **of_some: Any) -> Style:
+def _style(m: Config, mixture: safa.Mixture, **optional: Any) -> Style:
     paddings = {"zeros": "zeros", "edge": "edge"}
     return Style(
         padding=pick(paddings, m.padding, "model.padding"),
@@ -165,12 +169,13 @@ def _style(m: Config, mixture: safa.Mixture, **of_some: Any) -> Style:
         qk_norm=m.qk_norm,
         position=m.position,
         attention=m.attention,
-        **of_some,
+        **optional,
     )
 
 
-def _unet(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Module:
-    finest = side // patching.parse(m.patching).factor
+def _unet(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Module:
+    # The shorter side names the level, as `attention_resolutions` counts.
+    finest = min(size) // patching.parse(m.patching).factor
     levels = []
     columns = dict(channels=m.channels, blocks=m.blocks, heads=m.heads, safa=_safa(m))
     for k, row in enumerate(_rows(**columns)):
@@ -185,7 +190,7 @@ def _unet(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Modu
     return unet.UNet(tuple(levels), style=_style(m, mixture, skip=m.skip), **common)
 
 
-def _uvit(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Module:
+def _uvit(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Module:
     levels = [
         Level(**row, blocks_up=row["blocks"] + m.extra_up_blocks)
         for row in _rows(channels=m.channels, blocks=m.blocks, safa=_safa(m))
@@ -199,7 +204,7 @@ def _uvit(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Modu
     )
     return uvit.UViT(
         (*levels, trunk),
-        training_size=(side, side),
+        training_size=size,
         style=_style(m, mixture, skip=m.skip, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
@@ -207,7 +212,7 @@ def _uvit(m: Config, side: int, mixture: safa.Mixture, **common: Any) -> nn.Modu
 
 
 def _residual_uvit(
-    m: Config, side: int, mixture: safa.Mixture, **common: Any
+    m: Config, size: Size, mixture: safa.Mixture, **common: Any
 ) -> nn.Module:
     rows = _rows(
         channels=m.channels,
@@ -219,7 +224,7 @@ def _residual_uvit(
     )
     return residual_uvit.ResidualUViT(
         tuple(Level(**v, blocks_up=v["blocks"] + m.extra_up_blocks) for v in rows),
-        training_size=(side, side),
+        training_size=size,
         style=_style(m, mixture, token_norm=m.token_norm, film=m.film),
         scan_unroll=m.scan_unroll,
         **common,
@@ -235,7 +240,7 @@ def _rows(**columns: Sequence) -> list[dict[str, Any]]:
     """Returns the columns of a level table as rows."""
     if len({len(column) for column in columns.values()}) != 1:
         lengths = ", ".join(f"{name}: {len(v)}" for name, v in columns.items())
-        raise ValueError(f"model: one entry per level is needed, got {lengths}")
+        raise ValueError(f"model: columns need one entry per level, got {lengths}")
     return [
         dict(zip(columns, row, strict=True))
         for row in zip(*columns.values(), strict=True)

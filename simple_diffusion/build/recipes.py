@@ -14,8 +14,8 @@ from simple_diffusion import configs
 
 def names() -> list[str]:
     """Returns the names of the recipes that come with the library."""
-    # Most files define a recipe; base.py and a few others hold what recipes share.
-    # The files are read, not run: a name must not depend on what another recipe needs.
+    # base.py and a few other files define no recipe, only parts that recipes share.
+    # Read the files without running them: one broken recipe must not hide the others.
     return sorted(
         path.stem
         for path in _folder().glob("*.py")
@@ -24,11 +24,11 @@ def names() -> list[str]:
 
 
 def resolve(text: str) -> str:
-    """Returns `path[:variant]` of a recipe that is given by name or by path.
+    """Returns `path[:variant]` of a recipe, given its name or path.
 
     Args:
       text: `quickstart`, `imagenet512:uvit`, or the path of a file, `mine.py:variant`.
-        What ends in .py or has a slash in it is a path.
+        A text that ends in .py or contains a slash is a path.
 
     Raises:
       ValueError: there is no recipe of that name.
@@ -48,10 +48,10 @@ def resolve(text: str) -> str:
 
 
 def load(text: str) -> ConfigDict:
-    """Returns the config of a recipe, to change and to build from.
+    """Returns the config of a recipe.
 
     Args:
-      text: name or path, with `:variant` if need be; see `resolve`.
+      text: name or path, optionally with `:variant`; see `resolve`.
 
     Raises:
       ValueError: there is no recipe of that name, or it has no such variant.

@@ -23,10 +23,10 @@ SOLVERS = ("ancestral", "ddim", "heun", "dpmpp_2m")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which images are drawn.
+    """The images to sample.
 
     labels: the class of each image, [count].
-    batch_size: images at a time.
+    batch_size: number of images per batch.
     """
 
     labels: np.ndarray
@@ -34,10 +34,10 @@ class Plan:
 
 
 def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
-    """Returns which images `config.sample` asks for.
+    """Returns the images that `config.sample` asks for.
 
     Raises:
-      ValueError: for numbers below 1 and for classes that do not exist.
+      ValueError: a number is below 1, or a class does not exist.
     """
     c = config.sample
     for key in ("count", "batch_size"):
@@ -50,12 +50,12 @@ def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointChoice:
-    """Which parameters of a run are loaded, and of which run that guides it.
+    """Which parameters to load, of the run and of the weaker model that guides it.
 
     weights: "ema", "params" or "power_LENGTH".
     step: of the checkpoint; None is the newest.
-    is_best: take the best checkpoint in place of it.
-    guidance_workdir, guidance_step: of the weaker model to guide by, if any.
+    is_best: whether to load the best checkpoint instead.
+    guidance_workdir, guidance_step: of the weaker model for guidance, if there is one.
     """
 
     weights: str
@@ -66,10 +66,10 @@ class CheckpointChoice:
 
 
 def checkpoint_choice(config: Config) -> CheckpointChoice:
-    """Returns which parameters `config.sample` asks for.
+    """Returns the checkpoint that `config.sample` asks for.
 
     Raises:
-      ValueError: two checkpoints are asked for.
+      ValueError: the config names two checkpoints.
     """
     c = config.sample
     if c.best_checkpoint and c.checkpoint_step is not None:
@@ -88,16 +88,16 @@ def checkpoint_choice(config: Config) -> CheckpointChoice:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How images are drawn, as far as it does not depend on parameters.
+    """A sampler, as far as it does not depend on parameters.
 
     size: height and width of the images in pixels.
-    draw: (weights, seed [b], index [b], label [b]) -> uint8 images [b, h, w, c]; pure,
-      and an image depends on its own seed, index and label alone.
-    seed: that of the config.
-    network_calls: per image, a guided one counting once.
-    guidance: the weight in effect: 1 where there is nothing to be guided by.
-    windows: how many an image is made of; None if it is made at once. Devices then
-      share the windows of each image, otherwise the images of a batch.
+    draw: (weights, seed [b], index [b], label [b]) -> uint8 images [b, h, w, c]. A pure
+      function; an image depends only on its own seed, index and label.
+    seed: the seed of the config.
+    network_calls: per image; a guided call counts once.
+    guidance: the weight in effect; 1 if guidance is not possible.
+    windows: number of windows of an image; None without windows. With windows the
+      devices share the windows of each image, otherwise the images of a batch.
     """
 
     size: tuple[int, int]
@@ -121,21 +121,21 @@ def sampling(
 ) -> Sampling:
     """Returns the sampler of `config.sample`.
 
-    A model that has neither classes nor a weaker model is not guided.
+    A model with neither classes nor a weaker model is not guided.
 
     Args:
       config: the whole config.
       net: the model.
-      weak: the model to guide by, if not by the null class.
-      size: HxW, in place of `sample.size`.
-      size_key: where that comes from, for messages.
-      mesh: the devices that share windows, if there are any.
+      weak: the weaker model for guidance; None guides by the null class.
+      size: HxW, instead of `sample.size`.
+      size_key: config key of `size`, for messages.
+      mesh: the devices that share windows; None without windows.
       codec: from the space of the model to images.
       progress: called on the host at every step of the solver.
 
     Raises:
-      ValueError: for unknown names, sizes the network cannot divide, and a weaker model
-        in which z has another scale.
+      ValueError: a name is unknown, the network does not support a size, or z has
+        another scale in the weaker model.
     """
     c = config.sample
     key = "sample.size" if size is None else size_key
@@ -143,13 +143,13 @@ def sampling(
         raise ValueError(f"sample.steps={c.steps} must be at least 1")
     fine = image_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
     coarse = _coarse(config, net, fine)
-    # Without anything to be guided by, 1: a recipe's guidance must not stop a folder of
-    # pictures that has no classes.
+    # Without classes and a weaker model the weight is 1: the guidance of a recipe must
+    # not be an error for an image folder without classes.
     guided = net.num_classes > 0 or weak is not None
-    own = denoising(config, net, weak, guided=guided, clip=c.clip)
-    for each in (fine, coarse or fine):
-        own.check(each)
-    # Read here: what is traced later must not look at the config.
+    guided_model = denoising(config, net, weak, guided=guided, clip=c.clip)
+    for geometry in (fine, coarse or fine):
+        guided_model.check(geometry)
+    # Read the config here: traced functions must not depend on it later.
     channels, family = net.size[2], net.family
     step = solver(config, c.solver, family, c.eta)
     if not 0 < c.coarse_time <= 1:
@@ -166,7 +166,7 @@ def sampling(
             return jax.vmap(lambda s, k: rng.example_key(s, name, k))(seed, index)
 
         def sample(geometry: ImageGeometry) -> jax.Array:
-            denoise = own.on(geometry, weights, label)
+            denoise = guided_model.on(geometry, weights, label)
             shape = (*geometry.size, channels)
             return loop.sample(
                 *(denoise, step, geometry.grid, keys("sample"), shape, family),
@@ -176,7 +176,7 @@ def sampling(
         x = sample(coarse or fine)
         if coarse is not None:
             x = loop.refine(
-                *(own.on(fine, weights, label), step, fine.grid[late:]),
+                *(guided_model.on(fine, weights, label), step, fine.grid[late:]),
                 *(keys("refine"), fine.enlarge(x, coarse.box), family),
                 progress=_stage(progress, stages, 1),
             )
@@ -197,7 +197,7 @@ def sampling(
 
 
 def _stage(progress: Progress | None, steps: list[int], stage: int) -> Progress | None:
-    """Returns the progress of one of several stages, counted over all of them."""
+    """Returns the callback of one stage, which counts the steps of all stages."""
     if progress is None:
         return None
     before = sum(steps[:stage])
@@ -207,13 +207,13 @@ def _stage(progress: Progress | None, steps: list[int], stage: int) -> Progress 
 def samplers_of_extra_sizes(
     config: Config, net: Network, mesh: Mesh | None = None
 ) -> dict[str, Sampling]:
-    """Returns samplers of the sizes that are shown at the end of training."""
+    """Returns samplers of the extra sizes that are sampled at the end of training."""
     sizes = config.sample.also_sizes
     return {size: sampling(config, net, size=size, mesh=mesh) for size in sizes}
 
 
 def _coarse(config: Config, net: Network, fine: ImageGeometry) -> ImageGeometry | None:
-    """Returns the geometry of the image that is drawn first; None if there is none."""
+    """Returns the geometry of the coarse image; None without one."""
     text = config.sample.coarse_size
     if text is None:
         return None
@@ -236,16 +236,16 @@ def parse_classes(
     count: int,
     key: str = "sample.classes",
 ) -> list[int]:
-    """Returns class numbers of "sun,3,house"; None is all classes.
+    """Returns class numbers of "sun,3,house"; None means all classes.
 
     Args:
       text: names and numbers, separated by commas.
-      names: of the classes, possibly empty.
-      count: number of classes; 0 for a model without.
-      key: where the text comes from, for messages.
+      names: class names, possibly empty.
+      count: number of classes; 0 for a model without classes.
+      key: config key of the text, for messages.
 
     Raises:
-      ValueError: a class that does not exist, with those that do.
+      ValueError: a class does not exist; the message lists those that do.
     """
     if text is None:
         return list(range(max(count, 1)))
@@ -268,7 +268,7 @@ def solver(config: Config, name: str, family: process.Family, eta: float) -> Sol
     """Returns a solver by name.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: the name is unknown.
     """
     gamma = config.sample.gamma
     table = {
@@ -281,5 +281,5 @@ def solver(config: Config, name: str, family: process.Family, eta: float) -> Sol
 
 
 def calls_per_step(name: str) -> int:
-    """Returns how often a solver calls the network in a step."""
+    """Returns the number of network calls per solver step."""
     return 2 if name == "heun" else 1

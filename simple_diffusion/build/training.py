@@ -11,18 +11,19 @@ from jax.sharding import Mesh, NamedSharding
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
-# Sources that make their images say they have as many as this, or more.
+# Sources that generate their images report at least this many.
 ENDLESS = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run does when; all durations in steps, None or 0 for never.
+    """The schedule of a run; all durations are in steps, None or 0 means never.
 
-    keep: newest checkpoints that are kept; keep_every: those kept for good.
-    skips_allowed: steps in a row that may be skipped because they are not finite.
+    keep: number of newest checkpoints to keep; keep_every: interval of the checkpoints
+      that are never deleted.
+    skips_allowed: number of consecutive non-finite steps that may be skipped.
     profile: number of steps to trace.
-    snapshot_every: how often the power-function averages are stored.
+    snapshot_every: interval at which the power-function averages are stored.
     """
 
     seed: int
@@ -41,14 +42,18 @@ class Plan:
 
 
 def plan(config: Config, epoch: int) -> Plan:
-    """Returns the plan of a run whose epochs have so many examples.
+    """Returns the plan of a run.
+
+    Args:
+      config: the whole config.
+      epoch: number of examples in an epoch.
 
     Raises:
-      ValueError: a duration that is set twice or, where it is needed, not at all; a
-        number that makes no sense; all naming the key.
+      ValueError: a duration is set twice, a required one is not set, or a number is out
+        of range. The message names the key.
     """
     c = config.train
-    # Two checkpoints, or there is nothing to fall back to when the newest is damaged.
+    # At least two checkpoints: if the newest is damaged, the other one is loaded.
     for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
         if c[key] < least:
             raise ValueError(f"train.{key}={c[key]} must be at least {least}")
@@ -65,7 +70,7 @@ def plan(config: Config, epoch: int) -> Plan:
             f"train.accumulate={c.accumulate}"
         )
 
-    def needed(name: str) -> int:
+    def required(name: str) -> int:
         value = optional(name)
         if not value:
             raise ValueError(
@@ -80,9 +85,9 @@ def plan(config: Config, epoch: int) -> Plan:
         seed=c.seed,
         batch_size=c.batch_size,
         accumulate=c.accumulate,
-        total=needed("total"),
-        log_every=needed("log_every"),
-        checkpoint_every=needed("checkpoint_every"),
+        total=required("total"),
+        log_every=required("log_every"),
+        checkpoint_every=required("checkpoint_every"),
         sample_every=optional("sample_every"),
         evaluate_every=optional("evaluate_every"),
         snapshot_every=config.ema.snapshot_every_steps,
@@ -103,7 +108,7 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
       epoch: examples in an epoch.
 
     Raises:
-      ValueError: two of the three are set, naming both; one is negative, or in epochs
+      ValueError: two of the three keys are set, one is negative, or it counts epochs
         of a source that has none.
     """
     examples = {"steps": batch_size, "epochs": epoch, "examples": 1}
@@ -111,9 +116,7 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
     given = {unit: value for unit, value in values.items() if value}
     if len(given) > 1:
         keys = " and ".join(f"train.{name}_{u}={v}" for u, v in given.items())
-        raise ValueError(
-            f"{keys} are two ways to say one duration; set one of them to 0"
-        )
+        raise ValueError(f"{keys} both set the same duration; set one of them to 0")
     if not given:
         return None
     ((unit, value),) = given.items()
@@ -128,25 +131,25 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
 
 
 def mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the mesh over all devices, or over those given.
+    """Returns the mesh over all devices, or over the given ones.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices, do not suit its
+      ValueError: the axes do not multiply to the number of devices, do not fit the
         slices, or cannot share the rows of an image equally.
     """
     c = config.mesh
-    made = sharding.make_mesh(c.data, c.fsdp, c.tensor, devices, slices=c.slices)
-    side, ways = config.data.resolution, made.shape["tensor"]
+    device_mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor, devices, slices=c.slices)
+    side, ways = config.data.resolution, device_mesh.shape["tensor"]
     if c.split_rows and side % ways:
         raise ValueError(
             f"mesh.split_rows=True needs data.resolution={side} to be a multiple of "
             f"mesh.tensor={ways}, the devices that share the rows of an image"
         )
-    return made
+    return device_mesh
 
 
 def batch_shardings(config: Config, devices: Mesh) -> Callable[[int], NamedSharding]:
-    """Returns where an array of a training batch lies, by its rank."""
+    """Returns the sharding of an array of a training batch, given its rank."""
     return sharding.batch_shardings(devices, config.mesh.split_rows)
 
 
@@ -167,10 +170,10 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
 
 
 def watch(config: Config) -> cluster.Watchdog:
-    """Returns what says where a run stands still; every process prints its own.
+    """Returns the watchdog that reports a stalled run; every process prints its own.
 
     Raises:
-      ValueError: seconds that make no sense.
+      ValueError: a number of seconds is out of range.
     """
     c = config.train
     for key in ("stall_warning_seconds", "peer_timeout_seconds"):
@@ -189,10 +192,10 @@ def watch(config: Config) -> cluster.Watchdog:
 
 
 def adam(config: Config, total_steps: int) -> optimizer.Optimizer:
-    """Returns the optimizer of a run of so many steps.
+    """Returns the optimizer of a run of `total_steps` steps.
 
     Raises:
-      ValueError: for unknown names, or a weight decay that nothing would use.
+      ValueError: a name is unknown, or the optimizer would ignore the weight decay.
     """
     c = config.optimizer
     pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
@@ -223,7 +226,7 @@ def adam(config: Config, total_steps: int) -> optimizer.Optimizer:
 
 
 def averages(config: Config) -> dict[str, ema.Average]:
-    """Returns the tracked averages: "main", and "power_0.05" and so on."""
+    """Returns the tracked averages: "main", and for example "power_0.05"."""
     c = config.ema
     tracked: dict[str, ema.Average] = {"main": ema.Exponential(c.decay, c.warmup)}
     for sigma_rel in c.power:

@@ -1,1 +1,1 @@
-"""Layer 6: a trained model put to use: load, sample, restore, evaluate, export."""
+"""Layer 6: using a trained model: load, sample, restore, evaluate, export."""

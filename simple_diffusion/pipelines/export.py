@@ -2,12 +2,12 @@
 
 model.safetensors   one set of parameters, float32 or bfloat16
 config.json         the config of the run, with every key
-process.json        what the parameters mean: prediction, schedule, sizes, null class
-classes.json        names of the classes, in the order of their numbers
+process.json        meaning of the parameters: prediction, schedule, size, null class
+classes.json        names of the classes, by number
 metrics.json        the last evaluation of the run, if there was one
-samples.png         samples, if the run has a picture of some
+samples.png         grid of samples, if the run has one
 README.md           a model card for the Hugging Face hub
-SHA256SUMS          of all these, checked when the folder is loaded
+SHA256SUMS          checksums of these files, checked when the folder is loaded
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What an export folder holds; the fields are the arguments of `model.Model`."""
+    """The content of an export folder; the fields are the arguments of `model.Model`."""
 
     config: Config
     trained: Trained
@@ -55,17 +55,19 @@ def save(model: Exported, folder: Path, *, dtype: str = "float32") -> Path:
     """Writes an export folder and returns it.
 
     Args:
-      model: what is written; the weaker model to guide by is not.
-      folder: is made; the files of an earlier export there are replaced.
+      model: the model to write, without its weaker model for guidance.
+      folder: created if it does not exist; files of an earlier export are replaced.
       dtype: of the stored parameters, "float32" or "bfloat16".
 
     Raises:
-      ValueError: for another dtype, or a folder that holds something else.
-      OSError: if it cannot be written.
+      ValueError: the dtype is unknown, or the folder holds other files.
+      OSError: the folder cannot be written.
     """
     kind = pick(DTYPES, dtype, "dtype")
     if folder.exists() and any(folder.iterdir()) and not (folder / PROCESS).exists():
-        raise ValueError(f"{folder} is not empty and holds no export; name another")
+        raise ValueError(
+            f"{folder} is not empty and holds no export; choose another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(model.trained.weights.network, sep="/")
     params = {name: jnp.asarray(jax.device_get(v), kind) for name, v in flat.items()}
@@ -91,7 +93,7 @@ def save(model: Exported, folder: Path, *, dtype: str = "float32") -> Path:
 
 
 def describe(model: Exported, dtype: str) -> dict[str, Any]:
-    """Returns what the parameters mean, as plain JSON."""
+    """Returns the meaning of the parameters, as plain JSON."""
     config, trained = model.config, model.trained
     net, settings = trained.net, json.loads(config.diffusion.to_json_best_effort())
     size = [side * trained.codec.factor for side in net.size[:2]]
@@ -115,10 +117,10 @@ def describe(model: Exported, dtype: str) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Exported:
-    """Returns what an export folder holds, on all devices of this machine.
+    """Returns the content of an export folder, on all devices of this machine.
 
     Raises:
-      ValueError: a file is missing, damaged, of a newer format, or does not fit.
+      ValueError: a file is missing, damaged, of a newer format, or does not match.
     """
     process = _read_json(folder / PROCESS)
     if process.get("format", 0) > FORMAT:
@@ -151,15 +153,15 @@ def _read_params(path: Path, net: network.Network) -> Params:
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     expected: Any = traverse_util.flatten_dict(shapes, sep="/")
     try:
-        found = safetensors.flax.load_file(path)
+        stored = safetensors.flax.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted(found.keys() - expected.keys())
+    missing = sorted(expected.keys() - stored.keys())
+    unexpected = sorted(stored.keys() - expected.keys())
     differing = [
-        f"{name} is {list(found[name].shape)}, not {list(leaf.shape)}"
+        f"{name} is {list(stored[name].shape)}, not {list(leaf.shape)}"
         for name, leaf in expected.items()
-        if name in found and found[name].shape != leaf.shape
+        if name in stored and stored[name].shape != leaf.shape
     ]
     for what, names in (
         ("lacks", missing),
@@ -169,14 +171,14 @@ def _read_params(path: Path, net: network.Network) -> Params:
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ValueError(f"{path} {what} {', '.join(names[:5])}{more}")
-    flat = {name: leaf.astype(jnp.float32) for name, leaf in found.items()}
+    flat = {name: leaf.astype(jnp.float32) for name, leaf in stored.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _check_sums(folder: Path) -> None:
     """Raises ValueError for a file that is missing or damaged.
 
-    The card is not checked: people edit it.
+    The model card is not checked, because people edit it.
     """
     path = folder / SUMS
     if not path.exists():
@@ -188,8 +190,8 @@ def _check_sums(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing")
         with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != expected:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not {SUMS}'s")
 
 

@@ -1,17 +1,17 @@
-"""Grids of images for a person, and the names of image files."""
+"""Grids of images for viewing, and the names of image files."""
 
 import numpy as np
 from etils import epath
 
 from simple_diffusion.core import images
 
-# Smaller images are enlarged by whole factors up to this side, or nobody sees them.
+# Smaller images are enlarged by an integer factor up to this side, to be visible.
 VISIBLE = 64
 MAX_COLUMNS = 16
 
 
 def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> None:
-    """Writes images in rows; where the classes come in turn, each has its column."""
+    """Writes images in rows; if the classes repeat in turn, each gets a column."""
     n = len(labels)
     turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))
     columns = next((k for k in turns if (labels[k:] == labels[: n - k]).all()), None)
@@ -21,12 +21,12 @@ def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> No
 
 
 def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> None:
-    """Writes images in rows of so many; small ones are enlarged by a whole factor."""
+    """Writes images in rows; small images are enlarged by an integer factor."""
     factor = max(1, VISIBLE // min(pictures.shape[1:3]))
     images.write_png(path, images.enlarge(images.grid(pictures, columns), factor))
 
 
 def file_name(number: int, digits: int, name: str) -> str:
-    """Returns "007_some_name.png"; what a file system might not like is left out."""
+    """Returns "007_some_name.png"; special characters are replaced by underscores."""
     safe = "".join(c if c.isalnum() else "_" for c in name)
     return f"{number:0{digits}d}_{safe}.png"

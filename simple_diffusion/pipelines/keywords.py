@@ -1,7 +1,7 @@
 """Keyword arguments of `Model`: the keys of the config, with the same names.
 
-A test compares them with `configs/base.py`, so that Python and the command line cannot
-drift apart. A keyword that is not given has the value of the run's config.
+A test compares them with `configs/base.py`, so that Python and the command line stay
+the same. The default of every keyword is the value in the run's config.
 """
 
 import json
@@ -45,7 +45,7 @@ class SampleKeys(TypedDict, total=False):
 class RestoreKeys(TypedDict, total=False):
     """Keys of the section `restore`, and those of `sample` that a restoration uses.
 
-    A name that both sections have is that of `restore`.
+    A name that both sections have sets the key of `restore`.
     """
 
     degrade: bool
@@ -91,7 +91,7 @@ class RestoreKeys(TypedDict, total=False):
 
 
 _KEYS = {"sample": SampleKeys, "restore": RestoreKeys}
-# Keys of `sample` that decide which weights are loaded.
+# Keys of `sample` that decide which weights are loaded -> arguments of `load`.
 OF_LOAD = {
     "weights": "weights",
     "checkpoint_step": "step",
@@ -102,11 +102,11 @@ OF_LOAD = {
 
 
 def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
-    """Sets keys of a section, as the command line would.
+    """Sets keys of a section, as the command line does.
 
     Raises:
-      ValueError: there is no such key, it is one of `load`, or its value is of another
-        type.
+      ValueError: a key does not exist, it is an argument of `load`, or its value has
+        the wrong type.
     """
     known = typing.get_type_hints(_KEYS[section])
     for key, value in keys.items():
@@ -117,7 +117,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
             )
         if key not in config[section] or not (key in known or key == "classes"):
             raise ValueError(
-                f"{section}.{key}: there is no such keyword; known: "
+                f"{section}.{key}: there is no such keyword; known are "
                 f"{', '.join(sorted(known))}"
             )
         if key.endswith("size") and isinstance(value, tuple | list):
@@ -130,7 +130,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Raises ValueError for a value that is not of an annotated type."""
+    """Raises ValueError for a value that does not have its annotated type."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     allowed = tuple(typing.get_origin(option) or option for option in options)
     if float in allowed:
@@ -145,14 +145,14 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 
 def join_classes(classes: Classes) -> str:
-    """Returns classes by name or number as the config states them: "sun,3,house"."""
+    """Returns classes, by name or number, in the form of the config: "sun,3,house"."""
     if isinstance(classes, str | int):
         return str(classes)
     return ",".join(str(word) for word in classes)
 
 
 def fingerprint(config: Config, sections: Sequence[str], without: Sequence[str]) -> str:
-    """Returns a text that is the same for the same keys of some sections."""
+    """Returns a string that is equal for equal values of the keys of some sections."""
     kept = {
         f"{section}.{key}": value
         for section in sections

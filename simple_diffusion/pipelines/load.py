@@ -30,9 +30,9 @@ def load(
       weights: "ema", "params" or "power_LENGTH" such as "power_0.07"; by default
         `sample.weights` of the run. An exported folder has one of them.
       step: of the checkpoint of a run; by default the newest.
-      best: take the checkpoint that `evaluate.best_metric` was best for.
-      guidance_workdir: a run whose weaker model guides this one.
-      guidance_step: of its checkpoint; by default the newest.
+      best: load the checkpoint with the best `evaluate.best_metric`.
+      guidance_workdir: workdir of a run whose weaker model guides this one.
+      guidance_step: step of its checkpoint; by default the newest.
 
     Raises:
       ValueError: there is no trained model, or not these weights.
@@ -63,11 +63,11 @@ def load(
     for key, value in changes.items():
         if value is not None:
             config.sample[key] = value
-    # Of the machine it was trained on; here there may be fewer devices.
+    # The stored mesh is that of the training machine; here there may be fewer devices.
     config.mesh.update(data=-1, fsdp=1, tensor=1, slices=1, split_rows=False)
-    # Late: whoever loads an exported folder needs neither orbax nor optax.
-    opening = importlib.import_module("simple_diffusion.pipelines.open_run")
-    return opening.open_run(config, text)
+    # Import it late: loading an exported folder needs neither orbax nor optax.
+    open_run = importlib.import_module("simple_diffusion.pipelines.open_run")
+    return open_run.open_run(config, text)
 
 
 def _download(text: str) -> Path:

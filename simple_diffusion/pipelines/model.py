@@ -272,7 +272,7 @@ class Model:
         Args:
           images: as the inputs of `restore`; a uint8 array may have a batch axis.
         """
-        batch = arrays.batch_of(images, self.config.data.get("channels", 3))
+        batch = arrays.batch_of(images, network.CHANNELS)
         codec, weights = self.trained.codec, self.trained.weights
         return codec.encode(weights.codec, pixels.to_unit_range(batch))
 

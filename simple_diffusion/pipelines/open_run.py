@@ -22,13 +22,13 @@ _POWER = "power_"
 
 
 def open_run(config: Config, workdir: str) -> Model:
-    """Returns the model of a workdir, as `config` describes it.
+    """Returns the model of a workdir that `config` describes.
 
     The weights are those that `config.sample` names, on the devices of `config.mesh`.
 
     Raises:
-      ValueError: nothing was trained there, or not these weights.
-      CheckpointError: there is no such checkpoint, or it does not fit the config.
+      ValueError: there is no trained model, or not these weights.
+      CheckpointError: there is no such checkpoint, or it does not match the config.
     """
     folder = files.resolve_folder(workdir)
     classes = runs.load_classes(folder)
@@ -62,8 +62,8 @@ def load_weights(
     folder = workdir / (BEST if choice.is_best else CHECKPOINTS)
     if choice.is_best and not (folder.exists() and any(folder.iterdir())):
         raise ValueError(
-            f"sample.best_checkpoint=True: {workdir} has no checkpoint that was found "
-            "best; train with train.evaluate_every_steps to keep one"
+            f"sample.best_checkpoint=True: {workdir} has no best checkpoint; "
+            "train with train.evaluate_every_steps to store one"
         )
     return load_named(workdir, net, mesh, choice.weights, choice.step, folder)
 
@@ -76,20 +76,20 @@ def load_named(
     step: int | None = None,
     folder: epath.Path | None = None,
 ) -> tuple[int | None, Params]:
-    """Returns (step, parameters), each device holding only its part.
+    """Returns (step, parameters), sharded over the devices.
 
     Args:
       workdir: of the training run.
       net: the network they are for.
       mesh: the devices.
-      name: "ema", "params", or "power_LENGTH"; a length that was not tracked is made
-        from the snapshots of the lengths that were.
+      name: "ema", "params", or "power_LENGTH"; a length that was not tracked is
+        reconstructed from the snapshots of the tracked lengths.
       step: of the checkpoint; by default the newest.
-      folder: of the checkpoints, by default that of the newest ones.
+      folder: of the checkpoints; by default that of the newest ones.
 
     Raises:
-      ValueError: for a name of another form, or a checkpoint without the average.
-      CheckpointError: if there is no such checkpoint or it does not fit the model.
+      ValueError: the name has another form, or the checkpoint has no such average.
+      CheckpointError: there is no such checkpoint, or it does not match the model.
     """
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     abstract = jax.tree.map(
@@ -107,7 +107,7 @@ def load_named(
         except store.MissingTree as error:
             raise ValueError(
                 f"sample.weights={name}: the checkpoint in {folder} holds no average; "
-                "sample.weights=params takes the parameters as the last step left them"
+                "sample.weights=params loads the parameters of the last step"
             ) from error
     length = name.removeprefix(_POWER)
     try:
@@ -131,17 +131,17 @@ def load_named(
 def load_weak(
     config: Config, num_classes: int, mesh: Mesh
 ) -> tuple[Network | None, Params | None]:
-    """Returns the weaker model to guide by and its parameters; None if there is none.
+    """Returns the weaker model for guidance and its parameters; None without one.
 
-    Of whatever size it was trained in; of the same run, an earlier step.
+    It may be a model of any size, or an earlier step of the same run.
 
     Args:
-      config: whose `sample.guidance_workdir` names it.
+      config: the whole config; `sample.guidance_workdir` names the weaker model.
       num_classes: of the model that it guides.
       mesh: the devices.
 
     Raises:
-      ValueError: it is of another version of this library, or was never trained.
+      ValueError: another version of this library wrote it, or it was never trained.
       CheckpointError: as `load_named`.
     """
     choice = sampling.checkpoint_choice(config)
@@ -152,8 +152,8 @@ def load_weak(
         weak = network.network(runs.load_config(folder), num_classes)
     except (AttributeError, KeyError) as error:
         raise ValueError(
-            f"sample.guidance_workdir={folder}: its config.json is of another version "
-            f"of this library ({error})"
+            f"sample.guidance_workdir={folder}: another version of this library wrote "
+            f"its config.json ({error})"
         ) from error
     _, params = load_named(folder, weak, mesh, choice.weights, choice.guidance_step)
     return weak, params

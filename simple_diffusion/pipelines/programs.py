@@ -1,4 +1,4 @@
-"""Functions of a model, compiled for the devices that a batch is spread over."""
+"""Functions of a model, compiled for the devices that share a batch."""
 
 import contextlib
 import dataclasses
@@ -18,9 +18,9 @@ from simple_diffusion.training import sharding
 
 
 class Program(NamedTuple):
-    """A function of a model and a batch, compiled for the devices it is spread over.
+    """A function of a model and a batch, compiled for the devices that share the batch.
 
-    batch_size: images at a time.
+    batch_size: number of images per call.
     call: (weights, *arrays of the batch) -> arrays on the host.
     """
 
@@ -31,36 +31,33 @@ class Program(NamedTuple):
 def compile_program(
     function: Callable[..., Any], mesh: Mesh, batch_size: int, windows: int | None
 ) -> Program:
-    """Returns a function compiled for a mesh, at its first call.
+    """Returns a function that is compiled for a mesh at its first call.
 
     Args:
       function: (weights, *arrays [b, ...]) -> arrays [b, ...].
       mesh: the devices.
-      batch_size: images at a time, rounded up to a multiple of the devices that share
-        it; where they share windows, there is one image at a time.
-      windows: how many an image is made of; None if it is made at once.
+      batch_size: number of images per call, rounded up to a multiple of the devices
+        that share a batch. If the devices share windows, it is one image per call.
+      windows: number of windows of an image; None without windows.
     """
-    place, most = sharding.replicated_sharding(mesh), 1
+    placement, rounded_size = sharding.replicated_sharding(mesh), 1
     if windows is None:
         function = sharding.pin_feature_maps(function, mesh)
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        most = math.ceil(batch_size / ways) * ways
-        place = sharding.batch_sharding(mesh)
-    # Gathered: every process can then write images that another one's devices made.
+        devices = mesh.shape["data"] * mesh.shape["fsdp"]
+        rounded_size = math.ceil(batch_size / devices) * devices
+        placement = sharding.batch_sharding(mesh)
+    # Replicate the output, so that every process can write the images of all devices.
     compiled = jax.jit(function, out_shardings=sharding.replicated_sharding(mesh))
 
     def call(weights: Any, *batch: HostOrDevice) -> Any:
-        return jax.device_get(compiled(weights, *jax.device_put(batch, place)))
+        return jax.device_get(compiled(weights, *jax.device_put(batch, placement)))
 
-    return Program(most, call)
+    return Program(rounded_size, call)
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawer:
-    """Draws the images of a model in batches.
-
-    Compiled once, however often it is called.
-    """
+    """Samples images of a model in batches; the program is compiled once."""
 
     program: Program
     seed: int
@@ -68,20 +65,20 @@ class Drawer:
     def __call__(
         self, weights: Weights, labels: np.ndarray, start: int = 0
     ) -> Iterator[np.ndarray]:
-        """Yields uint8 images, from the `start`-th on, one for each label."""
+        """Yields batches of uint8 images, one image per label, from index `start`."""
         sample, batch_size = self._sample(weights), self.program.batch_size
         yield from generate.generate(sample, labels, batch_size, start)
 
     def draw_at(
         self, weights: Weights, labels: np.ndarray, places: Sequence[int]
     ) -> np.ndarray:
-        """Returns the images at some places alone."""
+        """Returns only the images at the given indices."""
         sample, batch_size = self._sample(weights), self.program.batch_size
         return generate.generate_subset(sample, labels, places, batch_size)
 
     def _sample(self, weights: Weights) -> Callable[..., Any]:
         def sample(index: np.ndarray, label: np.ndarray) -> Any:
-            # An argument, so that another seed does not compile again.
+            # Pass the seed as an argument, so that a new seed does not compile again.
             seed = np.full(len(index), self.seed, np.uint32)
             return self.program.call(weights, seed, index, label)
 
@@ -89,16 +86,16 @@ class Drawer:
 
 
 def make_drawer(sampling: Sampling, mesh: Mesh, batch_size: int) -> Drawer:
-    """Returns what draws the images of a model with the seed of its config."""
+    """Returns a drawer of the images of a model, with the seed of its config."""
     program = compile_program(sampling.draw, mesh, batch_size, sampling.windows)
     return Drawer(program, sampling.seed)
 
 
 class ProgressRelay:
-    """Passes the progress of a compiled program on to whoever listens at the time.
+    """Passes the progress of a compiled program on to the current listener.
 
-    The program is compiled with the relay, so that another listener does not compile
-    it again.
+    The program is compiled with the relay, so that a new listener does not compile it
+    again.
     """
 
     def __init__(self):
@@ -106,20 +103,20 @@ class ProgressRelay:
         self._error: BaseException | None = None
 
     def __call__(self, done: int, steps: int, x_hat: Any) -> None:
-        """Is called by the program."""
+        """Called by the program."""
         if self._listener is None:
             return
         try:
             self._listener(done, steps, np.asarray(x_hat))
         except BaseException as error:
             self._error = error
-            raise  # which ends the program
+            raise  # ends the program
 
     @contextlib.contextmanager
     def listen(self, listener: Progress | None) -> Iterator[None]:
-        """Calls the listener while the context lasts; what it raises is raised here."""
+        """Calls the listener inside the context and raises its exceptions here."""
         self._listener, self._error = listener, None
-        # JAX logs the traceback of what a callback raises; it is raised here anyway.
+        # JAX also logs the traceback of an exception of a callback; suppress that.
         log = logging.getLogger("jax._src.debugging")
         log.addFilter(self._is_unexpected)
         try:

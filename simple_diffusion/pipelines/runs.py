@@ -1,4 +1,4 @@
-"""Config and class names of a run, in its workdir."""
+"""The config and class names of a run, stored in its workdir."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from simple_diffusion.build import recipes
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 
-# What the trained parameters depend on.
+# The sections that the trained parameters depend on.
 _SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
 
 
@@ -20,7 +20,7 @@ def save_config(
     folder: epath.Path,
     class_names: tuple[str, ...],
 ) -> None:
-    """Writes config and class names; prints which keys differ from those of before."""
+    """Writes config and class names; prints the keys that changed."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
@@ -33,10 +33,10 @@ def save_config(
 
 
 def print_differences(config: Config, folder: epath.Path) -> None:
-    """Prints which keys of the model differ from those of its training.
+    """Prints the keys of the model that differ from those of its training.
 
-    Much of what a model was trained with leaves no trace in its parameters, such as the
-    range of sizes in which it knows the scale.
+    Many settings of a training cannot be recognised in the parameters, such as the
+    range of sizes that scales the size input.
     """
     before = files.read(folder / files.CONFIG)
     if jax.process_index() or not before:
@@ -51,58 +51,58 @@ def load_config(folder: epath.Path) -> Config:
     """Returns the config that a run was last trained with.
 
     Raises:
-      ValueError: if nothing was ever trained in this folder.
+      ValueError: the folder holds no trained model.
     """
-    found = files.read(folder / files.CONFIG)
-    if found is None:
+    stored = files.read(folder / files.CONFIG)
+    if stored is None:
         raise ValueError(f"{folder} holds no trained model ({files.CONFIG} is missing)")
-    return complete_config(found)
+    return complete_config(stored)
 
 
-def complete_config(found: dict[str, Any]) -> Config:
-    """Returns a stored config, with the defaults of keys that it does not have yet."""
+def complete_config(stored: dict[str, Any]) -> Config:
+    """Returns a stored config, with the defaults of keys that are newer than it."""
     config = recipes.defaults()
     with config.unlocked(), config.ignore_type():
-        _update(config, found)
+        _update(config, stored)
     return config.lock()
 
 
-# Their keys depend on their kind: they are taken as they are stored.
-_OF_A_KIND = ("model", "schedule", "patches")
+# Sections whose keys depend on their kind: they replace the defaults entirely.
+_REPLACED_SECTIONS = ("model", "schedule", "patches")
 
 
-def _update(section: ConfigDict, found: dict[str, Any]) -> None:
-    for key, value in found.items():
+def _update(section: ConfigDict, stored: dict[str, Any]) -> None:
+    for key, value in stored.items():
         if isinstance(value, dict):
             present = section.get(key)
-            if key not in _OF_A_KIND and isinstance(present, ConfigDict):
+            if key not in _REPLACED_SECTIONS and isinstance(present, ConfigDict):
                 _update(present, value)
                 continue
-            fresh = ConfigDict()
-            _update(fresh, value)
-            value = fresh
+            subsection = ConfigDict()
+            _update(subsection, value)
+            value = subsection
         elif isinstance(value, list):
             value = _to_tuple(value)
-        # A key that is None on both sides keeps the type that the default gives it.
+        # A key that is None on both sides keeps the type of its default.
         if value is not None or key not in section or section[key] is not None:
             section[key] = value
 
 
 def _to_tuple(value: Any) -> Any:
-    """Returns lists as tuples, which JSON does not know and configs hold."""
+    """Converts lists to tuples: configs hold tuples, which JSON stores as lists."""
     return tuple(map(_to_tuple, value)) if isinstance(value, list) else value
 
 
 def load_classes(folder: epath.Path) -> tuple[str, ...]:
-    """Returns the names of the classes of the run; () if it has none.
+    """Returns the class names of the run; () if it has none.
 
     Raises:
-      ValueError: if nothing was ever trained in this folder.
+      ValueError: the folder holds no trained model.
     """
-    found = files.read(folder / files.CLASSES)
-    if found is None:
+    names = files.read(folder / files.CLASSES)
+    if names is None:
         raise ValueError(
             f"--workdir {folder} holds no trained model ({files.CLASSES} is missing); "
             "train first, with --mode train"
         )
-    return tuple(found)
+    return tuple(names)

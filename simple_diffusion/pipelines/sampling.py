@@ -1,4 +1,4 @@
-"""Drawing samples of a trained model in batches."""
+"""Sampling a trained model in batches."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
 from simple_diffusion.pipelines.trained import Trained
 
-# Keys of `sample` that are arguments of a program, or not its business at all.
+# Keys of `sample` that are arguments of a program, or do not affect it.
 _NOT_COMPILED = (
     *("seed", "count", "classes", "batch_size", "also_sizes"),
     *("weights", "checkpoint_step", "best_checkpoint"),
@@ -24,13 +24,13 @@ class Samples:
 
     labels: the class of each image, [n].
     size: height and width in pixels.
-    network_calls: of each image, a guided one counting once.
+    network_calls: per image; a guided call counts once.
     guidance: the weight in effect.
-    windows: how many an image is made of; None if it is made at once.
-    note: what the user should know of this size; None if nothing.
+    windows: number of windows of an image; None without windows.
+    note: a warning about this size for the user; None if there is none.
 
     Raises:
-      ValueError: for classes, sizes and settings that cannot be drawn.
+      ValueError: classes, sizes or settings are invalid.
     """
 
     def __init__(
@@ -40,31 +40,31 @@ class Samples:
         progress: Progress | None = None,
         programs: dict | None = None,
     ):
-        """Prepares the drawing; nothing is compiled yet.
+        """Prepares sampling; nothing is compiled yet.
 
         Args:
           trained: the model.
           config: the whole config.
-          progress: called at every step of the solver, for each batch anew.
-          programs: of earlier calls, by what they depend on; those made here are added.
+          progress: called at every step of the solver, for each batch.
+          programs: cache of compiled programs, by the settings that they depend on.
         """
         plan = sampling.plan(config, trained.net, trained.classes)
         programs = {} if programs is None else programs
-        # No larger than it need be: two images should not cost as much as 64.
+        # Reduce the batch to the number of images: two must not cost as much as 64.
         batch_size = min(plan.batch_size, len(plan.labels))
         without = [f"sample.{key}" for key in _NOT_COMPILED]
         key = keywords.fingerprint(config, ("sample",), without)
         key = "sample", key, batch_size, progress is not None
         if key not in programs:
             programs[key] = _compile(trained, config, batch_size, progress is not None)
-        found, drawer, self._relay = programs[key]
-        # The seed of this call, whichever the program was first made for.
+        sampler, drawer, self._relay = programs[key]
+        # The seed of this call; the cached drawer may have another.
         self._drawer = Drawer(drawer.program, config.sample.seed)
         self._trained, self._progress = trained, progress
         self.labels = plan.labels
-        self.size, self.windows = found.size, found.windows
-        self.network_calls, self.guidance = found.network_calls, found.guidance
-        self.note = _note(trained, config, found)
+        self.size, self.windows = sampler.size, sampler.windows
+        self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
+        self.note = _note(trained, config, sampler)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,19 +79,19 @@ class Samples:
             done += len(batch)
             yield batch
 
-    def _progress_of(self, most: int) -> Progress | None:
-        """Returns the user's progress, without what only fills a batch up."""
+    def _progress_of(self, count: int) -> Progress | None:
+        """Returns the user's callback, without the images that only pad a batch."""
         progress = self._progress
         if progress is None:
             return None
-        return lambda done, steps, x_hat: progress(done, steps, x_hat[:most])
+        return lambda done, steps, x_hat: progress(done, steps, x_hat[:count])
 
 
 def _compile(
     trained: Trained, config: Config, batch_size: int, reports: bool
 ) -> tuple[sampling.Sampling, Drawer, ProgressRelay]:
     relay = ProgressRelay()
-    found = sampling.sampling(
+    sampler = sampling.sampling(
         config,
         trained.net,
         trained.weak,
@@ -99,12 +99,12 @@ def _compile(
         codec=trained.codec,
         progress=relay if reports else None,
     )
-    return found, make_drawer(found, trained.mesh, batch_size), relay
+    return sampler, make_drawer(sampler, trained.mesh, batch_size), relay
 
 
-def _note(trained: Trained, config: Config, found: sampling.Sampling) -> str | None:
+def _note(trained: Trained, config: Config, sampler: sampling.Sampling) -> str | None:
     size = trained.net.size[:2]
-    if found.size == size or config.data.get("patches") is not None:
+    if sampler.size == size or config.data.get("patches") is not None:
         return None
     return (
         f"note: this model was trained at {size[0]}x{size[1]} without data.patches: at "

@@ -1,4 +1,4 @@
-"""A trained model: its network, its weights, and the devices that they are on."""
+"""A trained model: its network, its weights, and their devices."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ class Trained:
     net: the network, and the process that it denoises.
     weights: on the devices.
     mesh: the devices.
-    classes: their names; () for a model without.
+    classes: class names; () for a model without classes.
     step: of the checkpoint.
-    weak: the weaker model to guide by; None if there is none.
+    weak: the weaker model for guidance; None without one.
     codec: to and from the space of the model.
     """
 

@@ -1,4 +1,4 @@
-"""Grids of samples that a training leaves on its way and at its end."""
+"""Grids of samples that a training writes during the run and at its end."""
 
 import jax
 import numpy as np
@@ -16,17 +16,17 @@ FOLDER = "grids"
 
 
 class TrainingGrids:
-    """Draws and writes the grids of a training.
+    """Samples and writes the grids of a training.
 
-    The same noise and classes every time, so that progress can be seen.
+    All grids use the same noise and classes, so that they show the progress.
 
-    sampler: of the size that `sample.size` names.
-    drawer: what draws these samples.
-    paths: of the grids at the end.
+    sampler: of the size `sample.size`.
+    drawer: the compiled sampler.
+    paths: of the grids at the end of the run.
     """
 
     def __init__(self, config: Config, folder: epath.Path, trained: Trained):
-        """Prepares the drawing; a wrong key is an error at once.
+        """Prepares sampling; a wrong key raises an error now.
 
         Args:
           config: the whole config.
@@ -46,11 +46,11 @@ class TrainingGrids:
         self.paths = [folder / files.SAMPLES, *map(self._path_of, extra)]
 
     def write(self, step: int, weights: Weights, is_last: bool) -> None:
-        """Writes the grid of a step: of the first batch alone, until the last step.
+        """Writes the grid of a step, with one batch only until the last step.
 
         Args:
           step: of the training.
-          weights: of the averages.
+          weights: averaged parameters.
           is_last: whether the run ends with this step.
         """
         path = self._folder / f"{FOLDER}/step_{step:07d}.png"

@@ -1,4 +1,4 @@
-"""The part of `restore` that says what was lost: from task names to an operator."""
+"""The degradation in the section `restore`: from task names to an operator."""
 
 import dataclasses
 import math
@@ -10,10 +10,10 @@ from simple_diffusion.core.options import Config, pick
 from simple_diffusion.restoration import operators, sensing, separable
 from simple_diffusion.restoration.operators import LinearOperator
 
-# In the order in which a composition may hold them; of the spatial ones only one.
+# In the order of a composition, which may have one spatial task at most.
 SPATIAL = ("super_resolution", "deblur", "sense")
 TASKS = ("denoise", "inpaint", *SPATIAL, "colourise")
-# Below this share float32 loses what is divided by it.
+# Dividing by less than this is inaccurate in float32.
 LEAST_THRESHOLD = 1e-3
 
 Size = tuple[int, int]
@@ -21,12 +21,12 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """What was lost.
+    """The degradation of the images.
 
-    tasks: by name.
-    operator: (height and width of the whole image, known_mask [b, h, w, 1]) -> A;
-      raises ValueError for sizes that do not fit.
-    factor: how many pixels along a side became one.
+    tasks: names of the tasks.
+    operator: (height and width of the full image, known_mask [b, h, w, 1]) -> A; raises
+      ValueError for sizes that do not fit.
+    factor: down-sampling factor of each side.
     """
 
     tasks: tuple[str, ...]
@@ -45,7 +45,7 @@ class Degradation:
 
     @property
     def is_image(self) -> bool:
-        """Whether the measurement is an image, which can be stored as one."""
+        """Whether the measurement is an image and can be stored as one."""
         return "sense" not in self.tasks
 
     @property
@@ -55,17 +55,17 @@ class Degradation:
 
 
 def parse_degradation(config: Config) -> Degradation:
-    """Returns what `restore.task` names.
+    """Returns the degradation that `restore.task` names.
 
     Raises:
-      ValueError: an unknown name, or a composition whose pseudo-inverse is not known.
+      ValueError: a name is unknown, or no pseudo-inverse of the composition is known.
     """
     c = config.restore
     tasks, compat, factor = _tasks(c.task), c.compat, c.factor
     spatial = [
         task for task in tasks if task in ("super_resolution", "deblur", "sense")
     ]
-    masked, last = "inpaint" in tasks, "colourise" in tasks
+    masked, is_grey = "inpaint" in tasks, "colourise" in tasks
     table = {
         "super_resolution": _super_resolution(c, masked),
         "deblur": _deblur(c),
@@ -73,13 +73,13 @@ def parse_degradation(config: Config) -> Degradation:
     }
     if masked and spatial not in ([], ["super_resolution"]):
         raise ValueError(
-            f"restore.task={c.task}: in-painting goes alone, with super_resolution and "
-            f"with colourise; of a mask before {spatial[0]} no exact inverse is known"
+            f"restore.task={c.task}: inpaint can be alone or with super_resolution and "
+            f"colourise; no exact inverse of a mask before {spatial[0]} is known"
         )
     if masked and spatial and c.downsampling != "average":
         raise ValueError(
-            f"restore.task={c.task} needs restore.downsampling=average: of a mask "
-            "before bicubic down-sampling no exact inverse is known"
+            f"restore.task={c.task} needs restore.downsampling=average: no exact "
+            "inverse of a mask before bicubic down-sampling is known"
         )
     if spatial:
         first = table[spatial[0]]
@@ -87,8 +87,8 @@ def parse_degradation(config: Config) -> Degradation:
         first = _inpaint if masked else _identity
 
     def operator(size: Size, known_mask: jax.Array) -> LinearOperator:
-        found = first(size, known_mask)
-        return operators.grey(found, compat=compat) if last else found
+        colour = first(size, known_mask)
+        return operators.grey(colour, compat=compat) if is_grey else colour
 
     return Degradation(tasks, operator, factor if "super_resolution" in tasks else 1)
 
@@ -105,8 +105,8 @@ def _tasks(text: str) -> tuple[str, ...]:
     ordered = tuple(task for task in TASKS if task in tasks)
     if "denoise" in tasks and len(tasks) > 1:
         raise ValueError(
-            f"restore.task={text}: noise goes with every task; leave out denoise and "
-            "set restore.sigma_y"
+            f"restore.task={text}: every task supports noise; remove denoise and set "
+            "restore.sigma_y"
         )
     if len(spatial) > 1 or tasks != ordered:
         raise ValueError(
@@ -139,7 +139,7 @@ def _super_resolution(c: Config, masked: bool) -> Callable[..., LinearOperator]:
 
 
 def _deblur(c: Config) -> Callable[..., LinearOperator]:
-    # Kind -> sigmas downwards and across, taps: those of the paper's experiments.
+    # Kind -> vertical and horizontal sigma, taps: the values of the paper's experiments.
     papers = {
         "uniform": (None, 9),
         "gaussian": ((10.0, 10.0), 5),
@@ -153,15 +153,15 @@ def _deblur(c: Config) -> Callable[..., LinearOperator]:
         sigmas = c.blur_sigma
         if len(sigmas) != 2 or not min(sigmas) > 0:
             raise ValueError(
-                f"restore.blur_sigma={tuple(sigmas)} must be two numbers above 0, "
-                "downwards and across"
+                f"restore.blur_sigma={tuple(sigmas)} must be two positive "
+                "numbers, vertical and horizontal"
             )
-        if c.blur_taps is None:  # all of the Gaussian that counts
+        if c.blur_taps is None:  # up to 3 sigma
             taps = tuple(2 * math.ceil(3 * sigma) + 1 for sigma in sigmas)
     if not LEAST_THRESHOLD <= c.blur_threshold < 1:
         raise ValueError(
             f"restore.blur_threshold={c.blur_threshold} must be in "
-            f"[{LEAST_THRESHOLD}, 1): what a blur leaves less of is lost in rounding"
+            f"[{LEAST_THRESHOLD}, 1): weaker components are lost in rounding"
         )
     if sigmas is None:
         kernels = tuple(separable.uniform_kernel(n) for n in taps)

@@ -28,16 +28,16 @@ from simple_diffusion.restoration.operators import LinearOperator
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is restored.
+    """Settings of a restoration.
 
-    task, degradation: what was lost, as it is named and as an operator.
-    input, hole_mask, output: where from, with which mask, where to; as in the config.
-    degrade: whether inputs are whole, and to be degraded first.
-    size: height and width that inputs are brought to; None leaves them as they are.
-    samples: restorations of each input.
-    classes: of the inputs, in turn; the number of classes stands for none.
-    seed: of everything that is random.
-    lpips_weights: file of a network that judges; None if there is none.
+    task, degradation: the degradation, by name and as an operator.
+    input, hole_mask, output: as in the config.
+    degrade: whether inputs are originals, which are degraded first.
+    size: height and width to which inputs are resized; None leaves them as they are.
+    samples: restorations per input.
+    classes: of the inputs, in turn; the number of classes means no class.
+    seed: seed of all random numbers.
+    lpips_weights: file of the weights of LPIPS; None without LPIPS.
     """
 
     task: str
@@ -54,11 +54,11 @@ class Plan:
 
 
 def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
-    """Returns what `config.restore` asks for.
+    """Returns the settings of `config.restore`.
 
     Raises:
-      ValueError: for numbers out of range, names that do not exist, and keys that must
-        be set.
+      ValueError: a number is out of range, a name does not exist, or a required key is
+        not set.
     """
     c, degradation = config.restore, parse_degradation(config)
     if c.samples < 1:
@@ -68,8 +68,8 @@ def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
         key = "restore.classes"
         classes = sampling.parse_classes(c.classes, class_names, net.num_classes, key)
     size = None if c.size is None else parse_size(c.size, 0, "restore.size")
-    _algorithm(config, net.family)  # an error now, and not once for each input
-    found = Plan(
+    _algorithm(config, net.family)  # raise errors now rather than for each input
+    restore_plan = Plan(
         task="+".join(degradation.tasks),
         degradation=degradation,
         input=c.input or "",
@@ -82,38 +82,38 @@ def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
         seed=config.sample.seed,
         lpips_weights=c.lpips_weights,
     )
-    if not found.input:
+    if not restore_plan.input:
         raise ValueError(
             "restore.input must name an image, a folder of images, or held_out:COUNT"
         )
-    if found.hole_mask is not None and not degradation.needs_mask:
+    if restore_plan.hole_mask is not None and not degradation.needs_mask:
         raise ValueError(
             f"restore.hole_mask is for tasks with inpaint, not restore.task={c.task}"
         )
-    if degradation.needs_mask and found.hole_mask is None:
+    if degradation.needs_mask and restore_plan.hole_mask is None:
         raise ValueError(
-            f"restore.task={c.task} needs restore.hole_mask: an image in which white "
-            "is filled, a folder of them, box:HxW or random:SHARE"
+            f"restore.task={c.task} needs restore.hole_mask: an image whose white "
+            "pixels are filled, a folder of them, box:HxW or random:SHARE"
         )
-    return found
+    return restore_plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
-    """How images of one size are restored; pure functions of whole batches.
+    """The restoration of images of one size, as pure functions of batches.
 
     Images are [b, h, w, c] in [-1, 1], masks [b, h, w, 1] with 1 where a pixel is
-    known, measurements y [b, ...] as the operator gives them.
+    known, measurements y [b, ...] in the shape of the operator's output.
 
     size: height and width of the images in pixels.
     measured: shape of one measurement.
     measure: (image, known_mask, seed [b], index [b]) -> y, with noise.
-    guess: (y, known_mask) -> A⁺y, the image that holds what was measured and no more.
-    restore: (weights, seed, index, label, y, known_mask) -> image. What is random about
-      it depends on its own seed and index alone.
+    guess: (y, known_mask) -> A⁺y, the image with the measured content and nothing else.
+    restore: (weights, seed, index, label, y, known_mask) -> image. The random numbers
+      of an image depend only on its own seed and index.
     residual: (image, y, known_mask) -> [b], the root mean square of A x - y.
-    network_calls: per image, a guided one counting once.
-    windows: how many an image is made of; None if it is made at once.
+    network_calls: per image; a guided call counts once.
+    windows: number of windows of an image; None without windows.
     """
 
     size: Size
@@ -136,24 +136,24 @@ def restoration(
     codec: Codec = PIXELS,
     progress: Progress | None = None,
 ) -> Restoration:
-    """Returns how images of a size are restored.
+    """Returns the restoration of images of one size.
 
     Args:
       config: the whole config.
       net: the model.
       size: height and width of the restored images in pixels.
-      weak: the model to guide by, if not by the null class.
-      mesh: the devices that share windows, if there are any.
+      weak: the weaker model for guidance; None guides by the null class.
+      mesh: the devices that share windows; None without windows.
       codec: to and from the space of the model.
       progress: called on the host at every move, see `travel.restore`.
 
     Raises:
-      ValueError: for numbers out of range, unknown names, sizes that do not divide, and
-        what does not go together.
+      ValueError: a number is out of range, a name is unknown, a size is not divisible,
+        or settings contradict each other.
     """
     c = config.restore
     degradation = parse_degradation(config)
-    way, noise, steps = _algorithm(config, net.family)
+    travel_plan, noise, make_solver = _algorithm(config, net.family)
     if codec.factor != 1 and (noise or not degradation.keeps_pixels):
         raise ValueError(
             f"restore.task={c.task}, restore.sigma_y={c.sigma_y}: in the latents of an "
@@ -164,11 +164,11 @@ def restoration(
         config, net, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
     )
     guided = weak is not None or (net.num_classes > 0 and c.classes is not None)
-    own = denoising(
+    guided_model = denoising(
         config, net, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
     )
-    own.check(geometry)
-    # Read here: what is traced later must not look at the config.
+    guided_model.check(geometry)
+    # Read the config here: traced functions must not depend on it later.
     channels = net.size[2]
 
     def measure(
@@ -193,18 +193,18 @@ def restoration(
         keys = jax.vmap(lambda s, k: rng.example_key(s, "restore", k))(seed, index)
 
         def finish(x_hat: jax.Array) -> jax.Array:
-            # At the end of the way the share of DDNM+ is 0.
+            # At the last noise level the projection weight of DDNM+ is 0.
             return x_hat if noise else null_space.project(operator, x_hat, target)
 
         x = travel.restore(
-            own.on(geometry, weights, label),
-            steps(operator, target),
+            guided_model.on(geometry, weights, label),
+            make_solver(operator, target),
             finish,
             geometry.grid,
             keys,
             (*geometry.size, channels),
             net.family,
-            way,
+            travel_plan,
             progress,
         )
         x = codec.decode(weights.codec, x)
@@ -230,7 +230,7 @@ def restoration(
         guess=guess,
         restore=restore,
         residual=residual,
-        network_calls=per_step * (travel.network_calls(c.steps, way) - 1) + 1,
+        network_calls=per_step * (travel.network_calls(c.steps, travel_plan) - 1) + 1,
         windows=geometry.windows,
     )
 
@@ -238,10 +238,10 @@ def restoration(
 def _algorithm(
     config: Config, family: Family
 ) -> tuple[travel.Travel, float, Callable[[LinearOperator, jax.Array], Solver]]:
-    """Returns when to go back, the noise in y, and (operator, y) -> solver.
+    """Returns the time travel, the noise in y, and (operator, y) -> solver.
 
     Raises:
-      ValueError: for numbers out of range, and what does not go together.
+      ValueError: a number is out of range, or settings contradict each other.
     """
     c = config.restore
     if c.sigma_y < 0:
@@ -250,10 +250,12 @@ def _algorithm(
         raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
     if not 0 <= c.eta <= 1:
         raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
-    way = travel.Travel(c.travel_length, c.travel_repeat, c.travel_from_estimate)
-    travel.network_calls(c.steps, way)
+    travel_plan = travel.Travel(
+        c.travel_length, c.travel_repeat, c.travel_from_estimate
+    )
+    travel.network_calls(c.steps, travel_plan)  # raises for bad numbers
     noise = 2.0 * c.sigma_y  # images are in [-1, 1] here
-    return way, noise, _solver(config, family, noise)
+    return travel_plan, noise, _solver(config, family, noise)
 
 
 def _solver(
@@ -273,31 +275,31 @@ def _solver(
     def simplified(operator: LinearOperator, y: jax.Array) -> Solver:
         return ddnm.ddnm_simplified(operator, y, sigma_y, family, eta)
 
-    def ordinary(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
-        plain = sampling.solver(config, name, family, eta)
-        return functools.partial(null_space.project_solver, plain)
+    def projected(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
+        solver = sampling.solver(config, name, family, eta)
+        return functools.partial(null_space.project_solver, solver)
 
     if as_ddim and (sigma_y or c.solver != "ddnm"):
         raise ValueError(
             "restore.fresh=ddim is for restore.solver=ddnm with restore.sigma_y=0"
         )
-    own = {"ddnm": exact, "ddnm_simplified": simplified}
-    table = own | {name: ordinary(name) for name in sampling.SOLVERS}
-    found = pick(table, c.solver, "restore.solver")
-    if sigma_y and c.solver not in own:
+    noise_aware = {"ddnm": exact, "ddnm_simplified": simplified}
+    table = noise_aware | {name: projected(name) for name in sampling.SOLVERS}
+    make_solver = pick(table, c.solver, "restore.solver")
+    if sigma_y and c.solver not in noise_aware:
         raise ValueError(
-            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} takes "
-            "the measurement for exact"
+            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} assumes "
+            "an exact measurement"
         )
-    return found
+    return make_solver
 
 
 def _cells(
     config: Config, size: Size, degradation: Degradation, codec: Codec
 ) -> tuple[Callable[..., tuple[LinearOperator, jax.Array]], Size]:
-    """Returns what is observed in the space of the model, and the size there.
+    """Returns the observation in the space of the model, and the size in that space.
 
-    The first is (codec params, y, known_mask) -> (operator, target).
+    The observation is (codec params, y, known_mask) -> (operator, target).
     """
     c, factor = config.restore, codec.factor
     usual = (0, 0) if factor == 1 else (2, 2)
@@ -306,8 +308,8 @@ def _cells(
         raise ValueError(f"restore.dilate is for restore.task=inpaint, not {c.task}")
     if len(grow) != 2:
         raise ValueError(
-            f"restore.dilate={tuple(grow)} must be two numbers of cells, towards "
-            "smaller and larger indices"
+            f"restore.dilate={tuple(grow)} must be two numbers of cells, "
+            "towards smaller and towards larger indices"
         )
     known_cells = functools.partial(
         latent.known_cells,
@@ -322,7 +324,7 @@ def _cells(
     ) -> tuple[LinearOperator, jax.Array]:
         if degradation.keeps_pixels:
             known = known_cells(known_mask)
-            # The encoder sees the hole black, as the method's authors have it.
+            # The encoder gets a black hole, as in the authors' method.
             black = jnp.where(known_mask > 0, y, -1.0)
             cells = codec.encode(codec_params, y if factor == 1 else black)
             h, w = known.shape[1:3]
