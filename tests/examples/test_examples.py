@@ -54,6 +54,7 @@ def read_sheet(path, columns):
     return np.stack(cells)
 
 
+@pytest.mark.slow
 def test_sample_writes_what_the_model_draws(run, workdir, tmp_path):
     path = tmp_path / "samples.png"
     flags = ("--classes", "boat,house", "--count", 4, "--seed", 3, "--guidance", 3)
@@ -83,6 +84,7 @@ def test_restore_fills_the_hole_and_keeps_every_other_pixel(
     assert len(residuals) == 2 and max(map(float, residuals)) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_own_solver_is_ddim_up_to_rounding(run, workdir, tmp_path):
     path = tmp_path / "own.png"
     flags = ("--classes", "boat,house,3", "--steps", 8, "--output", path)
@@ -96,6 +98,7 @@ def test_the_own_solver_is_ddim_up_to_rounding(run, workdir, tmp_path):
     assert (images[0] != images[1]).any()
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_run(workdir, photo, monkeypatch, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(workdir)
