@@ -51,9 +51,11 @@ def test_a_central_crop_leaves_as_much_on_either_side():
     assert (square(tall, resolution=8) == tall[6:14]).all()
 
 
-def test_random_crops_reach_every_place_equally_often():
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_random_crops_reach_every_place_equally_often(is_tall):
     image = np.zeros((4, 8, 3), np.uint8)
     image[..., 0] = np.arange(8)
+    image = image.transpose(1, 0, 2) if is_tall else image
     places = [
         square(image, k, resolution=4, crop="random")[0, 0, 0] for k in range(2000)
     ]

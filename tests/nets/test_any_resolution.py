@@ -4,13 +4,14 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets import position, safa
+from simple_diffusion.nets import position, safa, transformer
 from tests.nets import small
 
 SCALE = position.Scale(8, 16)
@@ -102,6 +103,32 @@ def test_a_network_without_position_inputs_ignores_the_box(name):
     a = apply(params, Z_T, LOGSNR, LABELS)
     b = apply(params, Z_T, LOGSNR, COND)
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["uvit", "residual_uvit"])
+def test_every_attention_knows_the_training_grid_and_the_region(name):
+    """Whatever the size of the input, the extent is that of the training."""
+    plain = small.NETWORKS[name]
+    net = plain.clone(style=dataclasses.replace(plain.style, position="rope"))
+    found = []
+
+    def spy(call, args, kwargs, context):
+        is_attention = isinstance(context.module, transformer.SelfAttention)
+        if is_attention and context.method_name == "__call__":
+            x, region = args
+            is_of_the_input = region.size == (2 * small.SIZE, small.SIZE)
+            found.append((x.shape[1:3], context.module.extent, is_of_the_input))
+        return call(*args, **kwargs)
+
+    z_t = jnp.zeros((6, 2 * small.SIZE, small.SIZE, 3))
+    with nn.intercept_methods(spy):
+        small.shapes(net, z_t, LOGSNR, COND)
+    side = small.SIZE // 2
+    expected = {((2 * side, side), (side, side), True)}
+    if name == "residual_uvit":  # another level of half the side
+        side //= 2
+        expected.add(((2 * side, side), (side, side), True))
+    assert set(found) == expected
 
 
 def test_a_level_that_is_scale_aware_needs_a_mixture():

@@ -66,6 +66,19 @@ def test_the_table_has_a_row_for_no_class():
     assert shapes["classes"].shape == (small.CLASSES + 1, small.EMBEDDING.channels)
 
 
+@pytest.mark.parametrize("classes", [3, 24])
+def test_the_class_table_starts_as_a_dense_layer_on_one_hot_labels(classes):
+    net = Embedding(1024, 8, num_classes=classes)
+    args = LOGSNR, Conditioning(label=LABEL % classes)
+    # All but the table is left out of the compiled program.
+    table = jax.jit(lambda key: net.init(key, *args)["params"]["classes"])
+    found = np.asarray(table(jax.random.key(0)))
+    deviation = (classes + 1) ** -0.5  # of LeCun's normal initializer
+    # Of at least 4096 numbers: known to 1.1 %.
+    np.testing.assert_allclose(found.std(), deviation, rtol=0.05)
+    np.testing.assert_allclose(found.mean(), 0, atol=0.08 * deviation)
+
+
 def test_a_label_out_of_range_is_not_a_number():
     with jax.debug_nans(False):
         out = embed(small.EMBEDDING, Conditioning(label=jnp.asarray([0, 4, 1])))

@@ -9,6 +9,7 @@ from simple_diffusion.core.arrays import tree_size
 from simple_diffusion.nets import position, safa
 from simple_diffusion.nets.convolution import Conv3x3
 from simple_diffusion.nets.position import Region, Scale
+from tests.nets import small
 from tests.vectors import vector
 
 SCALE = Scale(32, 64)
@@ -159,6 +160,40 @@ def test_related_experts_start_with_the_deviation_of_one():
     own = safa.correlated_uniform(1e6)(KEYS[0], (4, 3, 3, 64, 64)) / 1e6
     ratio = vector("anyres.safa_init_std_ratio")["K4"]
     assert np.std(own.mean(0)) / np.std(own) == pytest.approx(ratio, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("gate", "formula"),
+    [
+        ("softmax", lambda v: np.exp(v) / np.exp(v).sum(1, keepdims=True)),
+        ("sigmoid", lambda v: 1 / (1 + np.exp(-v))),
+        ("linear", lambda v: v),
+    ],
+)
+def test_every_gate_is_its_function_of_the_logits(gate, formula):
+    router = safa.Router(safa.Mixture(SCALE, experts=3, hidden=8, gate=gate))
+    params = small.lively(router, REGION.full_size)
+    first, second = (small.host(params[name]) for name in ("dense_1", "dense_2"))
+    # From 32 pixels, where the scale is 0, to 64, where it is 1.
+    scale = np.log2(np.asarray(REGION.full_size) / 32)
+    hidden = np.maximum(scale @ first["kernel"] + first["bias"], 0)
+    logits = hidden @ second["kernel"] + second["bias"]
+    assert logits.std() > 0.1
+    weights = router.apply({"params": params}, REGION.full_size)
+    np.testing.assert_allclose(weights, formula(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("mixture", [None, safa.Mixture(SCALE)])
+def test_in_a_fresh_convolution_the_position_has_no_effect(mixture):
+    with_bands = Conv3x3(7, mixture=mixture, bands=3)
+    params = jax.jit(with_bands.init)(KEYS[0], X, REGION)["params"]
+    rest = {name: v for name, v in params.items() if name != "place_kernels"}
+    assert len(rest) == len(params) - 1
+    without = Conv3x3(7, mixture=mixture)
+    want = jax.jit(without.apply)({"params": rest}, X, REGION)
+    got = jax.jit(with_bands.apply)({"params": params}, X, REGION)
+    assert np.std(want) > 0.1
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid", "linear"])

@@ -7,6 +7,7 @@ import pytest
 
 from simple_diffusion.nets import position, transformer
 from simple_diffusion.nets.layers import Level, Style
+from simple_diffusion.nets.position import Region
 from simple_diffusion.nets.transformer import Block, Mlp, SelfAttention, Trunk
 from tests.nets import small
 
@@ -107,8 +108,11 @@ def test_attention_with_rotary_positions_does_not():
     assert not np.allclose(attention.apply(params, mixed), want, atol=1e-2)
 
 
-def attention_by_hand(params, x):
-    """One head of attention in float64 from the definition, positions and norms on."""
+def attention_by_hand(params, x, rows=None, columns=None):
+    """One head of attention in float64 from the definition, positions and norms on.
+
+    The coordinates of rows and columns are by default those of a full image of 3x4.
+    """
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
     n = np.asarray(x, np.float64)
     n = n / np.sqrt((n**2).mean(-1, keepdims=True) + 1e-6) * p["norm"]["scale"]
@@ -118,7 +122,8 @@ def attention_by_hand(params, x):
     def rms(y, name):
         return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p[name]["scale"]
 
-    rows, columns = position.centres(3, 3), position.centres(4, 4)
+    if rows is None:
+        rows, columns = position.centres(3, 3), position.centres(4, 4)
     q, k = (
         np.asarray(
             position.rope_2d(jnp.asarray(rms(y, name), jnp.float32), rows, columns)
@@ -137,6 +142,28 @@ def test_attention_is_its_formula():
     params = small.lively(attention, X)
     got = attention.apply({"params": params}, X)
     np.testing.assert_allclose(got, attention_by_hand(params, X), atol=1e-4)
+
+
+@pytest.mark.parametrize("extent", [(6, 10), None])
+def test_rotary_positions_of_a_patch_are_its_places_in_the_training_grid(extent):
+    attention = SelfAttention(
+        2, Style(qk_norm="rms", position="rope"), "rms", extent=extent
+    )
+    box = np.array([[0, 0, 1, 1], [0.5, 0.25, 0.75, 1]], np.float32)
+    region = Region(jnp.asarray(box), jnp.array([[12.0, 16.0]]), (6, 8))
+    # Of the 3x4 tokens, in units of the full image; and its size in tokens.
+    corner, size = box[:, :2], box[:, 2:] - box[:, :2]
+    rows = corner[:, :1] + size[:, :1] * (np.arange(3) + 0.5) / 3
+    columns = corner[:, 1:] + size[:, 1:] * (np.arange(4) + 0.5) / 4
+    tokens = np.array([extent or (3, 4)]) / (1 if extent else size)
+    rows, columns = (
+        jnp.asarray(v * tokens[:, axis, None], jnp.float32)
+        for axis, v in enumerate((rows, columns))
+    )
+    params = small.lively(attention, X, region)
+    got = attention.apply({"params": params}, X, region)
+    want = attention_by_hand(params, X, rows, columns)
+    np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_rotary_positions_of_the_training_grid_are_stretched_over_other_grids():

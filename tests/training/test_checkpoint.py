@@ -314,6 +314,18 @@ def test_one_checkpoint_alone_is_refused(tmp_path):
         checkpoint.Checkpoints(tmp_path, keep=1)
 
 
+@pytest.mark.parametrize(("lower", "better"), [(True, [1, 3]), (False, [1, 2, 4])])
+def test_the_best_checkpoint_is_that_of_the_best_value(
+    tmp_path, initial, lower, better
+):
+    best = checkpoint.BestCheckpoint(tmp_path, "metric", lower)
+    with contextlib.closing(best):
+        values = {1: 5.0, 2: 7.0, 3: 4.0, 4: 8.0, 5: np.nan, 6: 6.0}
+        saved = [k for k, v in values.items() if best.save_if_better(k, initial, v)]
+    assert saved == better
+    assert [path.name for path in tmp_path.iterdir()] == [str(better[-1])]
+
+
 def test_fingerprints_see_every_bit_and_no_mesh():
     values = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
     changed = values.copy()

@@ -305,3 +305,34 @@ def test_the_network_receives_the_box():
     o = objective(apply)
     o({}, batch, o.draw(KEY, batch))
     np.testing.assert_array_equal(seen["box"], batch.box)
+
+
+def test_noise_drops_and_dropout_have_keys_of_their_own(monkeypatch):
+    keys = {}
+    normal = rng.normal_per_example
+    condition = objectives.DiffusionObjective.condition
+
+    def spy_on_noise(drawn, shape):
+        keys["noise"] = drawn
+        return normal(drawn, shape)
+
+    def spy_on_drops(self, batch, drawn=None):
+        keys["drops"] = drawn
+        return condition(self, batch, drawn)
+
+    def apply(params, z_t, logsnr, cond, dropout_key=None):
+        keys["dropout"] = dropout_key[None]
+        return z_t
+
+    monkeypatch.setattr(rng, "normal_per_example", spy_on_noise)
+    monkeypatch.setattr(objectives.DiffusionObjective, "condition", spy_on_drops)
+
+    @jax.jit  # only the keys are computed
+    def used_keys(batch):
+        o = objective(apply)
+        o({}, batch, o.draw(KEY, batch))
+        return [keys[name] for name in ("noise", "drops", "dropout")]
+
+    used = [jax.random.key_data(drawn) for drawn in used_keys(toy.batch())]
+    assert [len(k) for k in used] == [8, 8, 1]
+    assert len(np.unique(np.concatenate(used), axis=0)) == 17

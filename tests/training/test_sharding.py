@@ -80,6 +80,35 @@ def test_an_axis_of_merged_heads_is_split_between_heads_only():
     assert split(2, four) == split(6, four) == (False, False)
 
 
+def test_the_default_rules_split_pairs_of_layers_between_heads_and_hidden_units():
+    """The first map of each pair by its outputs, the second one by its inputs."""
+    heads, d, c = 4, 6, 24
+    block = {
+        "attention": {
+            "qkv": {"kernel": shape(c, heads, 3, d), "bias": shape(heads, 3, d)},
+            "out": {"kernel": shape(c, c)},
+        },
+        "mlp": {
+            "dense_1": {"kernel": shape(c, 4 * c), "bias": shape(4 * c)},
+            "dense_2": {"kernel": shape(4 * c, c)},
+        },
+    }
+    rules = sharding.default_rules(min_size=0)
+    placed = specs(block, sharding.make_mesh(4, 1, 2), rules)
+    split = PartitionSpec
+    assert placed["attention"] == {
+        "qkv": {
+            "kernel": split(None, "tensor", None, None),
+            "bias": split("tensor", None, None),
+        },
+        "out": {"kernel": split("tensor", None)},
+    }
+    assert placed["mlp"] == {
+        "dense_1": {"kernel": split(None, "tensor"), "bias": split("tensor")},
+        "dense_2": {"kernel": split("tensor", None)},
+    }
+
+
 def test_the_stack_of_blocks_is_never_split_and_a_rule_sees_one_block():
     mesh = sharding.make_mesh(1, 8, 1)
     tree = {"blocks": {"kernel": shape(64, 16, 8), "bias": shape(64, 100)}}

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from simple_diffusion.core import arrays
-from simple_diffusion.training import sharding
+from simple_diffusion.training import sharding, state
 from tests.training import toy
 
 
@@ -44,7 +44,16 @@ def test_nothing_is_allocated_for_a_plan():
     def init(key):
         return {"kernel": jax.random.normal(key, (400_000, 400_000))}
 
-    from simple_diffusion.training import state
-
     plan = state.blueprint(init, toy.adam(), {}, mesh=sharding.make_mesh(1, 8, 1))
     assert arrays.tree_size(plan.abstract.params) == 160_000_000_000
+
+
+def test_the_initial_parameters_follow_from_the_seed():
+    def created(seed):
+        plan = state.blueprint(toy.init, toy.adam(), {}, mesh=toy.ONE_DEVICE, seed=seed)
+        return jax.device_get(plan.create().params)
+
+    first, again, other = created(1), created(1), created(2)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for name in ("inner", "outer"):
+        assert not np.isclose(first[name]["kernel"], other[name]["kernel"]).any()

@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from simple_diffusion.core import arrays
-from simple_diffusion.training import loop, sharding, step
+from simple_diffusion.core import arrays, rng
+from simple_diffusion.training import ema, loop, optimizer, sharding, state, step
 from tests.training import toy
 
 
@@ -186,3 +187,127 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_so(where, metric, pa
         recovered["finite"] and step.first_bad_metric(jax.device_get(recovered)) is None
     )
     assert (int(again.updates), int(again.skipped_in_row)) == (2, 0)
+
+
+class Line:
+    """One parameter w and the loss w * label: each step can be computed by hand.
+
+    The logsnr is 2 * label, and the gradient is NaN in a batch with the label 99.
+    """
+
+    def __init__(self):
+        self.keys = []
+
+    def draw(self, key, batch):
+        self.keys.append(key)
+        return jnp.zeros(batch.label.shape[0])
+
+    def __call__(self, params, batch, draw, train=True):
+        label = jnp.asarray(batch.label, jnp.float32)
+        slope = jnp.where(jnp.any(batch.label == 99), jnp.nan, label)
+        return params["w"] * slope, {"logsnr": 2 * label}
+
+
+# Plain gradient descent with a learning rate of 1/2.
+DESCENT = optimizer.Optimizer(optax.sgd(0.5), lambda update: jnp.float32(0.5))
+DECAYS = {
+    "main": ema.Exponential(0.75),
+    "warm": ema.Exponential(0.75, warm_up=True),
+}
+
+
+def line_step(accumulate=1):
+    return jax.jit(step.make_train_step(Line(), DESCENT, DECAYS, accumulate=accumulate))
+
+
+def line_state():
+    """Returns a state with w = 8 and averages of 4."""
+    plan = state.blueprint(
+        lambda key: {"w": jnp.float32(8)}, DESCENT, DECAYS, mesh=toy.ONE_DEVICE
+    )
+    averages = {name: {"w": jnp.float32(4)} for name in DECAYS}
+    return plan.create().replace(ema=averages)
+
+
+def line_batch(labels, mask=None):
+    batch = toy.batch(size=len(labels)).replace(label=np.array(labels, np.int32))
+    return batch if mask is None else batch.replace(mask=np.array(mask, bool))
+
+
+def test_an_average_moves_to_the_new_parameters_and_counts_updates_alone():
+    take = line_step()
+
+    def averages(current):
+        return [float(current.ema[name]["w"]) for name in DECAYS]
+
+    current, _ = take(line_state(), line_batch([4, 4]))
+    assert float(current.params["w"]) == 6  # 8 - 4 / 2
+    warm = 4 * 2 / 11 + 6 * 9 / 11  # the decay of update 1 is 2 / 11
+    np.testing.assert_allclose(averages(current), [0.75 * 4 + 0.25 * 6, warm], 1e-6)
+    with jax.debug_nans(False):
+        skipped, metrics = take(current, line_batch([99, 4]))
+    assert not metrics["finite"]
+    assert averages(skipped) == averages(current)
+    # The next update is the second one, although the step is the third.
+    current, _ = take(skipped, line_batch([2, 2]))
+    assert float(current.params["w"]) == 5
+    warm = warm * 3 / 12 + 5 * 9 / 12
+    np.testing.assert_allclose(averages(current), [0.75 * 4.5 + 0.25 * 5, warm], 1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_padding_counts_neither_in_the_loss_nor_in_the_gradient(accumulate):
+    labels = np.array([1, -2, 3, 5, -4, 6, 2, -1])
+    # One, no, two and one real examples in the four microbatches.
+    mask = np.array([1, 0, 1, 1, 0, 0, 1, 0], bool)
+    after, metrics = line_step(accumulate)(line_state(), line_batch(labels, mask))
+    alone, expected = line_step()(line_state(), line_batch(labels[mask]))
+    mean = labels[mask].mean()
+    for found in (metrics, expected):
+        np.testing.assert_allclose(found["loss"], 8 * mean, rtol=1e-6)
+        np.testing.assert_allclose(found["grad_norm"], abs(mean), rtol=1e-6)
+    assert_trees_close((after, metrics), (alone, expected), rtol=1e-6)
+    # Labels 1, 3, 5, 2 have the logsnr 2, 6, 10, 4 and the losses 8, 24, 40, 16.
+    filled = {
+        name: (float(total), int(count))
+        for name, total, count in zip(
+            step.bin_names(),
+            metrics["loss_bin_sum"],
+            metrics["loss_bin_count"],
+            strict=True,
+        )
+        if count
+    }
+    assert filled == {
+        "0..3": (8, 1),
+        "3..6": (16, 1),
+        "6..9": (24, 1),
+        "9..12": (40, 1),
+    }
+
+
+def test_a_batch_of_padding_alone_changes_no_parameter():
+    after, metrics = line_step()(line_state(), line_batch([3, 4], [False, False]))
+    assert float(after.params["w"]) == 8
+    assert float(metrics["loss"]) == 0 and metrics["finite"]
+
+
+def test_the_random_numbers_of_a_step_follow_from_seed_and_step():
+    def key_data(key):
+        return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+    def drawn(seed):
+        objective = Line()
+        take = step.make_train_step(objective, DESCENT, DECAYS, seed=seed)
+
+        @jax.jit  # of the step, only the key is computed
+        def key_of(number):
+            take(line_state().replace(step=number), line_batch([1, 2]))
+            return objective.keys[-1]
+
+        return [key_data(key_of(jnp.int32(number))) for number in (0, 3)]
+
+    found = [*drawn(0), *drawn(7)]
+    numbers = [(0, 0), (0, 3), (7, 0), (7, 3)]
+    assert found == [key_data(rng.key_for(*at, "objective")) for at in numbers]
+    assert len(set(found)) == 4

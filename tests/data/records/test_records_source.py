@@ -1,5 +1,7 @@
+import dataclasses
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from concurrent import futures
@@ -76,6 +78,30 @@ def test_what_is_held_out_of_a_folder_is_held_out_of_its_records(
         assert [same.name(k).split(": ")[1] for k in range(len(same))] == [
             os.path.relpath(folder.name(k), images) for k in range(len(folder))
         ]
+
+
+@pytest.mark.parametrize("by_number", [False, True])
+def test_no_record_is_in_both_splits_and_each_is_in_one(native, tmp_path, by_number):
+    """Whether names decide what is held out, or the order of a TFDS dataset."""
+    root = shutil.copytree(native, tmp_path / "records")
+    manifest = shards.load(epath.Path(root))
+    if by_number:
+        manifest = dataclasses.replace(manifest, holdout_from=manifest.count - 7)
+        (root / shards.MANIFEST).write_text(manifest.to_json())
+    train, holdout = (
+        catalogue.open_source(f"records:{root}", split=split, holdout_fraction=0.3)
+        for split in ("train", "holdout")
+    )
+    names, held_out = (
+        [source.name(k).split(": ")[1] for k in range(len(source))]
+        for source in (train, holdout)
+    )
+    stored = shards.load_names(epath.Path(root), manifest)
+    assert sorted(names + held_out) == sorted(stored)
+    if by_number:
+        assert held_out == stored[-7:]
+    else:
+        assert 0.1 < len(held_out) / len(stored) < 0.5
 
 
 def assert_same_batches(one, other, count=3):
