@@ -1,1 +1,1 @@
-"""Recipes: base.py holds every key and default, each other file one experiment."""
+"""Recipes: base.py has every key and default, each other file is one experiment."""

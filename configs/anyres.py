@@ -1,9 +1,9 @@
-"""What the any-resolution recipes share: the method as the paper has it, and ours.
+"""Common parts of the any-resolution recipes: the paper's method and ours.
 
 The paper is Arakawa et al., "Any-resolution image synthesis by diffusion probabilistic
 models": patches of randomly resized images, a pixel grid as Fourier features in every
 block, and scale-aware kernels (SAFA) in some layers. It does not state network,
-schedule, steps or optimiser; those of `unet` are of the public code of the same group.
+schedule, steps or optimiser; `unet` takes them from the public code of the same group.
 """
 
 from simple_diffusion.configs import base, networks
@@ -12,10 +12,10 @@ VARIANTS = ("ours", "paper")
 
 
 def choose(variant: str, config, variants=VARIANTS):
-    """Makes a recipe one of its variants; its name begins with "ours" or "paper".
+    """Changes a recipe to a variant, whose name begins with "ours" or "paper".
 
     Raises:
-      ValueError: if there is no such variant.
+      ValueError: there is no such variant.
     """
     if variant not in variants:
         raise ValueError(f"variant {variant!r} must be one of {', '.join(variants)}")
@@ -24,32 +24,32 @@ def choose(variant: str, config, variants=VARIANTS):
 
 
 def paper(config):
-    """Makes a recipe what the paper states, as far as it states it."""
+    """Changes a recipe to the paper's settings, as far as the paper states them."""
     model = config.model
     model.place_bands = 8
     model.safa = ("first_conv",) * len(model.channels)
     if model.name == "uvit":
-        model.position = "none"  # the grid enters the transformer, too
+        model.position = "none"  # the transformer gets the grid, too
     config.diffusion.shift_by_resolution = False
 
 
 def ours(config):
-    """Makes a recipe our improved one; benchmarks/RESULTS.md has what that does."""
+    """Changes a recipe to our improved method; results: benchmarks/RESULTS.md."""
     model = config.model
     model.place_bands = 8
-    # The paper suspects the convolutions that stay blind to scale.
+    # The paper suspects the convolutions that do not depend on the scale.
     model.safa = ("all",) * len(model.channels)
     model.scale_embedding = True
-    # Zeros would mark the borders of patches as if they were those of images.
+    # With zeros, borders of patches would look like borders of images.
     model.padding = "edge"
     if model.name == "uvit":
         model.position = "rope"
-    # The larger the image, the more noise hides as much of it.
+    # Larger images need more noise to hide the same structure.
     config.diffusion.shift_by_resolution = True
 
 
 def unet(smallest: int, largest: int | None):
-    """Returns a recipe of the U-Net of the paper's experiments on such sizes."""
+    """Returns a recipe with the paper's U-Net for images of these sizes."""
     config = base.default()
     config.data.resolution = smallest
     config.data.patches = base.patches(smallest, largest)
@@ -78,7 +78,7 @@ def unet(smallest: int, largest: int | None):
 
 
 def modern(config):
-    """Replaces the prediction of noise, and its sampler, by simple diffusion's."""
+    """Replaces noise prediction and its sampler by those of simple diffusion."""
     config.diffusion.schedule = base.shifted_cosine(64)
     config.diffusion.time_law = "stratified"
     config.diffusion.prediction = "v"

@@ -2,17 +2,17 @@
 
   launch/local.sh --config configs/anyres_celeba.py --workdir runs/celeba
 
-CelebA has to be prepared once; the command says how when it does not find it. The paper
-says only that faces are cropped in the middle to 128x128, which is done in two ways:
-around the face, (x, y) = (89, 121), as in most work on diffusion (`ours`, `paper`), or
-around the middle of the picture, (89, 109) (`ours_center`, `paper_center`). The paper
-reports FID 11.1 at 64, 26.8 at 96 and 43.3 at 128, and 4.50 for a model of 64 alone.
+CelebA must be prepared once; without it, the command prints the instructions. The paper
+states only a central crop of 128x128, which has two readings: around the face, (x, y) =
+(89, 121), as in most work on diffusion (`ours`, `paper`), or around the centre of the
+image, (89, 109) (`ours_center`, `paper_center`). The paper reports FID 11.1 at 64, 26.8
+at 96 and 43.3 at 128, and 4.50 for a model trained only at 64.
 Status: not run.
 """
 
 from simple_diffusion.configs import anyres
 
-# (y0, x0, y1, x1) of 128x128 pixels in a picture of 218x178.
+# (y0, x0, y1, x1) of 128x128 pixels in an image of 218x178.
 CROPS = {"face": (57, 25, 185, 153), "center": (45, 25, 173, 153)}
 VARIANTS = ("ours", "paper", "ours_center", "paper_center")
 

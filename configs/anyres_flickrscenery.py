@@ -3,9 +3,10 @@
   launch/local.sh --config configs/anyres_flickrscenery.py --workdir runs/scenery \\
     --config.data.source=folder:/path/to/flickrscenery
 
-The folder holds the photographs, 256 pixels along their shorter side or larger.
-Variants: `ours` (the default) and `paper` (see anyres.py), of which the paper reports
-FID 32.2 at 128, 64.1 at 192 and 126 at 256, and 19.3 for a model of 128 alone.
+The folder holds the photographs; their shorter side must be at least 256 pixels.
+Variants: `ours` (the default) and `paper` (see anyres.py). For the latter the paper
+reports FID 32.2 at 128, 64.1 at 192 and 126 at 256, and 19.3 for a model trained only
+at 128.
 Status: not run.
 """
 

@@ -1,11 +1,11 @@
-"""Any-resolution training on a folder of photographs, up to the size of each.
+"""Any-resolution training on a folder of photographs, up to their stored sizes.
 
   launch/local.sh --config configs/anyres_photos.py --workdir runs/photos \\
     --config.data.source=folder:/path/to/photographs
 
-Patches of 64x64 from photographs of 64 pixels to their own size along the shorter side,
-in their own shape, by a U-ViT for one GPU with 16 GB. Variants: `ours` (the default)
-and `paper` (see anyres.py). On a CPU, for a look:
+Patches of 64x64 from photographs resized to a shorter side between 64 pixels and their
+stored size, in their own aspect ratio. A U-ViT for one GPU with 16 GB. Variants: `ours`
+(the default) and `paper` (see anyres.py). To try it on a CPU:
 
     --config.train.batch_size=16 --config.train.total_steps=2000 \\
     --config.data.patches.largest=128
@@ -24,7 +24,7 @@ def get_config(variant: str = "ours"):
     config.data.resize = "antialias"
     config.data.patches = base.patches(64, None)
     config.data.patches.aspect = None
-    # As many images of 64 to 128 as of 128 to 256 pixels, and so on.
+    # Equal shares of images of 64 to 128 pixels, of 128 to 256 pixels, and so on.
     config.data.patches.law = "log_uniform"
 
     model = config.model
@@ -38,7 +38,7 @@ def get_config(variant: str = "ours"):
     model.emb_channels = 512
 
     config.diffusion.schedule = base.shifted_cosine(noise_d=32)
-    # With patches of 4x4 pixels v learns the noise first; see quickstart.py.
+    # With patches of 4x4 pixels v-prediction learns the noise first: see quickstart.py.
     config.diffusion.prediction = "x"
     config.loss.weighting = "min_snr"
     config.optimizer.learning_rate = 3e-4

@@ -5,8 +5,8 @@
     --workdir runs/anyres --config.sample.size=48x96
 
 Patches of 32x32 from scenes of 32 to 64 pixels a side; samples at 1x, 1.5x and 2x.
-Variants: `ours` (the default) and `paper` (see anyres.py). Both have the quickstart's
-network and, because minutes must do, its prediction and loss.
+Variants: `ours` (the default) and `paper` (see anyres.py). Both use the quickstart's
+network and, to train within minutes, its prediction and loss.
 """
 
 from simple_diffusion.configs import anyres, base, quickstart

@@ -1,13 +1,11 @@
-"""Every key of a run, with its default and what it means.
+"""Every key of a run, with its default and its meaning.
 
-A recipe starts from `default()` and changes what its experiment needs. The tree is
-locked: a key that is not here is an error that names it. Sections that describe one of
-several kinds of thing (`model`, `schedule`) are made by a function each, so that a
-recipe holds the keys of the kind it uses and no others.
+A recipe starts from `default()` and changes keys. The tree is locked: an unknown key is
+an error that names it. Sections with several kinds (`model`, `schedule`) have one
+function per kind, so that a recipe has only the keys of the kind that it uses.
 
-The durations of `train` that `_duration` makes come as three keys, `*_steps`,
-`*_epochs` and `*_examples`: at most one is set, the others are 0. They are converted to
-steps once, when the run is built.
+Each duration of `train` has three keys, `*_steps`, `*_epochs` and `*_examples`: at most
+one is set, the others are 0. They are converted to steps when the run is built.
 """
 
 from ml_collections import ConfigDict
@@ -20,12 +18,12 @@ def _duration(name: str, steps: int) -> dict:
 
 
 def cosine() -> ConfigDict:
-    """The cosine schedule of the unit of resolution, between two bounds of logsnr."""
+    """The unshifted cosine schedule, between two bounds of logsnr."""
     return ConfigDict(dict(name="cosine", logsnr_min=-15.0, logsnr_max=15.0))
 
 
 def shifted_cosine(noise_d: int = 64) -> ConfigDict:
-    """The cosine schedule with the SNR it has at `noise_d` pixels (section 3.1)."""
+    """The cosine schedule with its SNR at `noise_d` pixels (section 3.1)."""
     return ConfigDict(
         dict(
             name="shifted_cosine",
@@ -59,29 +57,29 @@ def flow() -> ConfigDict:
             name="flow",
             logsnr_min=-15.0,
             logsnr_max=15.0,
-            # As of shifted_cosine; none shifts nothing.
+            # As for shifted_cosine; None means no shift.
             noise_d=placeholder(int),
         )
     )
 
 
 def patches(smallest: int, largest: int | None) -> ConfigDict:
-    """Patches of side `data.resolution`, cut from whole images resized at random.
+    """Patches of side `data.resolution`, cropped from randomly resized full images.
 
-    The size of a whole image is its shorter side in pixels.
+    The size of a full image is its shorter side in pixels.
     """
     return ConfigDict(
         dict(
-            # Sizes that are drawn; no stored image is enlarged. None as the largest is
-            # each image's own.
+            # Range of sizes; stored images are never enlarged. None as the largest
+            # means the stored size of each image.
             smallest=smallest,
             largest=largest if largest is not None else placeholder(int),
-            # How often the smallest size is taken; otherwise one within the range, by
-            # the law: uniform | log_uniform
+            # Probability of the smallest size; otherwise the size is sampled from the
+            # range by the size distribution `law`: uniform | log_uniform
             probability_smallest=0.5,
             law="uniform",
-            # Largest ratio of the sides of a whole image: 1 cuts it square (data.crop),
-            # more draws a ratio, none leaves each image its own.
+            # Largest aspect ratio of a full image: 1 crops it to a square (data.crop),
+            # above 1 samples a ratio, None keeps the ratio of each image.
             aspect=1.0,
         )
     )
@@ -89,7 +87,7 @@ def patches(smallest: int, largest: int | None) -> ConfigDict:
 
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
-    # Imported here so that the sections of this file can be read in order.
+    # Imported here, so that the sections in this file keep their order.
     from simple_diffusion.configs import evaluation, networks
 
     config = ConfigDict()
@@ -98,23 +96,23 @@ def default() -> ConfigDict:
         dict(
             # scenes | digits | folder:PATH | records:PATH | tfds:NAME
             source="scenes",
-            # Where TFDS data sets lie; none means TFDS's own default.
+            # Folder of TFDS datasets; None means the default of TFDS.
             data_dir=placeholder(str),
-            # Side in pixels of the square images that are trained on.
+            # Side in pixels of the square training images.
             resolution=64,
-            # Number of classes: none means as many as the source has, 0 ignores labels.
+            # Number of classes: None means those of the source, 0 ignores labels.
             num_classes=placeholder(int),
             # area | antialias (Lanczos)
             resize="area",
             # center | random
             crop="center",
-            # Mirror every second image, at random.
+            # Mirror each image with probability 1/2.
             flip=True,
-            # Share of a folder's images that is kept from training.
+            # Fraction of a folder's images that are held out from training.
             holdout_fraction=0.05,
-            # (y0, x0, y1, x1) in pixels: cut out of every stored image before all else.
+            # (y0, x0, y1, x1) in pixels: crop every stored image to this box first.
             crop_box=placeholder(tuple),
-            # Train on patches of images of many sizes: a section made by `patches`.
+            # Train on patches of images of many sizes: a section built by `patches`.
             patches=placeholder(ConfigDict),
         )
     )
@@ -127,10 +125,10 @@ def default() -> ConfigDict:
             family="vp",
             schedule=shifted_cosine(),
             # Lower logsnr by 2 log(R / reference) for images of side R: when sampling
-            # at another size than trained, and for patches by the size of their whole.
+            # at another size than trained, and for patches by their full-image size.
             # The reference is data.patches.smallest, or data.resolution.
             shift_by_resolution=True,
-            # How training draws t: uniform | stratified | logit_normal
+            # How training samples t: uniform | stratified | logit_normal
             time_law="stratified",
             time_mean=0.0,
             time_std=1.0,
@@ -145,17 +143,17 @@ def default() -> ConfigDict:
             # sigmoid | edm
             weighting="v_mse",
             min_snr_gamma=5.0,
-            # Bias of the sigmoid weighting; none means that of the resolution (SiD2).
+            # Bias of the sigmoid weighting; None means that of the resolution (SiD2).
             sigmoid_bias=placeholder(float),
             edm_mean=-1.2,
             edm_std=1.2,
             edm_sigma_data=0.5,
-            # Add the errors of the pooled images, for > 256 pixels (section 3.2).
+            # Add the errors of pooled images, for more than 256 pixels (section 3.2).
             multiscale=False,
             multiscale_smallest=32,
             # mean | paper: with or without the factor d that keeps clip_norm meaningful
             multiscale_normalise="mean",
-            # Share of labels replaced by the null class, so that guidance is possible.
+            # Fraction of labels replaced by the null class, for guidance.
             label_drop=0.1,
         )
     )
@@ -164,7 +162,7 @@ def default() -> ConfigDict:
         dict(
             # adam | adamw
             name="adam",
-            # Never scaled by batch size or device count behind your back.
+            # Not scaled by batch size or number of devices.
             learning_rate=1e-4,
             # constant | cosine | rsqrt, after the warm-up
             decay="constant",
@@ -173,7 +171,7 @@ def default() -> ConfigDict:
             b2=0.99,
             eps=1e-12,
             weight_decay=0.0,
-            # Largest norm of the whole gradient; 0 clips nothing.
+            # Largest global norm of the gradient; 0 means no clipping.
             clip_norm=1.0,
         )
     )
@@ -181,33 +179,33 @@ def default() -> ConfigDict:
     config.ema = ConfigDict(
         dict(
             decay=0.9999,
-            # Let the decay grow from 0.1 in the first steps: for short runs.
+            # Increase the decay from 0.1 during the first steps: for short runs.
             warmup=False,
-            # Lengths of power-function averages tracked beside it (EDM2), such as
-            # (0.05, 0.1); any other length can be made of their snapshots afterwards.
+            # Lengths of additional power-function averages (EDM2), such as (0.05, 0.1);
+            # other lengths can be reconstructed from their snapshots afterwards.
             power=(),
-            # 0 takes no snapshots.
+            # Interval of the snapshots; 0 means no snapshots.
             snapshot_every_steps=0,
         )
     )
 
-    # Devices along each axis of the mesh; one of them may be -1, whatever remains.
+    # Devices along each axis of the mesh; one axis may be -1: the remaining devices.
     config.mesh = ConfigDict(
         dict(
-            # Copies of the state, each with its part of the batch.
+            # Replicas of the state, each with its part of the batch.
             data=-1,
-            # Devices that share both state and batch: what a state too large for one
-            # device needs first.
+            # Devices that share both state and batch: the first choice for a state that
+            # is too large for one device.
             fsdp=1,
-            # Devices that share the widths of transformer blocks and the heads of
-            # attention, for the same part of the batch.
+            # Devices that share the channels of transformer blocks and the attention
+            # heads, for the same part of the batch.
             tensor=1,
-            # Parts of the cluster between which the network is slow, such as TPU
-            # slices; mesh.data, a multiple, goes over them. 1 is none, -1 as many as
-            # the devices say.
+            # Parts of the cluster with a slow network between them, such as TPU slices;
+            # mesh.data must be a multiple and spans them. 1 means no slices, -1 the
+            # number that the devices report.
             slices=1,
-            # Split the rows of pixels of each image over mesh.tensor, too: for images
-            # so large that the activations of one do not fit on a device.
+            # Also split the pixel rows of each image over mesh.tensor: for images whose
+            # activations do not fit on one device.
             split_rows=False,
         )
     )
@@ -216,29 +214,29 @@ def default() -> ConfigDict:
         dict(
             seed=0,
             batch_size=512,
-            # Split each batch into so many parts, one after the other, to save memory.
+            # Number of parts of each batch, processed in sequence to save memory.
             accumulate=1,
             **_duration("total", steps=500_000),
             **_duration("log_every", steps=100),
             **_duration("checkpoint_every", steps=5_000),
             **_duration("sample_every", steps=10_000),
-            # Evaluate evaluate.count_during_training samples and keep the best
-            # checkpoint, too; 0 evaluates at the end only.
+            # Evaluate evaluate.count_during_training samples and store the best
+            # checkpoint; 0 evaluates only at the end.
             **_duration("evaluate_every", steps=0),
-            # Newest checkpoints kept, at least 2; and every so many steps, one kept
-            # for good.
+            # Number of newest checkpoints to keep, at least 2; and the interval of
+            # checkpoints that are never deleted.
             keep_checkpoints=2,
             keep_every_steps=placeholder(int),
-            # Steps in a row that may be skipped because they are not finite.
+            # Number of consecutive non-finite steps that may be skipped.
             skips_allowed=0,
-            # Steps of which a trace is written to the workdir, for TensorBoard.
+            # Number of steps to trace, for TensorBoard; the trace is in the workdir.
             profile_steps=0,
-            # A step, batch or save that takes longer is spoken of.
+            # Print a warning if a step, batch or checkpoint takes longer.
             stall_warning_seconds=60.0,
-            # One that takes longer ends the run with exit code 75, so that it can be
-            # started again; 0 waits for ever.
+            # Stop the run with exit code 75 if one takes longer, so that it can be
+            # restarted; 0 waits without limit.
             stall_limit_seconds=0.0,
-            # Of several processes: silence after which one is taken for lost.
+            # With several processes: one that is silent for longer counts as lost.
             peer_timeout_seconds=60.0,
         )
     )
@@ -247,63 +245,64 @@ def default() -> ConfigDict:
         dict(
             seed=0,
             count=64,
-            # Images at a time on all devices together.
+            # Images per batch, on all devices together.
             batch_size=64,
-            # HxW; none means data.resolution, square.
+            # HxW; None means data.resolution, square.
             size=placeholder(str),
-            # Further sizes shown at the end of training, such as ("48x48", "32x64").
+            # More sizes to sample at the end of training, such as ("48x48", "32x64").
             also_sizes=(),
-            # What an image that is not square is to a model trained on patches: a whole
-            # that ends at all four borders, or the middle "cut" out of a square one.
-            # whole | cut
+            # How a model trained on patches treats an image that is not square: as a
+            # full image with four borders (whole), or as the central part of a square
+            # image (cut). whole | cut
             frame="whole",
-            # Larger than all images of the training: let noise level and scale go on
-            # beyond theirs, or stay those of data.patches.largest.
+            # For images larger than all training images: extrapolate noise level and
+            # scale, or keep those of data.patches.largest.
             extrapolate=False,
-            # HxW of a smaller image that is drawn first, enlarged, noised up to the
-            # time coarse_time and refined: training has seen whole images of that size,
-            # of larger ones only parts. None draws the image at its size from noise.
+            # HxW of a smaller image that is sampled first, enlarged, noised to the time
+            # coarse_time and refined. Training has seen full images of that size, but
+            # only parts of larger ones. None samples at the final size from noise.
             coarse_size=placeholder(str),
             coarse_time=0.7,
-            # Side in pixels of the windows that an image larger than memory is made in,
-            # fused at every step; none makes it at once. The stride defaults to half.
+            # Side in pixels of windows, for images that do not fit in memory; windows
+            # are fused at every step. None means no windows. The default stride is half
+            # of the side.
             window=placeholder(int),
             window_stride=placeholder(int),
-            # Windows in one call of the network.
+            # Windows per call of the network.
             window_batch=16,
-            # Share of the overlap in which windows blend; the rest, at their borders,
-            # is left out.
+            # Fraction of the overlap in which windows are blended; the rest, at their
+            # borders, is discarded.
             window_taper=0.5,
-            # Comma-separated names or numbers, repeated in turn; none means all.
+            # Comma-separated names or numbers, repeated in turn; None means all.
             classes=placeholder(str),
             # ancestral | ddim | heun | dpmpp_2m
             solver="ancestral",
-            # Where the solver stops on its way: uniform_t | uniform_logsnr | karras
+            # Noise levels of the solver: uniform_t | uniform_logsnr | karras
             # (karras has the same noise levels at every size)
             grid="uniform_t",
-            # Network evaluations; heun makes two at each.
+            # Noise levels, with one network call each; two for heun.
             steps=256,
             # ancestral: between posterior variance (0) and its upper bound (1).
             gamma=0.2,
-            # ddim: share of fresh noise; 0 is deterministic.
+            # ddim: fraction of fresh noise; 0 is deterministic.
             eta=0.0,
-            # x = x_weak + guidance (x_strong - x_weak); 1 is no guidance.
+            # x = x_weak + guidance (x_strong - x_weak); 1 means no guidance.
             guidance=1.0,
-            # Guide only while low < logsnr < high; none means always.
+            # Guide only while low < logsnr < high; None means no bound.
             guidance_low=placeholder(float),
             guidance_high=placeholder(float),
-            # Workdir of a weaker model to guide by, in place of the null class, and the
-            # step of its checkpoint; none means the newest.
+            # Workdir of a weaker model for guidance, instead of the null class, and the
+            # step of its checkpoint; None means the newest.
             guidance_workdir=placeholder(str),
             guidance_step=placeholder(int),
             # static | dynamic | none
             clip="static",
             # ema | params | power_LENGTH, such as power_0.07: an average of ema.power,
-            # or of any other length, made from the snapshots of a run that took some
+            # or of another length, reconstructed from the snapshots of the run
             weights="ema",
-            # Step of the checkpoint; none means the newest.
+            # Step of the checkpoint; None means the newest.
             checkpoint_step=placeholder(int),
-            # In place of it the one that evaluate.best_metric was best for.
+            # Load the checkpoint with the best evaluate.best_metric instead.
             best_checkpoint=False,
         )
     )
@@ -313,9 +312,9 @@ def default() -> ConfigDict:
     config.restore = restore()
     config.export = ConfigDict(
         dict(
-            # Folder of the export; none means export in the workdir.
+            # Folder of the export; None means the folder export in the workdir.
             output=placeholder(str),
-            # Of the stored parameters: float32 | bfloat16
+            # Type of the stored parameters: float32 | bfloat16
             dtype="float32",
         )
     )
@@ -323,80 +322,80 @@ def default() -> ConfigDict:
 
 
 def restore() -> ConfigDict:
-    """Zero-shot restoration; how the model is asked is stated in `sample`.
+    """Zero-shot restoration.
 
-    Guidance, windows, grid, weights, seed and batch size are those of `sample`.
+    Guidance, windows, grid, weights, seed and batch size are keys of `sample`.
     """
     return ConfigDict(
         dict(
-            # What was lost: denoise | inpaint | super_resolution | colourise | deblur |
-            # sense, or several, in this order: inpaint+super_resolution+colourise
+            # The degradation: denoise | inpaint | super_resolution | colourise | deblur
+            # | sense, or several, in this order: inpaint+super_resolution+colourise
             task="inpaint",
-            # An image, a folder of them, or held_out:COUNT images of data.source. For
-            # sense, unless degrade is set, .npy files that this mode wrote.
+            # An image, a folder of images, or held_out:COUNT images of data.source. For
+            # sense without degrade: .npy files that this mode wrote.
             input=placeholder(str),
-            # White is filled, black is kept. An image, a folder with one of the same
-            # name for each input, or without files box:HxW (a hole in the middle) or
-            # random:SHARE (of the pixels). In inpaint+super_resolution holes count as
-            # mid-grey in the means over pixels.
+            # White is filled, black is kept. An image, a folder with a mask of the same
+            # name for each input, box:HxW (a central hole) or random:SHARE (a fraction
+            # of the pixels). In inpaint+super_resolution the means over pixels treat
+            # holes as mid-grey.
             hole_mask=placeholder(str),
-            # The input is whole: degrade it first, and compare with it in the end.
+            # The input is an original: degrade it first and compare with it at the end.
             degrade=False,
-            # HxW of the result, to which inputs are cut and resized first; none leaves
-            # them as they are.
+            # HxW of the result, to which inputs are cropped and resized first; None
+            # leaves them as they are.
             size=placeholder(str),
-            # Folder of the results; none means restored/TASK in the workdir.
+            # Folder of the results; None means restored/TASK in the workdir.
             output=placeholder(str),
-            # Different restorations of each input.
+            # Number of different restorations per input.
             samples=1,
-            # Comma-separated names or numbers, one for each input in turn; none leaves
-            # the model without class, and without guidance by the null class.
+            # Comma-separated names or numbers, one for each input in turn; None means
+            # no class, and then no guidance by the null class.
             classes=placeholder(str),
-            # super_resolution: how many pixels along a side became one, and how:
+            # super_resolution: down-sampling factor of each side, and the method:
             # average | bicubic
             factor=4,
             downsampling="average",
-            # deblur: uniform | gaussian | anisotropic. Sigmas in pixels, downwards and
-            # across; none means the paper's: (10, 10) of 5 taps, (1, 20) of 9; uniform
-            # has 9 taps, other sigmas as many as count.
+            # deblur: uniform | gaussian | anisotropic. Sigmas in pixels, vertical and
+            # horizontal; None means the paper's: (10, 10) with 5 taps, (1, 20) with 9.
+            # uniform has 9 taps; other sigmas have taps up to 3 sigma.
             kernel="uniform",
             blur_sigma=placeholder(tuple),
             blur_taps=placeholder(int),
-            # What the blur left less of than this share is taken for lost.
+            # Components that the blur reduces below this fraction count as lost.
             blur_threshold=0.03,
-            # sense (compressed sensing): hadamard | blocks, and how many numbers were
-            # measured for each of the image.
+            # sense (compressed sensing): hadamard | blocks, and the number of
+            # measurements per number of the image.
             sensing="hadamard",
             ratio=0.25,
             # blocks: side of a block in pixels.
             block_side=32,
-            # Of the random choices in both.
+            # Seed of the random choices of both.
             operator_seed=0,
-            # Standard deviation of the measurement's noise, of images in [0, 1].
+            # Standard deviation of the measurement noise, for images in [0, 1].
             sigma_y=0.0,
-            # ddnm | ddnm_simplified (as published, slips and all), or, without sigma_y,
-            # ancestral | ddim | heun | dpmpp_2m
+            # ddnm | ddnm_simplified (as published, including errors), or, without
+            # sigma_y, ancestral | ddim | heun | dpmpp_2m
             solver="ddnm",
             steps=100,
-            # ddnm, ddnm_simplified, ddim: share of fresh noise.
+            # ddnm, ddnm_simplified, ddim: fraction of fresh noise.
             eta=0.85,
-            # ddnm: eta is a share of all noise, or of what a step of DDIM renews:
-            # constant | ddim
+            # ddnm: eta is a fraction of all noise (constant), or of the noise that a
+            # DDIM step renews (ddim): constant | ddim
             fresh="constant",
             # none | static | dynamic, before the projection
             clip="none",
-            # Steps that are gone back at a time, and how often a stretch is made.
+            # Time travel: steps to go back at a time, and passes of each segment.
             travel_length=1,
             travel_repeat=1,
-            # Go back from the estimate of the image; otherwise from where it stands.
+            # Go back from the estimate of the image; otherwise from the noisy image.
             travel_from_estimate=True,
-            # Cells by which the hole grows, towards smaller and larger indices; none
+            # Cells by which the hole grows, towards smaller and larger indices; None
             # means (2, 2) in the latents of an autoencoder and (0, 0) in pixels.
             dilate=placeholder(tuple),
-            # A latent cell is hole if its first pixel is, or if any is:
-            # nearest | block_max
+            # A latent cell is a hole if its first pixel is one (nearest), or if any is
+            # one (block_max): nearest | block_max
             mask_mode="nearest",
-            # Operators as published, including their slips.
+            # Use the operators as published, including their errors.
             compat=False,
             # File of LPIPS weights; see simple_diffusion/modes/convert.py.
             lpips_weights=placeholder(str),

@@ -13,7 +13,7 @@ def get_config():
     config = quickstart.get_config()
     config.data.source = "digits"
     config.data.resolution = 16
-    # A mirrored digit is no digit.
+    # Mirrored digits are not digits.
     config.data.flip = False
     config.model.trunk_dropout = 0.1
     config.train.total_steps = 2_000

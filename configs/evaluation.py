@@ -1,61 +1,60 @@
-"""The sections `evaluate` and `sweep`: what a model is worth, and with which keys."""
+"""The sections `evaluate` and `sweep`."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
 def evaluate() -> ConfigDict:
-    """What is compared with what, by which features; how, is stated in `sample`."""
+    """Samples, reference, features and metrics; `sample` has the keys of sampling."""
     return ConfigDict(
         dict(
-            # Of the loss, of intervals, of sets to extrapolate from and of places of
-            # patches; samples have sample.seed, and KID and the Inception score the
-            # seeds that they have in other implementations.
+            # Seed of the loss, of confidence intervals, of the subsets of fd_infinity
+            # and of patch positions. Samples use sample.seed; KID and the Inception
+            # score use the seeds of other implementations.
             seed=0,
-            # model (that of the workdir) | folder:PATH | npz:PATH
+            # model (the model in the workdir) | folder:PATH | npz:PATH
             samples="model",
-            # Samples drawn of a model, and held-out images for its loss. Folders and
-            # .npz files are read whole.
+            # Number of samples of a model, and of held-out images for its loss. All
+            # images of folders and .npz files are used.
             count=10_000,
-            # Which classes a model draws: balanced | as_data, as they come in the
-            # reference | the name or number of one class, which is then compared with
-            # that class alone.
+            # Classes of the samples: balanced | as_data (as in the reference) | the
+            # name or number of one class, which is compared only with that class.
             labels="balanced",
-            # data (data.source, prepared as for training) | folder:PATH | npz:PATH
+            # data (data.source, processed as for training) | folder:PATH | npz:PATH
             # (images, or published statistics with mu and sigma) | statistics:PATH
-            # (those of data, in a file that is made if it is not there).
+            # (those of data, in a file that is created if it does not exist).
             reference="data",
             # data: train | holdout
             reference_split="train",
-            # Images of it, of a single class its share of them; none means all, of a
-            # source without end as many as samples, or as reference_features if those
-            # are more.
+            # Number of reference images; a single class has its share of them. None
+            # means all images, and for an endless source the larger of count and
+            # reference_features.
             reference_count=placeholder(int),
-            # As many features of them are kept for metrics on single images.
+            # Number of them whose features are kept, for metrics on individual images.
             reference_features=10_000,
-            # HxW to which the images of a folder or .npz are cut and resized; none
-            # leaves them as they are, and they must all have one size.
+            # HxW to which the images of a folder or .npz file are cropped and resized;
+            # None leaves them as they are, and then they must all have one size.
             size=placeholder(str),
-            # Further sizes at which a model is evaluated, such as ("48x48", "32x64").
+            # More sizes at which to evaluate a model, such as ("48x48", "32x64").
             also_sizes=(),
-            # Compare patches of this side, cut at random places, the same in both sets,
-            # in place of whole images; none compares whole images.
+            # Compare patches of this side instead of full images, at random positions
+            # that are equal in both sets; None compares full images.
             patch=placeholder(int),
-            # Images at a time; samples are drawn sample.batch_size at a time.
+            # Images per batch; samples are generated in batches of sample.batch_size.
             batch_size=256,
-            # source (a classifier that is trained on data.source) | inception | dinov2
-            # | thumbnail: one or several.
+            # source (a classifier trained on data.source) | inception | dinov2 |
+            # thumbnail: one or several.
             networks=("source",),
             # Files that python -m simple_diffusion.modes.convert writes.
             inception_weights=placeholder(str),
             dinov2_weights=placeholder(str),
-            # How images come to 299x299 for inception: tf1_bilinear (as in published
-            # FIDs) | torch_bilinear (pytorch-fid) | clean_bicubic (clean-fid)
+            # How images are resized to 299x299 for inception: tf1_bilinear (as in
+            # published FIDs) | torch_bilinear (pytorch-fid) | clean_bicubic (clean-fid)
             resize="tf1_bilinear",
-            # Steps of training for the classifier.
+            # Training steps of the classifier.
             classifier_steps=300,
             # fd | sfid | kd | score | precision_recall | density_coverage | accuracy |
-            # memorisation | fd_infinity, as far as there is a network for it
+            # memorisation | fd_infinity; metrics without a suitable network are skipped
             metrics=(
                 "fd",
                 "sfid",
@@ -66,35 +65,36 @@ def evaluate() -> ConfigDict:
                 "accuracy",
                 "memorisation",
             ),
-            # Neighbours that decide how far precision and recall, and density and
-            # coverage, reach around each image.
+            # Number of neighbours that define the radius around each image, for
+            # precision and recall, and for density and coverage.
             neighbours=3,
             density_neighbours=5,
-            # Samples in the picture of nearest training images, of those nearest to
-            # one; and samples of each class in the pictures of classes.
+            # Number of samples in the picture of nearest training images (the nearest
+            # ones), and of samples per class in the pictures of classes.
             show_neighbours=8,
             show_per_class=8,
-            # Write report.html in the end, as --mode report does.
+            # Write report.html at the end, as --mode report does.
             report=False,
-            # At the end of training, and every train.evaluate_every_*: samples drawn,
-            # and held-out images for the loss; of metrics only the cheap ones.
+            # At the end of training, and every train.evaluate_every_*: number of
+            # samples and of held-out images for the loss. Only the cheap metrics are
+            # measured.
             count_after_training=512,
             count_during_training=5_000,
-            # There, of the reference as many images at most.
+            # Largest number of reference images for these evaluations.
             reference_during_training=50_000,
             metrics_during_training=("fd", "accuracy"),
-            # What decides which checkpoint is the best, without the number of samples,
-            # such as fid or accuracy_scenes; none means fd of the first network.
+            # Metric that decides on the best checkpoint, without the number of samples,
+            # such as fid or accuracy_scenes; None means fd of the first network.
             best_metric=placeholder(str),
         )
     )
 
 
 def sweep() -> ConfigDict:
-    """Mode `sweep`: the model is evaluated at every combination of these values.
+    """Mode `sweep`: evaluates the model at every combination of these values.
 
-    The same noise and classes each time, the same reference, networks and metrics as in
-    `evaluate`; an empty list means the value in `sample`.
+    All points use the same noise and classes, and the reference, networks and metrics
+    of `evaluate`. An empty list means the value in `sample`.
     """
     return ConfigDict(
         dict(

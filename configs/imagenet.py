@@ -1,4 +1,4 @@
-"""What the ImageNet recipes share: data, and the two papers' networks and training.
+"""Common parts of the ImageNet recipes: data, and the two papers' networks.
 
 Sources: simple diffusion (arXiv 2301.11093), appendix B, and SiD2 (arXiv 2410.19324).
 """
@@ -47,7 +47,7 @@ def recipe(variant: str, resolution: int):
 
 
 def unknown(variant: str) -> ValueError:
-    """Returns the error of a variant that does not exist."""
+    """Returns the error for a variant that does not exist."""
     return ValueError(
         f"variant {variant!r} must be one of unet, uvit, sid2 (configs/...py:VARIANT)"
     )
@@ -58,17 +58,17 @@ def data(config, resolution: int):
     config.data.source = "tfds:imagenet2012"
     config.data.resolution = resolution
     config.data.num_classes = 1000
-    # The papers report samples without guidance first; that is the default here.
+    # No guidance by default: the papers first report samples without it.
     config.sample.steps = 1000
-    # FID, of 50k samples and the whole training set, wants weights of Inception: see
-    # the README. A classifier of a thousand classes is nothing to train on the side.
+    # FID of 50k samples and the full training set needs the weights of Inception: see
+    # the README. Training a classifier of a thousand classes here would take too long.
     config.evaluate.networks = ("thumbnail",)
     config.evaluate.count = 50_000
     return config
 
 
 def unet(config) -> None:
-    """Sets the U-Net: v-prediction, the plain error of eps over uniform time."""
+    """Sets the U-Net: v-prediction, unweighted error of eps over uniform time."""
     side = config.data.resolution
     table = UNET[side]
     config.model = model = networks.unet()
@@ -90,7 +90,7 @@ def unet(config) -> None:
 
 
 def uvit(config) -> None:
-    """Sets the U-ViT of 2.5 billion parameters: v-prediction, the error of v."""
+    """Sets the U-ViT of 2.5 billion parameters: v-prediction, error of v."""
     side = config.data.resolution
     config.model = networks.uvit()
     config.model.patching = PATCHING[side]
@@ -99,7 +99,7 @@ def uvit(config) -> None:
     config.loss.weighting = "v_mse"
     config.train.batch_size = 2048
     config.train.total_steps = 500_000
-    # 39 GB of parameters, moments and average: no device should hold them whole.
+    # 39 GB of parameters, moments and average: shard them over the devices.
     config.mesh.data = 1
     config.mesh.fsdp = -1
 
@@ -107,15 +107,15 @@ def uvit(config) -> None:
 def sid2(config) -> None:
     """Sets the Residual U-ViT with the sigmoid loss.
 
-    SiD2's results are guided in an interval of logsnr whose limits it does not state:
-    sample.guidance, guidance_low and guidance_high are left to the user.
+    SiD2's results use guidance in an interval of logsnr, but it does not state the
+    limits: the user sets sample.guidance, guidance_low and guidance_high.
     """
     side = config.data.resolution
     config.model = networks.residual_uvit()
     # UViT/2 up to 256 pixels, UViT/4 at 512: the small models of the paper.
     config.model.patching = "conv_4" if side == 512 else "conv_2"
     config.model.remat = "full"
-    # The sigmoid loss makes the schedule a matter of variance alone.
+    # With the sigmoid loss the schedule affects only the variance of the loss.
     config.diffusion.schedule = base.shifted_cosine(64)
     # Its bias follows the resolution: 2, 0, -1, -3 at 64, 128, 256, 512.
     config.loss.weighting = "sigmoid"

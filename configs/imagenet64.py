@@ -4,7 +4,7 @@
 
 `:unet` (default) is the modernised U-Net of Google's public JAX configuration named
 after simple diffusion: rectified flow, velocity, sigmoid loss with bias +2.
-`:uvit` and `:sid2` are the networks of the two papers at this resolution, our reading.
+`:uvit` and `:sid2` are our adaptations of the two papers' networks to this resolution.
 Expected (unet): FID about 4.1 at 500k steps and 2.7 at 2 M, as stated by its authors.
 Status: not run.
 """

@@ -1,7 +1,7 @@
-"""The `model` section, one function per kind of network, with the paper's defaults.
+"""The section `model`: one function per kind of network, with the paper's defaults.
 
 The hyper-parameters are those of simple diffusion (arXiv 2301.11093), appendix B, and
-of SiD2 (arXiv 2410.19324), as far as these are published.
+of SiD2 (arXiv 2410.19324), as far as they are published.
 """
 
 from ml_collections import ConfigDict
@@ -15,26 +15,26 @@ def _common() -> dict:
         patching="none",
         # Scale wavelet bands so that white noise has unit variance in each.
         normalise_bands=False,
-        # Width of the sinusoid of logsnr, and of the vector that modulates blocks.
+        # Channels of the sinusoid of logsnr, and of the embedding for all blocks.
         base_channels=128,
         emb_channels=1024,
-        # How logsnr becomes a number: linear | sigmoid | inv_cos
+        # How logsnr is scaled for the sinusoid: linear | sigmoid | inv_cos
         logsnr_input="linear",
-        # In convolutional blocks: group | layer | rms
+        # Normalisation in convolutional blocks: group | layer | rms
         conv_norm="group",
-        # Of queries and keys: layer | rms | none
+        # Normalisation of queries and keys: layer | rms | none
         qk_norm="none",
-        # How attention knows places: learned or sincos (a table before the
-        # transformer, which a U-Net has not) | rope (queries and keys turn) | none
+        # Position in attention: learned or sincos (a table before the transformer, not
+        # for a U-Net) | rope (rotated queries and keys) | none
         position="none",
         # swish | gelu
         activation="swish",
         # auto | xla | cudnn | flash_tpu
         attention="auto",
-        # Beyond the border of the input, 3x3 convolutions in blocks see: zeros | edge
+        # Padding of 3x3 convolutions in blocks: zeros | edge
         padding="zeros",
-        # Frequencies of the Fourier features of the place in the image, joined inside
-        # every residual block; 0 leaves the network without places.
+        # Number of frequencies of the Fourier features of the position in the image,
+        # concatenated in every residual block; 0 means no positions.
         place_bands=0,
         # Scale-aware 3x3 convolutions, one entry per level: none | first_conv | all;
         # () is none at every level.
@@ -42,11 +42,11 @@ def _common() -> dict:
         safa_experts=4,
         # softmax | sigmoid | linear
         safa_gate="softmax",
-        # How the resolution of the whole image becomes a number: log2 | inverse
+        # How the size of the full image is expressed as a number: log2 | inverse
         scale_input="log2",
-        # Let it modulate every block, by the embedding.
+        # Let this number modulate every block, by the embedding.
         scale_embedding=False,
-        # float32 | bfloat16; none means bfloat16 on accelerators, float32 on CPU.
+        # float32 | bfloat16; None means bfloat16 on accelerators, float32 on CPU.
         dtype=placeholder(str),
         # What the backward pass recomputes: none | full | dots | dots_no_batch
         remat="none",
@@ -59,17 +59,17 @@ def unet() -> ConfigDict:
         dict(
             name="unet",
             **_common(),
-            # How a block takes in a skip: add_sqrt2 | add | concat
+            # How skip connections are joined: add_sqrt2 | add | concat
             skip="add_sqrt2",
             # One entry per level, from the highest resolution to the lowest.
             channels=(128, 256, 512, 1024, 1024),
             blocks=(3, 4, 4, 12, 4),
             heads=(4, 4, 4, 4, 4),
-            # Blocks on the way up beyond those on the way down.
+            # Additional blocks of the up path, compared with the down path.
             extra_up_blocks=1,
             # Sides in pixels of the feature maps that have attention.
             attention_resolutions=(8, 16),
-            # Dropout acts on feature maps of this side in pixels and smaller.
+            # Dropout rate, for feature maps of at most this side in pixels.
             dropout=0.1,
             dropout_resolution=16,
         )
@@ -82,9 +82,9 @@ def uvit() -> ConfigDict:
         dict(
             name="uvit",
             **_common(),
-            # How a block takes in a skip: add_sqrt2 | add | concat
+            # How skip connections are joined: add_sqrt2 | add | concat
             skip="add_sqrt2",
-            # In transformer blocks, without a bias: group | layer | rms
+            # Normalisation in transformer blocks, without bias: group | layer | rms
             token_norm="layer",
             # One entry per convolutional level.
             channels=(128, 256, 512),
@@ -94,10 +94,10 @@ def uvit() -> ConfigDict:
             trunk_blocks=36,
             trunk_heads=4,
             trunk_dropout=0.2,
-            # Where the embedding acts on a transformer block:
+            # Where the embedding modulates a transformer block:
             # hidden | before_activation | input | none
             film="hidden",
-            # Blocks per turn of the compiled loop; 1 compiles fastest.
+            # Blocks per iteration of the compiled loop; 1 compiles fastest.
             scan_unroll=1,
         )
     )
@@ -107,12 +107,12 @@ def uvit() -> ConfigDict:
 
 
 def residual_uvit() -> ConfigDict:
-    """The Residual U-ViT of SiD2; sizes as in public ports, the paper names none."""
+    """The Residual U-ViT of SiD2; sizes of public ports, as the paper states none."""
     model = ConfigDict(
         dict(
             name="residual_uvit",
             **_common(),
-            # In transformer blocks, without a bias: group | layer | rms
+            # Normalisation in transformer blocks, without bias: group | layer | rms
             token_norm="layer",
             # One entry per level, from the highest resolution to the lowest.
             channels=(128, 256, 512, 1024),
@@ -120,7 +120,7 @@ def residual_uvit() -> ConfigDict:
             blocks=(3, 3, 3, 16),
             heads=(1, 2, 4, 8),
             dropout=(0.0, 0.0, 0.1, 0.1),
-            # Blocks on the way up beyond those on the way down.
+            # Additional blocks of the up path, compared with the down path.
             extra_up_blocks=0,
             film="hidden",
             scan_unroll=1,

@@ -2,9 +2,9 @@
 
   launch/local.sh
 
-Twelve kinds of procedurally drawn scenes at 32x32 pixels; nothing is downloaded. What
-differs from the papers' recipes is here because a few minutes must do: each line says
-why.
+Twelve classes of procedurally drawn scenes at 32x32 pixels; nothing is downloaded. The
+differences from the papers' recipes let it train within a few minutes; comments give
+the reason for each.
 """
 
 from simple_diffusion.configs import base
@@ -17,7 +17,7 @@ def get_config():
     config.data.resolution = 32
 
     model = config.model
-    # Few but large operations keep a CPU busy: patches of 4x4, then 8x8 maps of 128
+    # Few large operations use a CPU well: patches of 4x4, then 8x8 maps of 128
     # channels and 4x4 tokens of 256. Maps of 64 channels reach half the FLOP/s.
     model.patching = "haar_2"
     model.channels = (128,)
@@ -28,13 +28,14 @@ def get_config():
     model.trunk_dropout = 0.0
     model.base_channels = 64
     model.emb_channels = 256
-    # Straight-line code: four blocks compile fast, and faster than a loop they run.
+    # Unrolled: four blocks compile fast and run faster than a loop.
     model.scan_unroll = 4
 
-    # Large shapes are decided at high noise: the schedule of an image of 8 pixels.
+    # Large shapes form at high noise: use the schedule of an image of 8 pixels.
     config.diffusion.schedule = base.shifted_cosine(noise_d=8)
-    # With patches, v asks for every pixel of the noise before the image counts; x asks
-    # for the image at once (JiT, arXiv 2511.13720) and is clean after 500 steps.
+    # With patches, v-prediction first learns every pixel of the noise. x-prediction
+    # learns the image at once (JiT, arXiv 2511.13720): samples are clean after 500
+    # steps.
     config.diffusion.prediction = "x"
     config.loss.weighting = "min_snr"
 
@@ -42,7 +43,7 @@ def get_config():
     config.optimizer.decay = "cosine"
     config.optimizer.warmup_steps = 100
     config.ema.decay = 0.998
-    # The average would otherwise still hold the random start when the run ends.
+    # Otherwise the average would still contain the random initialisation at the end.
     config.ema.warmup = True
 
     config.train.batch_size = 32

@@ -10,7 +10,7 @@ __version__ = "0.1.0"  # the packaging reads it here
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package must not start jax, for which `load` has to wait.
+    # Import `load` on demand: importing the package must not wait for jax.
     if name == "load":
         from simple_diffusion.pipelines.load import load
 

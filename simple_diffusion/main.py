@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-# Before jax and TensorFlow start: their banners would bury our first lines.
+# Set before jax and TensorFlow start: their log messages would hide our first lines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -21,12 +21,12 @@ from simple_diffusion.training.checkpoint import CheckpointError
 from simple_diffusion.training.loop import STOPPED, NonFiniteError
 
 MODES = ("train", "sample", "evaluate", "restore", "sweep", "report", "export")
-# What goes wrong for a reason that the user can mend.
+# Errors that the user can fix.
 _EXPECTED = (ValueError, OSError, CheckpointError, NonFiniteError, ModuleNotFoundError)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    None,  # a default would be parsed before its errors can be caught
+    None,  # the errors of a default could not be caught
     "Recipe by name or path: imagenet512, configs/imagenet512.py; imagenet512:uvit "
     "picks a variant, --config.a.b=c overrides a key.",
 )
@@ -37,40 +37,42 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Join the other processes of the cluster (Cloud TPU, SLURM, Open MPI, GKE); where "
-    "jax does not recognise it, name it by the three flags below.",
+    "Join the other processes of the cluster (Cloud TPU, SLURM, Open MPI, GKE). If jax "
+    "does not recognise the cluster, describe it by the three flags below.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
-_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "Processes of the run.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
 
 
 def main(argv: list[str]) -> None:
-    """Runs one mode; what goes wrong for a reason the user can mend is one line."""
+    """Runs one mode; an error that the user can fix is printed as one line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    if os.getpid() == 1:  # of a container, where what has no handler is ignored
+    if os.getpid() == 1:  # in a container, where signals without handler are ignored
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
         mode = importlib.import_module(f"simple_diffusion.modes.{_MODE.value}")
         if _DISTRIBUTED.value:
-            place = _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
-            cluster.join(*place)
+            flag_values = _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
+            cluster.join(*flag_values)
         result = mode.run(_CONFIG.value, _WORKDIR.value)
     except _EXPECTED as error:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):
             raise
-        message = f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 to see where)"
-        if isinstance(error, ModuleNotFoundError):  # the plain install only samples
+        message = (
+            f"error: {error}\n(set SIMPLE_DIFFUSION_TRACEBACK=1 for the traceback)"
+        )
+        if isinstance(error, ModuleNotFoundError):  # a plain install can only sample
             message = f"error: {error}: pip install 'simple_diffusion[all]'"
         cluster.exit_process(message, error)
     if getattr(result, "status", None) == STOPPED:
-        sys.exit(128 + signal.SIGTERM)  # so that a scheduler knows to start it again
+        sys.exit(128 + signal.SIGTERM)  # tells a scheduler to restart the run
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; what a recipe or config does not have is one line, too."""
+    """Parses the flags; an unknown recipe or key is an error of one line, too."""
     try:
         return app.parse_flags_with_usage(_with_paths(argv))
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -86,7 +88,7 @@ def _with_paths(argv: list[str]) -> list[str]:
         flag, equals, value = argument.partition("=")
         if flag in ("-config", "--config") and (equals or k + 1 < len(argv)):
             text = value if equals else argv[k + 1]
-            recipes.load(text)  # the flag would wrap the errors of a recipe in others
+            recipes.load(text)  # the flag would hide errors of a recipe in its own
             path = recipes.resolve(text)
             argv[k if equals else k + 1] = f"{flag}={path}" if equals else path
     return argv

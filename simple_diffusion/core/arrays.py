@@ -1,4 +1,4 @@
-"""Small things about arrays that several rooms need."""
+"""Small array functions that several packages use."""
 
 from typing import Any
 
@@ -26,5 +26,5 @@ def tree_norm(tree: Any) -> Float[Array, ""]:
 
 
 def tree_size(tree: Any) -> int:
-    """Returns the number of elements of all leaves; works on shapes alone."""
+    """Returns the number of elements of all leaves; shapes are enough."""
     return sum(v.size for v in jax.tree.leaves(tree))

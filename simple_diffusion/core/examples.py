@@ -1,4 +1,4 @@
-"""What a data source yields. Needs no JAX, so that data can be prepared without it.
+"""The examples of a data source. Imports no JAX: data can be prepared without it.
 
 Shapes: h height, w width, c channels, k objects.
 """

@@ -1,4 +1,4 @@
-"""Files of a run: where they are, and how to write each completely or not at all."""
+"""The files of a run, and atomic writing."""
 
 import contextlib
 import importlib.util
@@ -11,9 +11,9 @@ from etils import epath
 
 from simple_diffusion.core import console
 
-PARTIAL = ".partial"  # ends the name of a file that is being written
+PARTIAL = ".partial"  # suffix of a file that is being written
 
-# In the workdir of a run, besides checkpoints and pictures.
+# Files in the workdir of a run, besides checkpoints and pictures.
 CONFIG = "config.json"
 CLASSES = "classes.json"
 METRICS = "metrics.json"
@@ -22,15 +22,15 @@ SAMPLES = "samples.png"
 
 @contextlib.contextmanager
 def open_atomic(path: epath.PathLike) -> Iterator[IO[bytes]]:
-    """Yields a file that takes the place of another one when it is complete.
+    """Yields a file that replaces `path` when it is complete.
 
-    Several processes may write the same at once; the last one to end wins.
+    Several processes may write the same file at once; the last one to finish wins.
 
     Args:
-      path: of the file, in a folder that is there.
+      path: of the file, in an existing folder.
 
     Raises:
-      OSError: if it cannot be written; then nothing of it is left.
+      OSError: the file cannot be written; its incomplete part is removed.
     """
     path = epath.Path(path).expanduser()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
@@ -47,11 +47,11 @@ def resolve_folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """Returns the workdir as a path, on a disk or in a bucket.
 
     Args:
-      workdir: as it was given.
-      flag: how, for messages.
+      workdir: folder or gs:// path, as the user gave it.
+      flag: the flag it comes from, for messages.
 
     Raises:
-      ValueError: it is in a place of another kind, or what writes checkpoints into
+      ValueError: it is another kind of URL, or the package that writes checkpoints to
         buckets is not installed.
     """
     if "://" in workdir and not workdir.startswith("gs://"):
@@ -67,30 +67,30 @@ def resolve_folder(workdir: str, flag: str = "--workdir") -> epath.Path:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even its parent is
+    except ModuleNotFoundError:  # its parent package is missing, too
         return False
 
 
 def write(path: epath.Path, value: Any) -> None:
-    """Writes JSON; a run that is killed meanwhile leaves what was there before."""
+    """Writes JSON; if the process is killed meanwhile, the old file stays."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
 
 
 def read(path: epath.Path) -> Any:
-    """Returns what was written; None if nothing was, or it cannot be read."""
+    """Returns the content of a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError:
-        console.print_line(f"{path} is damaged and passed over")
+        console.print_line(f"{path} is damaged and was skipped")
         return None
 
 
 def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
-    """Writes the newest metrics, with what they are metrics of."""
+    """Writes the record of the newest metrics; returns its path."""
     path = folder / METRICS
     if console.is_first_process():
         write(path, record)
@@ -98,12 +98,12 @@ def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
 
 
 def read_metrics(folder: epath.Path) -> dict[str, Any]:
-    """Returns what `write_metrics` wrote, {} if nothing yet."""
+    """Returns the record that `write_metrics` wrote; {} if there is none."""
     return read(folder / METRICS) or {}
 
 
 def differences(before: Any, now: Any, path: str) -> list[str]:
-    """Returns "path: before -> now" for all leaves of two JSON trees that differ."""
+    """Returns "path: before -> now" for every leaf that differs in two JSON trees."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [f"{path}: {before} -> {now}"]
     lines = []

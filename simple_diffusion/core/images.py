@@ -17,7 +17,7 @@ def to_unit_range(image: UInt8[HostOrDevice, "*b h w c"]) -> Float[Array, "*b h 
 
 
 def to_uint8(x: Float[HostOrDevice, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
-    """Returns the nearest uint8 pixels; what lies outside [-1, 1] is clipped."""
+    """Returns the nearest uint8 pixels; values outside [-1, 1] are clipped."""
     return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
@@ -28,7 +28,7 @@ def grid(
 
     Args:
       images: at least one image.
-      columns: images in a row; by default the grid is as square as it can be.
+      columns: images in a row; by default the grid is as square as possible.
       pad: pixels of white between and around the images.
     """
     n, h, w, c = images.shape
@@ -51,12 +51,12 @@ def enlarge(
 
 
 def write_png(path: epath.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes a PNG; a reader never sees a file that is only half written."""
+    """Writes a PNG atomically: a reader never sees an incomplete file."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    with partial.open("wb") as file:  # not by name: it may be in a bucket
+    with partial.open("wb") as file:  # not by path: it may be in a bucket
         Image.fromarray(pixels).save(file, format="PNG")
     partial.replace(path)
 

@@ -29,15 +29,15 @@ def key_for(
 
 
 def per_example(key: Key, index: Int[Array, "b"]) -> Key:
-    """Returns one key [b] per example from its number, whatever batch it is in."""
+    """Returns one key [b] per example, from its index and not from its batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
 def example_key(seed: Integer[Array, ""], name: str, index: Int[Array, ""]) -> Key:
-    """Returns the key for one purpose of one sampled image, from its seed and number.
+    """Returns the key for one purpose of one sampled image, from its seed and index.
 
-    It equals `per_example(key_for(seed, 0, name), index)`, one by one: images with
-    different seeds can be in one batch.
+    It equals one element of `per_example(key_for(seed, 0, name), index)`, but allows
+    images with different seeds in one batch.
     """
     return jax.random.fold_in(key_for(seed, 0, name), index)
 

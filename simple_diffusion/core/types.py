@@ -1,4 +1,4 @@
-"""What travels between the rooms: batches, conditioning, and the shapes of functions.
+"""Types that packages exchange: batches, conditioning, and function signatures.
 
 Shapes: b batch, h height, w width, c channels, n tokens, d features.
 """
@@ -19,13 +19,13 @@ HostOrDevice = Array | ndarray
 
 @flax.struct.dataclass
 class Batch:
-    """One batch as it crosses from the host to the device.
+    """One batch, as it is copied from the host to the device.
 
     image: uint8 pixels; scaling to [-1, 1] happens on the device.
     label: class numbers from 0; all zero for a source without classes.
-    box: corners (y0, x0, y1, x1) of the image in units of the full image it was cut
-      from; (0, 0, 1, 1) where nothing was cut.
-    mask: False marks an example that only pads the batch to its size.
+    box: corners (y0, x0, y1, x1) of the image in units of its full image; (0, 0, 1, 1)
+      for a full image.
+    mask: False for examples that only pad the batch.
     """
 
     image: UInt8[HostOrDevice, "b h w c"]
@@ -36,14 +36,14 @@ class Batch:
 
 @flax.struct.dataclass
 class Conditioning:
-    """Everything a network may be conditioned on; a field that is None is not used.
+    """Everything that may condition a network; a field that is None is not used.
 
     label: class numbers; the number of classes itself is the null class.
     box: as in `Batch.box`; the network's input is that part of a full image.
-    full_size: height and width in pixels of the full images, where all are of one size,
-      which the compiler can make use of; None where each follows from its own box.
-    tokens: features to attend to, such as embedded text, with `token_mask` True where
-      a token is real.
+    full_size: height and width in pixels of the full images if they all have one size,
+      which lets the compiler simplify; None if each size follows from its own box.
+    tokens: features for cross-attention, such as embedded text; `token_mask` is True
+      for real tokens and False for padding.
     image: a map of the network's input size, joined to the input by channels.
     """
 
@@ -59,7 +59,7 @@ class Conditioning:
 
 @runtime_checkable
 class DenoiseFn(Protocol):
-    """Estimates the clean image; whatever it is conditioned on is already bound."""
+    """Estimates the clean image; all conditions are already bound."""
 
     def __call__(
         self, z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
@@ -70,7 +70,7 @@ class DenoiseFn(Protocol):
 
 @runtime_checkable
 class ApplyFn(Protocol):
-    """A network as a pure function; its output is of the kind it was trained for."""
+    """A network as a pure function; it returns the kind of prediction it learned."""
 
     def __call__(
         self,
@@ -80,7 +80,7 @@ class ApplyFn(Protocol):
         cond: Conditioning,
         dropout_key: Key | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Returns the prediction; dropout is on if and only if it has a key."""
+        """Returns the prediction; dropout is active if and only if a key is given."""
         ...
 
 
@@ -88,9 +88,9 @@ class ApplyFn(Protocol):
 class WeightFn(Protocol):
     """A loss weighting, as the logarithm of a weight.
 
-    The weight multiplies the squared error of eps, per unit of logsnr. Every weighting
-    refers to this one measure, so that another training schedule changes only where the
-    samples fall and not the loss.
+    The weight multiplies the squared error of eps per unit of logsnr. All weightings
+    use this one measure, so that the training schedule changes only how logsnr is
+    sampled and not the expected loss.
     """
 
     def __call__(self, logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
@@ -125,14 +125,15 @@ PIXELS = Codec(encode=lambda params, image: image, decode=lambda params, x: x)
 
 
 class Condition(NamedTuple):
-    """One thing that a network is conditioned on, on its way from batch to network.
+    """One condition of a network, and how its value is taken from a batch.
 
-    field: of `Conditioning`, where the network finds it.
+    field: the field of `Conditioning` from which the network reads it.
     of_batch: batch -> its value for each example, [b, ...].
-    null: value -> the value that says "none"; None for what is never left out.
-    drop: fraction of training examples whose value becomes the null, so that the
-      network can be guided. One number is drawn for each example, so of two conditions
-      the one that is dropped less often is dropped together with the other.
+    null: value -> the value that means "none"; None for a condition that is never
+      dropped.
+    drop: fraction of training examples whose value becomes the null, for guidance. One
+      random number per example decides for all conditions: whenever the condition with
+      the lower fraction is dropped, the other one is dropped as well.
     """
 
     field: str
@@ -142,10 +143,10 @@ class Condition(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """All the parameters that images are drawn with, as one tree of arrays.
+    """All parameters that sampling needs, as one tree of arrays.
 
     network: of the model.
-    weak: of the weaker model to guide by; None if there is none.
+    weak: of the weaker model for guidance; None without one.
     codec: of the codec; empty for pixels.
     """
 
@@ -154,17 +155,17 @@ class Weights(NamedTuple):
     codec: Params = ()
 
 
-# (steps done, steps in all, x_hat [b, h, w, c]) -> None, on the host, while images are
-# drawn; the devices do not wait for it. An exception that it raises ends the drawing.
+# (steps done, total steps, x_hat [b, h, w, c]) -> None. Called on the host during
+# sampling; the devices do not wait for it. An exception that it raises stops sampling.
 Progress = Callable[[int, int, Any], None]
 
 
 class Solver(NamedTuple):
-    """One way from noise to image, as two pure functions.
+    """A solver as two pure functions.
 
-    init: z_t [b, h, w, c] -> state, whatever the solver remembers between steps.
+    init: z_t [b, h, w, c] -> state, which the solver passes from step to step.
     step: (denoise, z_t, state, logsnr_t, logsnr_s, keys) -> (z_s, state), for scalars
-      logsnr_t < logsnr_s and keys [b], one per image. A solver sees neither t nor a
+      logsnr_t < logsnr_s and keys [b], one per image. A solver gets neither t nor a
       schedule.
     """
 

@@ -1,4 +1,4 @@
-"""Converts published weights to the .npz files that feature networks are loaded from.
+"""Converts published weights to the .npz files of the feature networks.
 
   python -m simple_diffusion.modes.convert lpips \\
     --trunk alexnet-owt-7be5be79.pth --lin alex.pth --output lpips_alex.npz
@@ -16,11 +16,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-# The converters are imported where they run: --help does not wait for JAX.
+# Import converters where they run, so that --help does not wait for JAX.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; an error that the user can mend is one line and exit code 1."""
+    """Runs the command; an error that the user can fix is one line and exit code 1."""
     args = _parser().parse_args(argv)
     try:
         title = args.convert(args)

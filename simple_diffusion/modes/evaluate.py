@@ -1,4 +1,4 @@
-"""Mode `evaluate`: how good a model, or a set of images, is, in numbers."""
+"""Mode `evaluate`: metrics of a model or of a set of images."""
 
 from simple_diffusion.build import data, evaluation, training
 from simple_diffusion.core import files
@@ -10,18 +10,18 @@ from simple_diffusion.training import sharding
 
 
 def run(config: Config, workdir: str) -> dict[str, float]:
-    """Evaluates what `evaluate.samples` names and returns its metrics by name.
+    """Evaluates `evaluate.samples` and returns the metrics by name.
 
-    Of a model they are written to `metrics.json` of the workdir and added to
-    `evaluations.jsonl`, of files to `comparison.json`.
+    The metrics of a model are written to `metrics.json` in the workdir and appended to
+    `evaluations.jsonl`, those of files are written to `comparison.json`.
     """
     plan, folder = evaluation.plan(config), files.resolve_folder(workdir)
     with training.watch(config):
         if plan.samples == evaluation.MODEL:
-            runs.load_classes(folder)  # an error if nothing was trained there
+            runs.load_classes(folder)  # raises if there is no trained model
             runs.print_differences(config, folder)
             mesh = training.mesh(config)
-            # First: it may say that data.source is no longer what it was.
+            # Open the data first: it may report that data.source has changed.
             dataset = data.data(config, sharding.data_shard(mesh))
             trained = open_run.open_run(config, workdir).trained
             record = evaluate.evaluate_model(config, folder, trained, dataset)

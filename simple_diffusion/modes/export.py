@@ -9,15 +9,15 @@ from simple_diffusion.pipelines import export, open_run, runs
 
 
 def plan(config: Config) -> tuple[str | None, str]:
-    """Returns the folder of the export, None for the usual one, and its dtype.
+    """Returns the folder of the export, None for the default, and its dtype.
 
     Raises:
-      ValueError: for a place that is no folder on a disk, or an unknown dtype.
+      ValueError: the output is not a local folder, or the dtype is unknown.
     """
     output, dtype = config.export.output, config.export.dtype
     if "://" in (output or ""):
         raise ValueError(
-            f"export.output={output} must be a folder on a disk; copy it to the bucket "
+            f"export.output={output} must be a local folder; copy it to the bucket "
             "afterwards"
         )
     pick(export.DTYPES, dtype, "export.dtype")
@@ -27,11 +27,11 @@ def plan(config: Config) -> tuple[str | None, str]:
 def run(config: Config, workdir: str) -> Path:
     """Writes the weights that `sample` names to `export.output` and returns the folder.
 
-    By default that is the folder `export` of the workdir. `simple_diffusion.load` reads
-    it, without orbax and TensorFlow.
+    The default folder is `export` in the workdir. `simple_diffusion.load` reads it
+    without orbax and TensorFlow.
 
     Raises:
-      ValueError: nothing was trained in the workdir, or the folder holds other files.
+      ValueError: the workdir holds no trained model, or the folder holds other files.
     """
     output, dtype = plan(config)
     with training.watch(config):

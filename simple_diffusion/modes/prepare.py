@@ -1,10 +1,10 @@
-"""Converts a folder or a TFDS dataset, once, into large files with random access.
+"""Converts a folder or a TFDS dataset once into large files with random access.
 
   python -m simple_diffusion.modes.prepare \\
     --input folder:/path/to/pictures --output /data/records --size 512
 
-and train with --config.data.source=records:/data/records. Run the same command again to
-continue after an interruption and, once it is complete, to check all files.
+Then train with --config.data.source=records:/data/records. Run the same command again
+to continue after an interruption or, when it is complete, to check all files.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.input is None and not args.verify:
-        parser.error("--input is needed, except to --verify a complete --output")
+        parser.error("--input is required, except to --verify a complete --output")
     try:
         if args.input is None:
             preparation.check(args.output, report=_report)
@@ -42,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        _report(
-            "stopped; finished shards are kept, the same command continues from there"
-        )
+        _report("stopped; finished shards are kept, the same command continues")
         sys.exit(_INTERRUPTED)
 
 
@@ -55,33 +53,33 @@ def _report(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simple_diffusion.modes.prepare",
-        description="Converts images, once, into large files with random access.",
+        description="Converts images once into large files with random access.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--input", metavar="SOURCE", help="folder:PATH or tfds:NAME")
-    add("--output", metavar="FOLDER", required=True, help="new, empty or begun before")
+    add("--output", metavar="FOLDER", required=True, help="new, empty or incomplete")
     add("--data_dir", metavar="FOLDER", help="folder of prepared TFDS datasets")
     add(
         "--size",
         type=_size,
         default=_NATIVE,
-        help="the shorter side in pixels, which larger images are reduced to; native "
-        "(default): the original files",
+        help="reduce larger images to this shorter side in pixels; native (default) "
+        "keeps the original files",
     )
     add("--resize", choices=("area", "antialias"), help="the filter; default: area")
     add(
         "--quality",
         type=_quality,
-        help=f"of the JPEG files of reduced images, 1 to 100, default {_QUALITY}; or "
+        help=f"JPEG quality of reduced images, 1 to 100, default {_QUALITY}; or "
         "lossless, for PNG",
     )
     add("--shard_megabytes", type=_positive, default=256.0, help="default: 256")
-    add("--workers", type=_count, help="images in parallel; default: one for each CPU")
+    add("--workers", type=_count, help="parallel workers; default: one per CPU")
     add(
         "--verify",
         action="store_true",
-        help="of a complete output, compare checksums and not just sizes; with "
+        help="compare checksums of a complete output, not only file sizes; with "
         "--input, write damaged files again",
     )
     return parser

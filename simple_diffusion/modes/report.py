@@ -1,4 +1,4 @@
-"""Mode `report`: one HTML file that shows all that a run has left in its workdir."""
+"""Mode `report`: one HTML file with all results in the workdir of a run."""
 
 from simple_diffusion.core.options import Config
 from simple_diffusion.report import html_report
@@ -9,7 +9,7 @@ def run(config: Config, workdir: str) -> Result:
     """Writes `report.html` into the workdir, see `html_report.write`.
 
     Raises:
-      ValueError: if there is nothing to report on.
+      ValueError: there is nothing to report.
     """
-    del config  # the workdir says what was trained
+    del config  # the workdir holds the config of the run
     return html_report.write(workdir)

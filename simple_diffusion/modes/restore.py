@@ -1,4 +1,4 @@
-"""Mode `restore`: degraded images, restored by a trained model as it is."""
+"""Mode `restore`: zero-shot restoration of degraded images by a trained model."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from simple_diffusion.pipelines.restoration.restorer import Restorer
 
 
 class Result(NamedTuple):
-    """What was restored.
+    """The restorations.
 
-    folder: where the files are.
+    folder: folder of the files.
     files: name of an input -> paths of its files in the folder; restorations first.
     metrics: means over all restorations.
-    failed: name -> why, of the inputs that could not be restored.
+    failed: name -> error message, for the inputs that could not be restored.
     """
 
     folder: epath.Path
@@ -34,16 +34,16 @@ def run(config: Config, workdir: str) -> Result:
     """Restores `restore.input` with the parameters of a workdir.
 
     Writes into `restore.output`, by default the folder `restored/TASK` of the workdir:
-    `images/NAME.png` (`NAME_0.png`, ... where there are several of each), what they
-    were made of in `inputs/` and `masks/`, `sheet.png` with the first inputs, their
-    restorations and originals, and `restorations.json` with what was done and how close
-    it came. Files of an earlier run there are replaced.
+    `images/NAME.png` (`NAME_0.png`, ... with several restorations per input), the
+    degraded inputs and masks in `inputs/` and `masks/`, `sheet.png` with the first
+    inputs, their restorations and originals, and `restorations.json` with settings and
+    metrics. Files of an earlier run there are replaced.
 
     An input of a folder that cannot be restored does not stop the others; it is
-    reported at the end. What is restored stays if the run is stopped.
+    reported at the end. If the run is stopped, finished restorations are kept.
 
     Raises:
-      ValueError: for bad settings, and if no input can be restored.
+      ValueError: settings are invalid, or no input can be restored.
     """
     with training.watch(config):
         return _run(config, workdir)
@@ -53,63 +53,63 @@ def _run(config: Config, workdir: str) -> Result:
     folder = files.resolve_folder(workdir)
     classes = runs.load_classes(folder)
     runs.print_differences(config, folder)
-    # Before the weights are read: what is wrong with the settings costs no time.
+    # Check the settings before loading the weights, so that errors come at once.
     net = network.network(config, len(classes))
     plan = restoration.plan(config, net, classes)
     output = record.output_folder(plan, folder)
-    found = inputs.find(config, plan)
+    items = inputs.find(config, plan)
     lpips = record.load_lpips(plan)
     trained = open_run.open_run(config, workdir).trained
     restorer = Restorer(trained, config, plan, notify=console.print_line)
     console.print_line(
-        f"{plan.task} by {config.restore.solver}, step {trained.step}: {len(found)} "
+        f"{plan.task} by {config.restore.solver}, step {trained.step}: {len(items)} "
         f"input(s), {plan.samples} restoration(s) each"
     )
-    written = record.RestorationRecord(
+    results = record.RestorationRecord(
         config, plan, restorer, lpips, trained.step, output
     )
     failed: dict[str, str] = {}
     try:
-        for one in _restorations(restorer, found, failed):
-            written.add(one, failed)
-            left = (len(found) - len(failed)) * plan.samples - restorer.count
+        for one in _restorations(restorer, items, failed):
+            results.add(one, failed)
+            left = (len(items) - len(failed)) * plan.samples - restorer.count
             rate = restorer.count / restorer.seconds
             console.print_line(
-                f"  {len(written.inputs)}/{len(found)}  {rate:.2f} images/s  "
-                f"{left / rate:.0f} s left  {one.name}  {written.line(one.name)}"
+                f"  {len(results.inputs)}/{len(items)}  {rate:.2f} images/s  "
+                f"{left / rate:.0f} s left  {one.name}  {results.line(one.name)}"
             )
     finally:
-        if written.inputs:
-            written.write(failed, complete=True)
-    if not written.inputs:
+        if results.inputs:
+            results.write(failed, complete=True)
+    if not results.inputs:
         raise ValueError(
-            f"none of {len(found)} inputs could be restored; the first: "
+            f"none of {len(items)} inputs could be restored; the first: "
             f"{next(iter(failed.values()))}"
         )
-    intervals = outputs.confidence(list(written.inputs.values()))
-    for name, value in written.metrics.items():
+    intervals = outputs.confidence(list(results.inputs.values()))
+    for name, value in results.metrics.items():
         bounds = intervals.get(name)
-        more = f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""
-        console.print_line(f"  {name} = {value:.4g}{more}")
+        interval = f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""
+        console.print_line(f"  {name} = {value:.4g}{interval}")
     if failed:
-        console.print_line(f"{len(failed)} of {len(found)} inputs were not restored:")
-    for name, why in failed.items():
-        console.print_line(f"  {name}: {why}")
+        console.print_line(f"{len(failed)} of {len(items)} inputs were not restored:")
+    for name, message in failed.items():
+        console.print_line(f"  {name}: {message}")
     console.print_line(
-        f"restored: {output / 'images'}, to look at: {output / record.SHEET}"
+        f"restorations: {output / 'images'}, overview: {output / record.SHEET}"
     )
-    return Result(output, written.files, written.metrics, failed)
+    return Result(output, results.files, results.metrics, failed)
 
 
 def _restorations(
-    restorer: Restorer, found: list[inputs.Input], failed: dict[str, str]
+    restorer: Restorer, items: list[inputs.Input], failed: dict[str, str]
 ) -> Iterator[Restored]:
-    """Yields each input restored, and notes those that cannot be."""
-    for number, item in enumerate(found):
+    """Yields each restored input; adds those that fail to `failed`."""
+    for number, item in enumerate(items):
         try:
             restorer.add(item, number)
         except (ValueError, OSError) as error:
-            if len(found) == 1:
+            if len(items) == 1:
                 raise
             failed[item.name] = str(error)
         yield from restorer.ready()

@@ -1,4 +1,4 @@
-"""Mode `sample`: images of a trained model as PNGs, a grid, and an .npz."""
+"""Mode `sample`: samples of a trained model as PNGs, a grid, and an .npz file."""
 
 import time
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from simple_diffusion.pipelines import image_grids, open_run, runs
 
 
 class Result(NamedTuple):
-    """What was drawn.
+    """The samples.
 
     images: uint8, [n, h, w, c], with their labels [n].
-    grid: the picture that shows them all.
+    grid: path of the grid of all images.
     """
 
     images: np.ndarray
@@ -26,11 +26,11 @@ class Result(NamedTuple):
 
 
 def run(config: Config, workdir: str) -> Result:
-    """Draws `sample.count` images with the parameters of a workdir.
+    """Samples `sample.count` images with the parameters of a workdir.
 
     Writes into the folder `samples` of the workdir: `00000_CLASS.png` and so on,
-    `grid.png` with all of them, and `samples.npz` with `arr_0` (images) and `arr_1`
-    (labels), as evaluators read it.
+    `grid.png` with all images, and `samples.npz` with `arr_0` (images) and `arr_1`
+    (labels), the format of common evaluators.
     """
     with training.watch(config):
         return _run(config, workdir)
@@ -60,16 +60,16 @@ def _run(config: Config, workdir: str) -> Result:
         console.print_line(
             f"  {done}/{len(samples)}  {rate:.2f} images/s  {left:.0f} s left"
         )
-    drawn, place = np.concatenate(batches), folder / "samples"
-    grid = place / "grid.png"
+    pixels, output = np.concatenate(batches), folder / "samples"
+    grid = output / "grid.png"
     if jax.process_index() == 0:
-        for old in place.glob("*.png"):
-            old.unlink()  # a mixture of two runs would be neither
-        for k, (image, label) in enumerate(zip(drawn, samples.labels, strict=True)):
+        for old in output.glob("*.png"):
+            old.unlink()  # so that the folder holds the samples of one run only
+        for k, (image, label) in enumerate(zip(pixels, samples.labels, strict=True)):
             name = names[label] if names else str(label)
-            images.write_png(place / image_grids.file_name(k, 5, name), image)
-        image_grids.write_grid(grid, drawn, samples.labels)
-        with (place / "samples.npz").open("wb") as file:
-            np.savez(file, drawn, samples.labels)
-    console.print_line(f"{len(drawn)} PNGs, grid.png and samples.npz in {place}")
-    return Result(drawn, samples.labels, grid)
+            images.write_png(output / image_grids.file_name(k, 5, name), image)
+        image_grids.write_grid(grid, pixels, samples.labels)
+        with (output / "samples.npz").open("wb") as file:
+            np.savez(file, pixels, samples.labels)
+    console.print_line(f"{len(pixels)} PNGs, grid.png and samples.npz in {output}")
+    return Result(pixels, samples.labels, grid)

@@ -21,10 +21,10 @@ KINDS = ("points", "others")
 def run(config: Config, workdir: str) -> list[dict[str, Any]]:
     """Evaluates a model at every combination of `config.sweep`; returns the points.
 
-    Every point uses the same noise and classes. They are written to `sweep/sweep.json`
-    one by one, a table and plots of them beside it. Called again, also for other
-    points, those that are there are not made again: `others` holds what is not asked
-    for now.
+    Every point uses the same noise and classes. Each point is written to
+    `sweep/sweep.json` as soon as it is evaluated, with a table and plots in the same
+    folder. Another sweep does not evaluate stored points again; `others` in the file
+    holds the stored points that this sweep does not ask for.
     """
     with training.watch(config):
         return _run(config, workdir)
@@ -32,13 +32,13 @@ def run(config: Config, workdir: str) -> list[dict[str, Any]]:
 
 def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     folder = files.resolve_folder(workdir)
-    runs.load_classes(folder)  # an error if nothing was trained there
+    runs.load_classes(folder)  # raises if there is no trained model
     runs.print_differences(config, folder)
     sweep_plan = evaluation.sweep(config)
     dataset = data.data(config, sharding.data_shard(training.mesh(config)))
     trained = open_run.open_run(config, workdir).trained
-    place, points = folder / FOLDER, []
-    stored = files.read(place / RECORD) or {}
+    output, points = folder / FOLDER, []
+    stored = files.read(output / RECORD) or {}
     known = {p.get("mark"): p for kind in KINDS for p in stored.get(kind, [])}
     for point, about in sweep.evaluate_points(
         config, folder, trained, dataset, sweep_plan, known
@@ -47,8 +47,8 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
         if jax.process_index() == 0:
             marks = {p["mark"] for p in points}
             others = [p for mark, p in known.items() if mark not in marks]
-            _write(place, about, points, others)
-    console.print_line(f"table, plots and numbers: {place}")
+            _write(output, about, points, others)
+    console.print_line(f"table, plots and numbers: {output}")
     return points
 
 

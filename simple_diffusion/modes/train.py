@@ -1,4 +1,4 @@
-"""Mode `train`: from a config to a trained model, a grid of samples and its metrics."""
+"""Mode `train`: trains a model, then writes a grid of samples and metrics."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -36,12 +36,12 @@ from simple_diffusion.training import (
 
 
 class Result(NamedTuple):
-    """How a training ended.
+    """The result of a training.
 
-    status: one of the words of `training.loop`.
-    state: the last one.
+    status: one of the constants of `training.loop`.
+    state: the last training state.
     metrics: of the cheap evaluation at the end; empty if the run was stopped.
-    grid: the picture of samples.
+    grid: path of the grid of samples.
     """
 
     status: str
@@ -51,13 +51,14 @@ class Result(NamedTuple):
 
 
 def run(config: Config, workdir: str) -> Result:
-    """Trains, resuming where a checkpoint is found; then samples and evaluates."""
+    """Trains, resuming from an existing checkpoint; then samples and evaluates."""
     with training.watch(config) as watch:
         return _run(config, workdir, watch)
 
 
 def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
-    # All objects are built before the first array is made: a wrong key costs seconds.
+    # Build all objects before allocating arrays, so that a wrong key fails within
+    # seconds.
     folder = files.resolve_folder(workdir)
     mesh = training.mesh(config)
     dataset = data.data(config, sharding.data_shard(mesh))
@@ -67,32 +68,34 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     codec, codec_params = codecs.codec(config)
     frozen = Weights(network=None, codec=codec_params)
     untrained = Trained(net, frozen, mesh, dataset.class_names, codec=codec)
-    sampling.checkpoint_choice(config)  # for whoever samples later: an error now
+    sampling.checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
-    def show(now: int, current: state.TrainState) -> None:
+    def write_grids(now: int, current: state.TrainState) -> None:
         weights = frozen._replace(network=current.ema["main"])
         grids.write(now, weights, is_last=now >= plan.total)
 
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
-    outcome = _train(config, folder, dataset, net, plan, mesh, show, evaluations, watch)
+    outcome = _train(
+        config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
+    )
     if outcome.status == loop.STOPPED:
         return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
-    watch.set_activity("showing and evaluating the result", is_unlimited=True)
+    watch.set_activity("sampling and evaluating the result", is_unlimited=True)
     if outcome.status == loop.ALREADY_COMPLETE:
         runs.save_config(config, folder, dataset.class_names)
-    last = int(outcome.state.step)  # more than plan.total in a run that was longer
+    last = int(outcome.state.step)  # above plan.total if an earlier run was longer
     record = files.read_metrics(folder)
-    # As the first process sees it, which writes the files: all draw, or none.
-    is_shown, is_known = cluster.broadcast_from_first(
+    # The first process writes the files, so it decides for all processes.
+    has_grids, has_metrics = cluster.broadcast_from_first(
         [all(path.exists() for path in grids.paths), record.get("step") == last]
     )
-    if not is_shown:  # killed between last save and grids
-        show(last, outcome.state)
-    if not is_known:
-        record = evaluations.final(outcome.state)
+    if not has_grids:  # killed between the last checkpoint and the grids
+        write_grids(last, outcome.state)
+    if not has_metrics:
+        record = evaluations.evaluate_final(outcome.state)
     metrics = record.get("metrics", {})
-    _summarise(metrics, folder)
+    _print_summary(metrics, folder)
     return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
 
 
@@ -103,7 +106,7 @@ def _train(
     net: network.Network,
     plan: training.Plan,
     mesh: Mesh,
-    show: Callable[[int, state.TrainState], None],
+    write_grids: Callable[[int, state.TrainState], None],
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
@@ -122,10 +125,10 @@ def _train(
     train_step = sharding.pin_feature_maps(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
-        # Not before: now it is known that the checkpoints in this workdir, if any, are
-        # of this model, and its records may be overwritten.
+        # Not earlier: only now it is certain that existing checkpoints in this workdir
+        # match this model, so that its records may be overwritten.
         runs.save_config(config, folder, dataset.class_names)
-        evaluations.begin(first_step)
+        evaluations.prepare(first_step)
         return feed.Feed(
             dataset.train(first_step), training.batch_shardings(config, mesh)
         )
@@ -137,11 +140,13 @@ def _train(
         stack.callback(checkpoints.close)
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
         stack.callback(log.close)
-        _introduce(config, folder, dataset, blueprint, mesh)
-        actions = [loop.Action(plan.sample_every or plan.total, show)]
+        _print_introduction(config, folder, dataset, blueprint, mesh)
+        actions = [loop.Action(plan.sample_every or plan.total, write_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)
-            actions.append(loop.Action(plan.evaluate_every, evaluations.during))
+            actions.append(
+                loop.Action(plan.evaluate_every, evaluations.evaluate_during)
+            )
         if plan.snapshot_every:
             path = folder / open_run.SNAPSHOTS
             snapshots = checkpoint.Snapshots(path, averages)
@@ -164,14 +169,14 @@ def _train(
         )
 
 
-def _introduce(
+def _print_introduction(
     config: Config,
     folder: epath.Path,
     dataset: data.Data,
     blueprint: state.Blueprint,
     mesh: Mesh,
 ) -> None:
-    """Says what is about to be trained."""
+    """Prints what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
     amount = "endless" if dataset.epoch >= training.ENDLESS else f"{dataset.epoch:,}"
     console.print_line(
@@ -181,12 +186,12 @@ def _introduce(
     )
 
 
-def _summarise(metrics: dict[str, float], folder: epath.Path) -> None:
-    """Says what there is to see; one line per number that sums up the run."""
+def _print_summary(metrics: dict[str, float], folder: epath.Path) -> None:
+    """Prints the metrics, one per line, and the paths of the pictures."""
     console.print_line(f"\ntraining is complete; metrics ({folder / files.METRICS}):")
     for name, value in metrics.items():
         if "[" not in name:  # a single bin of logsnr
             console.print_line(f"  {name:32s} {value:.4f}")
     console.print_line(f"pictures: {folder / files.SAMPLES}")
     if (folder / training_grids.FOLDER).exists():
-        console.print_line(f"how they came about: {folder / training_grids.FOLDER}")
+        console.print_line(f"earlier samples: {folder / training_grids.FOLDER}")

@@ -42,7 +42,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """The content of an export folder; the fields are the arguments of `model.Model`."""
+    """The content of an export folder; its fields are the arguments of `Model`."""
 
     config: Config
     trained: Trained

@@ -1,4 +1,4 @@
-"""A trained model as users hold it: sample, restore, denoise, save."""
+"""The trained model of the Python API: sample, restore, denoise, save."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from simple_diffusion.build import diffusion, sampling
+from simple_diffusion.build import diffusion, network, sampling
 from simple_diffusion.build.denoising import denoising
 from simple_diffusion.build.image_geometry import image_geometry
 from simple_diffusion.core import images as pixels
@@ -35,16 +35,16 @@ from simple_diffusion.pipelines.trained import Trained
 class Model:
     """A trained model.
 
-    Keyword arguments are the keys of the config by the same names (`steps` is
-    `sample.steps`, or `restore.steps` in `restore`); one that is not given has the
-    value of the run's config. Programs are compiled at the first call and kept: another
-    call with the same sizes and settings does not compile again.
+    Keyword arguments have the names of the config keys (`steps` is `sample.steps`, or
+    `restore.steps` in `restore`); their defaults are the values of the run's config.
+    Programs are compiled at the first call and cached: another call with the same sizes
+    and settings does not compile again.
 
-    config: of the run, with all keys.
-    trained: the network, its weights, and the devices that they are on.
+    config: the config of the run, with all keys.
+    trained: the network, its weights, and their devices.
     weights_name: which parameters: "ema", "params", or "power_LENGTH".
-    metrics: of the last evaluation of the run; {} if there was none.
-    sheet: picture of samples, as a PNG file; None if there is none.
+    metrics: of the last evaluation of the run; {} without one.
+    sheet: grid of samples, as the bytes of a PNG file; None without one.
     """
 
     def __init__(
@@ -76,33 +76,33 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; () for a model without."""
+        """The class names; () for a model without classes."""
         return self.trained.classes
 
     @property
     def step(self) -> int | None:
-        """The training step that the weights are of."""
+        """The training step of the weights."""
         return self.trained.step
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels that the model was trained at."""
+        """Height and width in pixels of the training images."""
         h, w, _ = self.trained.net.size
         return h * self.trained.codec.factor, w * self.trained.codec.factor
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of x, which the network works on."""
+        """Height, width and channels of x, the space of the network."""
         return self.trained.net.size
 
     @property
     def family(self) -> Family:
-        """How z is mixed of signal and noise, for solvers of your own."""
+        """How z mixes signal and noise, for custom solvers."""
         return self.trained.net.family
 
     @property
     def schedule(self) -> Schedule:
-        """Time t in [0, 1] -> logsnr, for images of the size of training."""
+        """Time t in [0, 1] -> logsnr, for images of the training size."""
         return diffusion.schedule(self.config)
 
     def __repr__(self) -> str:
@@ -120,36 +120,35 @@ class Model:
         progress: Progress | None = None,
         **keys: Unpack[SampleKeys],
     ) -> UInt8[np.ndarray, "n h w c"] | list[Image.Image]:
-        """Returns samples, the same as `--mode sample` writes for the same keys.
+        """Returns samples, the same as those of `--mode sample` with the same keys.
 
         Args:
-          classes: of the images, by name or number: ["boat", 3]. They take turns if
-            `count` says more images than classes; by default one image of each. None is
-            all classes, and `sample.count` images.
+          classes: of the images, by name or number: ["boat", 3]. The default is one
+            image per class; with a larger `count` the classes repeat in turn. None
+            means all classes and `sample.count` images.
           as_pil: return a list of PIL images.
           progress: called on the host as (done, steps, x_hat) at every step of every
-            batch; x_hat is the image as the model sees it then, float32 in [-1, 1],
-            [b, h, w, c]. An exception that it raises ends the drawing and is raised
-            here.
+            batch; x_hat is the current estimate of the image, float32 in [-1, 1],
+            [b, h, w, c]. An exception that it raises stops sampling and is raised here.
           **keys: keys of the section `sample`.
 
         Raises:
-          ValueError: for keys, classes and sizes that do not exist or do not fit.
+          ValueError: a key or class does not exist, or a value or size is invalid.
         """
-        given: dict[str, Any] = dict(keys)
+        settings: dict[str, Any] = dict(keys)
         if classes is not None:
-            given["classes"] = text = keywords.join_classes(classes)
-            given.setdefault("count", text.count(",") + 1)
-        found = self.prepare_samples(progress, **given)
-        drawn = np.concatenate(list(found))
-        return _to_pil(drawn) if as_pil else drawn
+            settings["classes"] = text = keywords.join_classes(classes)
+            settings.setdefault("count", text.count(",") + 1)
+        samples = self.prepare_samples(progress, **settings)
+        images = np.concatenate(list(samples))
+        return _to_pil(images) if as_pil else images
 
     def prepare_samples(self, progress: Progress | None = None, **keys: Any) -> Samples:
         """Returns the samples of `sample` in batches, drawn as they are iterated.
 
         Args:
-          progress: as `sample`.
-          **keys: keys of the section `sample`, `classes` among them.
+          progress: as in `sample`.
+          **keys: keys of the section `sample`, including `classes`.
 
         Raises:
           ValueError: as `sample`.
@@ -191,52 +190,54 @@ class Model:
         progress: Progress | None = None,
         **keys: Unpack[RestoreKeys],
     ) -> Restoration | list[Restoration]:
-        """Returns restorations of degraded images, as `--mode restore` makes them.
+        """Returns restorations of degraded images, as `--mode restore` computes them.
 
         Args:
           input: an image as a uint8 array [h, w, c] or [h, w], a PIL image or the path
             of a file; or a list of them. For the task "sense" without `degrade`, the
             measurement: a float array or an .npy file.
-          task: what was lost: denoise, inpaint, super_resolution, colourise, deblur,
+          task: the degradation: denoise, inpaint, super_resolution, colourise, deblur,
             sense, or several joined by "+", see `restore.task`.
-          hole_mask: for in-painting: an array (bool, or uint8 of 0 and 255; True or
+          hole_mask: for inpainting: an array (bool, or uint8 of 0 and 255; True or
             white is filled), a PIL image or a path; or one for each input; or
             "box:HxW", "random:SHARE".
           as_pil: return PIL images in the field `images`.
-          progress: as `sample`.
+          progress: as in `sample`.
           **keys: keys of the section `restore`, such as samples=4, and of `sample`,
-            such as guidance=3.0. A name that both have is that of `restore`.
+            such as guidance=3.0. A name that both have sets the key of `restore`.
 
         Raises:
-          ValueError: for keys that do not exist, and inputs that do not fit the task.
-          OSError: for files that cannot be read.
+          ValueError: a key does not exist, or an input does not fit the task.
+          OSError: a file cannot be read.
         """
-        of_restore = set(self.config.restore)
+        restore_keys = set(self.config.restore)
         config = self._with(
-            "sample", {k: v for k, v in keys.items() if k not in of_restore}
+            "sample", {k: v for k, v in keys.items() if k not in restore_keys}
         )
         keywords.set_keys(
-            config, "restore", {k: v for k, v in keys.items() if k in of_restore}
+            config, "restore", {k: v for k, v in keys.items() if k in restore_keys}
         )
         config.restore.task = task
-        found = arrays.restore(
+        restorations = arrays.restore(
             self.trained, config, input, hole_mask, progress, self._programs
         )
         if as_pil:
-            found = [one.replace_images(_to_pil(one.images)) for one in found]
-        return found if isinstance(input, list | tuple) else found[0]
+            restorations = [
+                one.replace_images(_to_pil(one.images)) for one in restorations
+            ]
+        return restorations if isinstance(input, list | tuple) else restorations[0]
 
     def denoiser(
         self, classes: Classes | None = None, **keys: Unpack[SampleKeys]
     ) -> DenoiseFn:
-        """Returns (z_t, logsnr) -> x_hat, guided and clipped as samples would be.
+        """Returns (z_t, logsnr) -> x_hat, guided and clipped as in sampling.
 
-        A pure function of jax arrays, for solvers of your own: z_t [b, h, w, c] in the
-        scale of `diffusion.family`, logsnr [b], x_hat [b, h, w, c].
+        A pure function of jax arrays, for custom solvers: z_t [b, h, w, c] in the scale
+        of `diffusion.family`, logsnr [b], x_hat [b, h, w, c].
 
         Args:
-          classes: of the images: one for all, or one for each. None draws without a
-            class, which is not guided by the null class.
+          classes: of the images: one for all, or one for each. None means no class, and
+            then no guidance by the null class.
           **keys: keys of the section `sample`: guidance, clip, size, ...
 
         Raises:
@@ -252,25 +253,25 @@ class Model:
         mesh = trained.mesh
         geometry = image_geometry(config, net, c.size, c.steps, mesh=mesh)
         guided = trained.weak is not None or (bool(net.num_classes) and bool(classes))
-        own = denoising(config, net, trained.weak, guided=guided, clip=c.clip)
-        own.check(geometry)
+        guided_model = denoising(config, net, trained.weak, guided=guided, clip=c.clip)
+        guided_model.check(geometry)
         labels = jnp.asarray(label, jnp.int32)
 
         def denoise(
             z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
         ) -> Float[Array, "b h w c"]:
-            each = jnp.broadcast_to(labels, (len(z_t),))
-            return own.on(geometry, trained.weights, each)(z_t, logsnr)
+            batch_labels = jnp.broadcast_to(labels, (len(z_t),))
+            return guided_model.on(geometry, trained.weights, batch_labels)(z_t, logsnr)
 
         return denoise
 
     def encode(
         self, images: ImageLike | Sequence[ImageLike]
     ) -> Float[Array, "b h w c"]:
-        """Returns images as the model has them: float32, for pixels in [-1, 1].
+        """Returns images in the space of the model: float32, for pixels in [-1, 1].
 
         Args:
-          images: as the inputs of `restore`; a uint8 array may have a batch axis.
+          images: as in `restore`; a uint8 array may have a batch axis.
         """
         batch = arrays.batch_of(images, network.CHANNELS)
         codec, weights = self.trained.codec, self.trained.weights
@@ -279,23 +280,23 @@ class Model:
     def decode(
         self, x: Float[HostOrDevice, "b h w c"], *, as_pil: bool = False
     ) -> UInt8[np.ndarray, "b h w c"] | list[Image.Image]:
-        """Returns what the model works on as uint8 images, the inverse of `encode`."""
+        """Returns x as uint8 images, the inverse of `encode`."""
         codec, weights = self.trained.codec, self.trained.weights
-        found = np.asarray(pixels.to_uint8(codec.decode(weights.codec, jnp.asarray(x))))
-        return _to_pil(found) if as_pil else found
+        batch = np.asarray(pixels.to_uint8(codec.decode(weights.codec, jnp.asarray(x))))
+        return _to_pil(batch) if as_pil else batch
 
     def save(self, folder: str | Path, *, dtype: str = "float32") -> Path:
         """Writes an export folder, which `simple_diffusion.load` reads without orbax.
 
         Args:
-          folder: is made; files of an earlier export there are replaced.
+          folder: created if needed; files of an earlier export there are replaced.
           dtype: of the stored parameters, "float32" or "bfloat16".
 
         Returns:
           The folder.
 
         Raises:
-          ValueError: for another dtype, or a folder that holds something else.
+          ValueError: the dtype is unknown, or the folder holds other files.
         """
         exported = Exported(
             config=self.config,

@@ -36,7 +36,7 @@ def print_differences(config: Config, folder: epath.Path) -> None:
     """Prints the keys of the model that differ from those of its training.
 
     Many settings of a training cannot be recognised in the parameters, such as the
-    range of sizes that scales the size input.
+    range of image sizes.
     """
     before = files.read(folder / files.CONFIG)
     if jax.process_index() or not before:

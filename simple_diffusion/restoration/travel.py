@@ -1,9 +1,8 @@
-"""From noise to a restored image, going back now and then.
+"""From noise to a restored image, with time travel.
 
-Early steps decide what later ones can no longer change: what was filled in must agree
-with what is known, but was drawn before that was clear. Time travel (RePaint, arXiv
-2201.09865; section 3.3 of 2212.00490) adds noise to a z that was nearly done with and
-comes down once more.
+Early steps fix content that later steps cannot change. This content must agree with the
+known pixels, but it is sampled before they determine it. Time travel (RePaint, arXiv
+2201.09865; section 3.3 of 2212.00490) adds noise to z again and repeats the steps.
 """
 
 import itertools
@@ -31,12 +30,12 @@ Image = Float[Array, "b h w c"]
 
 
 class Travel(NamedTuple):
-    """When to go back, and how.
+    """When to go back to higher noise, and how.
 
-    length: steps that are gone back at a time.
-    repeat: how often each stretch is travelled in all; 1 never goes back.
-    from_estimate: the noisier z is made from the last x_hat, before its projection;
-      otherwise from z, by the process itself.
+    length: number of steps to go back at a time.
+    repeat: how often each segment is passed in total; 1 never goes back.
+    from_estimate: whether to compute the noisier z from the last x_hat, before its
+      projection; otherwise from z, by the forward process.
     """
 
     length: int = 1
@@ -44,15 +43,15 @@ class Travel(NamedTuple):
     from_estimate: bool = True
 
 
-ONE_WAY = Travel()
+NO_TRAVEL = Travel()
 
 
 def itinerary(steps: int, travel: Travel) -> list[int]:
-    """Returns the noise levels in the order they are visited.
+    """Returns the noise levels in the order of the visits.
 
-    Levels are counted from the cleanest, 0, to the noisiest, steps - 1; -1 stands for
-    the image. At the levels 0, length, 2 length, ... below steps - length the way goes
-    back up `length` levels, one at a time, `repeat` - 1 times each.
+    Levels are numbered from the cleanest, 0, to the noisiest, steps - 1; -1 is the
+    image. At the levels 0, length, 2 length, ... below steps - length the itinerary
+    goes back up `length` levels, one at a time, `repeat` - 1 times each.
 
     Raises:
       ValueError: a number is below 1.
@@ -79,9 +78,9 @@ def itinerary(steps: int, travel: Travel) -> list[int]:
 
 
 def network_calls(steps: int, travel: Travel) -> int:
-    """Returns how often a solver that asks the network once a step calls it.
+    """Returns the network calls of a solver with one call per step.
 
-    Once at each level, and once more for each step that was gone back.
+    These are one call at each level, and one more for each step back.
     """
     visited = itinerary(steps, travel)
     return sum(b < a for a, b in itertools.pairwise(visited))
@@ -95,24 +94,24 @@ def restore(
     keys: Key,
     shape: tuple[int, ...],
     family: Family = VP,
-    travel: Travel = ONE_WAY,
+    travel: Travel = NO_TRAVEL,
     progress: Progress | None = None,
 ) -> Image:
-    """Returns one image per key; all that is random about it comes from its own key.
+    """Returns one image per key; all its random numbers come from its own key.
 
-    Without travel this is `sampling.loop.sample`.
+    Without travel it equals `sampling.loop.sample`.
 
     Args:
       denoise: the denoise function, not projected.
-      solver: how to step; it projects what `denoise` returns.
-      finish: x_hat at the last level -> image, such as the projection.
+      solver: the solver; it projects the output of `denoise`.
+      finish: x_hat at the last level -> image, for example the projection.
       grid: noise levels, ascending in logsnr.
       keys: one typed key per image, [b].
       shape: (h, w, c) of an image.
       family: the scale of z.
       travel: when to go back.
-      progress: called on the host after every move, forwards or back; the last
-        one gives the finished image.
+      progress: called on the host after every move, forwards or back; the last call
+        gets the finished image.
     """
     grid = jnp.asarray(grid, jnp.float32)
     last = grid.shape[0] - 1
@@ -120,14 +119,14 @@ def restore(
 
     def down(carry, logsnr_t, logsnr_s, keys):
         z, state, _ = carry
-        seen = []
+        estimates = []
 
-        def watched(z: Image, logsnr: Float[Array, "b"]) -> Image:
-            seen.append(denoise(z, logsnr))
-            return seen[-1]
+        def recorded_denoise(z: Image, logsnr: Float[Array, "b"]) -> Image:
+            estimates.append(denoise(z, logsnr))
+            return estimates[-1]
 
-        z, state = solver.step(watched, z, state, logsnr_t, logsnr_s, keys)
-        return z, state, seen[-1]
+        z, state = solver.step(recorded_denoise, z, state, logsnr_t, logsnr_s, keys)
+        return z, state, estimates[-1]
 
     def back(carry, logsnr_s, logsnr_t, keys):
         z, _, x_hat = carry
@@ -138,7 +137,7 @@ def restore(
         else:
             q = process.transition(family, logsnr_t, logsnr_s)
             z = q.scale * z + jnp.sqrt(q.variance) * noise
-        # What the solver remembers is of another path.
+        # The solver state belongs to the old trajectory: start a new one.
         return z, solver.init(z), x_hat
 
     moves = len(start) + 1
@@ -156,7 +155,7 @@ def restore(
 
     _, sigma = family.alpha_sigma(grid[0])
     z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
-    # Index 0 is the noise that it starts from.
+    # Index 0 is the initial noise.
     index = jnp.arange(1, len(start) + 1)
     levels = index, grid[last - start], grid[last - end]
     (z, _, _), _ = jax.lax.scan(move, (z, solver.init(z), jnp.zeros_like(z)), levels)
@@ -167,10 +166,10 @@ def restore(
 
 
 def _moves(visited: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where each move starts and ends; several steps back are one move.
+    """Returns the start and end of each move; consecutive steps back are one move.
 
-    The last move, to the image, is left out. Going back step by step from z is, in law,
-    one longer step, and from x_hat only the last step counts.
+    The last move, to the image, is omitted. Going back from z in several steps has the
+    same distribution as one longer step; from x_hat only the last step matters.
     """
     visited = visited[:-1]
     keep = [

@@ -27,14 +27,14 @@ def sample(
 ) -> Float[Array, "b h w c"]:
     """Returns one image per key.
 
-    All that is random about an image comes from its own key, so it does not depend on
-    the images that happen to be drawn with it, nor on the devices they are spread over.
+    All random numbers of an image come from its own key, so that it does not depend on
+    the other images of the batch or on the devices.
 
     Args:
       denoise: the denoise function.
-      solver: how to step.
-      grid: noise levels, ascending; the network sees each, and x_hat at the last is the
-        image, so that n = 1 returns x_hat of pure noise.
+      solver: the solver.
+      grid: noise levels, ascending in logsnr. The network is called at each level, and
+        x_hat at the last level is the image; n = 1 returns x_hat of pure noise.
       keys: one typed key per image, [b].
       shape: (h, w, c) of an image.
       family: the scale of z.
@@ -55,10 +55,10 @@ def refine(
     family: Family = VP,
     progress: Progress | None = None,
 ) -> Float[Array, "b h w c"]:
-    """Returns images like x, made anew from what is left of x at the first noise level.
+    """Returns images like x, sampled from x noised to the first noise level.
 
-    What x has of coarse structure survives the noise, and the rest is drawn as `sample`
-    would draw it (SDEdit, arXiv 2108.01073). Arguments as for `sample`.
+    The coarse structure of x survives the noise; the rest is sampled as in `sample`
+    (SDEdit, arXiv 2108.01073). Arguments as for `sample`.
 
     Args:
       x: images, for example smaller ones enlarged.
@@ -78,7 +78,7 @@ def _finish(
     keys: Key,
     progress: Progress | None,
 ) -> Float[Array, "b h w c"]:
-    """Returns the image that z at the first noise level leads to."""
+    """Integrates z from the first noise level to the last; returns x_hat there."""
     z = integrate(denoise, solver, z, grid, keys, progress)
     x_hat = denoise(z, jnp.broadcast_to(grid[-1], keys.shape))
     if progress is not None:
@@ -101,8 +101,8 @@ def integrate(
 ) -> Float[Array, "b h w c"]:
     """Returns z at the last noise level of the grid, given z at the first.
 
-    Arguments as for `sample`. May start anywhere, for example at an image that was only
-    partly noised.
+    Arguments as for `sample`. The first level may be any, for example for a partly
+    noised image.
     """
     grid = jnp.asarray(grid, jnp.float32)
 
@@ -111,12 +111,12 @@ def integrate(
         index, logsnr_t, logsnr_s = at
         estimates = []
 
-        def watched(z: Array, logsnr: Array) -> Array:
+        def recorded_denoise(z: Array, logsnr: Array) -> Array:
             estimates.append(denoise(z, logsnr))
             return estimates[-1]
 
         step_keys = rng.at(keys, index)
-        carry = solver.step(watched, z_t, state, logsnr_t, logsnr_s, step_keys)
+        carry = solver.step(recorded_denoise, z_t, state, logsnr_t, logsnr_s, step_keys)
         if progress is not None:
             report(progress, index, len(grid), estimates[-1])
         return carry, None

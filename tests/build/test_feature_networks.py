@@ -69,7 +69,7 @@ def test_the_same_features_are_not_taken_twice(tmp_path):
             dict(networks=("inception",)),
             "inception_weights must be .*modes.convert inception",
         ),
-        (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz is not used.*'source'"),
+        (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz has no effect.*'source'"),
         (dict(classifier_steps=0), "classifier_steps=0 must be at least 1"),
         (dict(resize="bicubic"), "evaluate.resize='bicubic' must be tf1_bilinear"),
     ],

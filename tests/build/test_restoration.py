@@ -338,8 +338,8 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
         (dict(task="unblur"), "'unblur' is unknown; known: denoise, inpaint"),
         (dict(task="colourise+inpaint"), "in the order inpaint, one of super_res"),
         (dict(task="deblur+sense"), "one of super_resolution, deblur, sense"),
-        (dict(task="inpaint+deblur"), "of a mask before deblur no exact inverse"),
-        (dict(task="inpaint+denoise"), "leave out denoise.*restore.sigma_y"),
+        (dict(task="inpaint+deblur"), "no exact inverse of a mask before deblur"),
+        (dict(task="inpaint+denoise"), "remove denoise.*restore.sigma_y"),
         (dict(task="denoise"), "restore.task=denoise needs restore.sigma_y > 0"),
         (
             dict(task="inpaint+super_resolution", downsampling="bicubic"),
@@ -355,7 +355,7 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
         (dict(task="deblur", blur_sigma=(1.0, 1.0)), "not for restore.kernel=uniform"),
         (
             dict(task="deblur", kernel="gaussian", blur_sigma=(1.0,)),
-            "restore.blur_sigma=.*two numbers above 0",
+            "restore.blur_sigma=.*two positive numbers",
         ),
         (dict(task="deblur", blur_taps=4), "restore.blur_taps=4"),
         (dict(sigma_y=-0.1), "restore.sigma_y=-0.1 must not be negative"),
@@ -398,7 +398,7 @@ def test_only_in_painting_is_linear_in_latents():
     ("changes", "match"),
     [
         (dict(input=""), "restore.input must name an image"),
-        (dict(hole_mask=""), "needs restore.hole_mask: an image in which white"),
+        (dict(hole_mask=""), "needs restore.hole_mask: an image whose white"),
         (dict(task="colourise"), "restore.hole_mask is for tasks with inpaint"),
         (dict(samples=0), "restore.samples=0"),
         (dict(classes="moon"), "restore.classes has 'moon'; this model has 3 classes"),

@@ -77,8 +77,8 @@ def test_records_that_a_full_disk_has_emptied_do_not_stop_a_run(tmp_path, capsys
     now = ConfigDict({"data": {"source": "scenes"}})
     runs.save_config(now, folder, ("moon",))
     said = capsys.readouterr().out
-    assert f"{folder / files.CONFIG} is damaged and passed over" in said
-    assert f"{folder / files.METRICS} is damaged and passed over" in said
+    assert f"{folder / files.CONFIG} is damaged and was skipped" in said
+    assert f"{folder / files.METRICS} is damaged and was skipped" in said
     assert runs.load_config(folder).data.source == "scenes"
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 

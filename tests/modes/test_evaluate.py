@@ -310,7 +310,7 @@ def test_notes_are_of_one_evaluation(tmp_path, capsys):
     )
     compared.note("of the first")
     first = compared.record()
-    compared.forget_notes()
+    compared.clear_notes()
     for _ in range(2):
         compared.note("of both")
     assert first["notes"] == ["of the first"]
@@ -320,7 +320,9 @@ def test_notes_are_of_one_evaluation(tmp_path, capsys):
 
 def test_patches_lie_at_places_that_depend_on_the_position_alone():
     space = np.array([11, 5])
-    every = extractor.corners(0, 0, 200, space)
-    np.testing.assert_array_equal(every[64:], extractor.corners(0, 64, 136, space))
+    every = extractor.patch_corners(0, 0, 200, space)
+    np.testing.assert_array_equal(
+        every[64:], extractor.patch_corners(0, 64, 136, space)
+    )
     assert (every.min(0) == 0).all() and (every.max(0) == space - 1).all()
-    assert (every != extractor.corners(1, 0, 200, space)).any()
+    assert (every != extractor.patch_corners(1, 0, 200, space)).any()

@@ -301,7 +301,7 @@ def test_the_command_takes_its_flags(images, native, tmp_path, capsys):
         prepare.main(command(images, native, "--size=16"))
     with pytest.raises(SystemExit):
         prepare.main([f"--output={native}"])
-    assert "--input is needed" in capsys.readouterr().err
+    assert "--input is required" in capsys.readouterr().err
 
 
 def test_progress_is_told_with_speed_and_time_left(images, tmp_path, monkeypatch):

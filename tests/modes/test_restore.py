@@ -194,7 +194,7 @@ def test_a_run_does_not_remove_what_it_reads(trained, photos, tmp_path, key):
     run(trained, out, **how)
     before = sorted(out.rglob("*"))
     again = {"input": str(out / "inputs"), "hole_mask": str(out / "masks")}
-    with pytest.raises(ValueError, match=f"in the place of restore.{key}=.*would mix"):
+    with pytest.raises(ValueError, match=f"overlaps with restore.{key}=.*would mix"):
         run(trained, out, **how | {key: again[key]})
     assert sorted(out.rglob("*")) == before
     # Elsewhere it may.
@@ -258,7 +258,7 @@ def test_images_of_several_sizes_are_restored(trained, tmp_path, capsys):
     other = images.read_png(result.folder / "masks" / "c.png")[..., 0]
     assert (hole != other).any()
     said = capsys.readouterr().out
-    assert said.count("restore.size=16x16 brings inputs to it") == 1  # for 16x24
+    assert said.count("restore.size=16x16 resizes the inputs") == 1  # for 16x24
 
 
 def test_larger_images_are_restored_in_windows(trained, tmp_path, capsys):
@@ -367,7 +367,10 @@ def soft(path):
         (dict(task="inpaint", hole_mask="NONE"), "NONE.png"),
         (dict(task="inpaint", hole_mask="box:17x4"), "box:17x4 does not fit"),
         (dict(task="inpaint", hole_mask="random:2"), "must be random:SHARE"),
-        (dict(task="inpaint", hole_mask="GREY", input="GREY"), "colourise gives it"),
+        (
+            dict(task="inpaint", hole_mask="GREY", input="GREY"),
+            "colourise, or store it as RGB",
+        ),
         (dict(task="super_resolution", degrade=True, factor=32), "restore.factor=32"),
         (
             dict(task="super_resolution", degrade=True, factor=3),
@@ -376,11 +379,11 @@ def soft(path):
         (dict(task="super_resolution", size="18x17"), "multiple of restore.factor=2"),
         (dict(task="super_resolution", factor=1, size="17x16"), "restore.size=17x16"),
         (dict(task="colourise"), "is in colour.*restore.degrade=True"),
-        (dict(task="sense"), "restore.size must say"),
+        (dict(task="sense"), "restore.size=HxW must be set"),
         (dict(task="sense", size="16x16"), "restore.degrade=True"),
-        (dict(task="sense", size="16x16", input="SHAPE"), r"\[5, 3\]; of an image of"),
-        (dict(task="sense", size="16x16", input="TEXT"), "no NumPy array"),
-        (dict(task="inpaint", hole_mask="box:2x2", input="held_out:0"), "1 or more"),
+        (dict(task="sense", size="16x16", input="SHAPE"), r"\[5, 3\]; for an image of"),
+        (dict(task="sense", size="16x16", input="TEXT"), "not a NumPy array"),
+        (dict(task="inpaint", hole_mask="box:2x2", input="held_out:0"), "at least 1"),
         (dict(task="inpaint", hole_mask="box:2x2", input="held_out:2"), "degrade=True"),
         (dict(task="inpaint", hole_mask="box:2x2", input="NONE"), "does not exist"),
         (dict(task="inpaint", hole_mask="box:2x2", input="EMPTY"), "holds no image"),

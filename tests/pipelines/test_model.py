@@ -193,7 +193,7 @@ def test_encode_and_decode_are_inverse_for_pixels(model, photo):
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        (dict(stepz=3), "sample.stepz: there is no such keyword; known: .*steps"),
+        (dict(stepz=3), "sample.stepz: there is no such keyword; known are .*steps"),
         (dict(steps="many"), "sample.steps='many'"),
         (dict(guidance_low="a"), "sample.guidance_low='a'"),
         (dict(size=(17, 17)), "sample.size=17x17.*nearest is 16x16"),

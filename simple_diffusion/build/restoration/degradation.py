@@ -139,7 +139,7 @@ def _super_resolution(c: Config, masked: bool) -> Callable[..., LinearOperator]:
 
 
 def _deblur(c: Config) -> Callable[..., LinearOperator]:
-    # Kind -> vertical and horizontal sigma, taps: the values of the paper's experiments.
+    # Kind -> (vertical and horizontal sigma, taps), as in the paper's experiments.
     papers = {
         "uniform": (None, 9),
         "gaussian": ((10.0, 10.0), 5),

@@ -288,8 +288,8 @@ def _solver(
     make_solver = pick(table, c.solver, "restore.solver")
     if sigma_y and c.solver not in noise_aware:
         raise ValueError(
-            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} assumes "
-            "an exact measurement"
+            f"restore.sigma_y={c.sigma_y} needs restore.solver=ddnm: {c.solver} "
+            "assumes an exact measurement"
         )
     return make_solver
 

@@ -1,1 +1,1 @@
-"""Comparing the samples of a model, or any images, with a reference set."""
+"""Compares the samples of a model, or any images, with a reference set."""

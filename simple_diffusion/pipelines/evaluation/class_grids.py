@@ -1,4 +1,4 @@
-"""A row of samples for each class."""
+"""Grids with one row of samples per class."""
 
 import jax
 import numpy as np
@@ -18,23 +18,23 @@ def write(
     """Writes `00_NAME.png` and so on into the folder `classes` of a folder.
 
     Args:
-      folder: see above; what was there before is removed.
+      folder: parent folder; the old pictures in its folder `classes` are removed.
       images: the samples.
       labels: their classes.
-      each: how many of a class are shown; classes from the hundredth on are left out.
+      each: number of images per class; only the first hundred classes are shown.
     """
     if jax.process_index() == 0:
         for old in (folder / FOLDER).glob("*.png"):
             old.unlink()
     names = images.classes[:_MOST_CLASSES]
-    places = [np.flatnonzero(labels == k)[:each].tolist() for k in range(len(names))]
-    every = [place for row in places for place in row]
-    if not every:
+    indices = [np.flatnonzero(labels == k)[:each].tolist() for k in range(len(names))]
+    all_indices = [index for row in indices for index in row]
+    if not all_indices:
         return
-    drawn = images.at(every)  # at once, and in every process
+    pixels = images.at(all_indices)  # in one call, and in every process
     if jax.process_index():
         return
-    rows = np.split(drawn, np.cumsum([len(row) for row in places])[:-1])
+    rows = np.split(pixels, np.cumsum([len(row) for row in indices])[:-1])
     for k, (name, row) in enumerate(zip(names, rows, strict=True)):
         if len(row):
             path = folder / FOLDER / image_grids.file_name(k, 2, name)

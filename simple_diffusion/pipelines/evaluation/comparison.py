@@ -1,4 +1,4 @@
-"""Comparing sets of images by what feature networks say of them."""
+"""Compares sets of images by the outputs of feature networks."""
 
 import contextlib
 import dataclasses
@@ -28,22 +28,22 @@ from simple_diffusion.training import cluster, report
 
 FOLDER = "evaluation"
 _FEATURES = "features_"
-SIZE = "{size}"  # in the name of a file of statistics
-_HELD_OUT = 2_000  # images that say how near to the training strangers are
-_SAY_SECONDS = 20.0
-_UNUSED = 8  # files of features that are kept though this evaluation has no use of them
+SIZE = "{size}"  # placeholder in the name of a statistics file
+_HELD_OUT = 2_000  # held-out images, as a baseline of the distance to training images
+_PROGRESS_SECONDS = 20.0
+_UNUSED = 8  # number of feature files to keep that this evaluation does not use
 _ABANDONED_SECONDS = 3600.0
-ENDLESS = 2**32  # examples; a source with more makes them as they are asked for
+ENDLESS = 2**32  # examples; a source with more generates them on demand
 
 
 class Comparison:
-    """Compares sets of images with a reference; what does not change is made once.
+    """Compares sets of images with reference sets, which are computed only once.
 
     plan: of the evaluation.
     networks: with their weights.
-    dataset: the data source; None where nothing is compared with it.
+    dataset: the data source; None if it is not used.
     mesh: the devices.
-    folder: where features are kept.
+    folder: where features are stored.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Comparison:
         self._dataset = dataset
         self._mesh = mesh
         self._folder = folder
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        # Rounded up: the last batch is padded and masked anyway.
-        self.batch_size = -(-plan.batch_size // ways) * ways
+        devices = mesh.shape["data"] * mesh.shape["fsdp"]
+        # Round up: the last batch is padded and masked anyway.
+        self.batch_size = -(-plan.batch_size // devices) * devices
         self._extract = Extractor(
             networks, mesh, self.batch_size, plan.patch, plan.seed
         )
@@ -74,15 +74,16 @@ class Comparison:
         self._printed: set[str] = set()
 
     def reference(self, size: Size, label: int | None = None) -> Reference:
-        """Returns what images of a size are compared with.
+        """Returns the reference set for images of a size.
 
         Args:
           size: height and width.
-          label: the class that alone counts; None for all.
+          label: restrict the reference to this class; None uses all classes.
 
         Raises:
-          ValueError: it is of another size, or a file of statistics of other images.
-          OSError: it cannot be read.
+          ValueError: the reference has another size, or a statistics file belongs to
+            other images.
+          OSError: the reference cannot be read.
         """
         key = size, label
         if key not in self._references:
@@ -92,43 +93,43 @@ class Comparison:
     def features_of(
         self, images: ImageSet, keep: int, store: bool = True, path: Any = None
     ) -> Banks:
-        """Returns what the networks say of a set.
+        """Returns the network outputs of a set of images.
 
         Args:
           images: the set.
-          keep: images of which the features themselves are kept.
-          store: keep it in a file, so that this is done once, and goes on where it was
-            interrupted.
-          path: of this file, by default one in the folder.
+          keep: number of images whose individual features are kept.
+          store: store the result in a file, to compute it only once and to continue
+            after an interruption.
+          path: of this file; by default a file in the folder.
 
         Raises:
-          ValueError: images cannot be read or have no patch of the size, or features
-            are not finite.
-          Mismatch: the file is of other images.
+          ValueError: images cannot be read, are smaller than a patch, or features are
+            not finite.
+          Mismatch: the file belongs to other images.
         """
         references.check_size(self.plan, images.size)
         identity = images.identity | self._extract.identity
         keep = min(keep, images.count)
-        own = self._folder / f"{_FEATURES}{feature_bank.digest(identity)}.npz"
+        default_path = self._folder / f"{_FEATURES}{feature_bank.digest(identity)}.npz"
         stored = None
         if store and path is not None and path.exists():
-            stored = _enough(
+            stored = _check_kept(
                 feature_bank.load(path, identity), path, keep, images.count
             )
-        elif store and path is None and own.exists():
-            stored = _usable(own, identity, keep, images.count)
-        path = path or own
+        elif store and path is None and default_path.exists():
+            stored = _load_stored(default_path, identity, keep, images.count)
+        path = path or default_path
         self._used.add(path.name)
-        # They go on together, from one place, whatever each has seen of the disk.
-        place = 0 if stored is None else stored.position
-        if not cluster.all_true(cluster.broadcast_from_first([place]) == [place]):
+        # All processes must continue at one position, even if some read another file.
+        position = 0 if stored is None else stored.position
+        if not cluster.all_true(cluster.broadcast_from_first([position]) == [position]):
             stored = None
 
         def save(banks: Banks) -> None:
             if jax.process_index() == 0:
                 feature_bank.save(banks, path)
 
-        found = feature_bank.gather(
+        banks = feature_bank.gather(
             identity,
             images.count,
             keep,
@@ -138,61 +139,66 @@ class Comparison:
             save=save if store else None,
             progress=_progress(images.count),
         )
-        cluster.all_true(True)  # that it is written, before anyone reads it
-        return found
+        cluster.all_true(True)  # wait until the file is written
+        return banks
 
     def metrics(
         self,
         generated: Banks,
         size: Size,
-        wanted: tuple[str, ...],
+        names: tuple[str, ...],
         label: int | None = None,
     ) -> Iterator[Metric]:
         """Yields the metrics of a set, compared with the reference of its size.
 
-        Those of patches are called after the side of these, such as patch32_fd.
+        The names of patch metrics contain the side of the patches, as in patch32_fd.
         """
         reference, plan = self.reference(size, label), self.plan
-        theirs = reference.banks
+        reference_banks = reference.banks
         prefix = "" if plan.patch is None else f"patch{plan.patch}_"
         for network in self.networks:
-            if network.name not in theirs.by_network:
-                self.note(f"{plan.reference} says nothing of {network.name}")
+            if network.name not in reference_banks.by_network:
+                self.note(f"{plan.reference} has no features of {network.name}")
                 continue
-            guess, is_inception = (
+            likely_resize, is_inception = (
                 reference.resize,
                 network.name == metric_names.INCEPTION,
             )
-            if is_inception and guess not in (None, network.resize):
+            if is_inception and likely_resize not in (None, network.resize):
                 self.note(
-                    f"{plan.reference} does not say how its images were resized, most "
-                    f"likely by {guess}; with evaluate.resize={network.resize} "
-                    "distances to it do not compare"
+                    f"{plan.reference} does not state how its images were resized, "
+                    f"most likely by {likely_resize}; with evaluate.resize="
+                    f"{network.resize} distances to it are not comparable"
                 )
-            mine, real = (
-                banks.by_network[network.name] for banks in (generated, theirs)
+            sample_bank, reference_bank = (
+                banks.by_network[network.name] for banks in (generated, reference_banks)
             )
-            labels = generated.labels
-            found = scoring.compute_metrics(
-                network, mine, real, labels, wanted, self._options, self.note
+            metrics = scoring.compute_metrics(
+                network,
+                sample_bank,
+                reference_bank,
+                generated.labels,
+                names,
+                self._options,
+                self.note,
             )
-            for metric in found:
+            for metric in metrics:
                 yield metric._replace(name=prefix + metric.name)
 
     def note(self, line: str) -> None:
-        """Says what a reader of the metrics should know, and puts it on record."""
+        """Prints a note for the reader of the metrics and adds it to the record."""
         if line not in self._notes:
             self._notes.append(line)
         if line not in self._printed:
             self._printed.add(line)
             console.print_line(f"  note: {line}")
 
-    def forget_notes(self) -> None:
-        """Begins another evaluation, of which earlier notes say nothing."""
+    def clear_notes(self) -> None:
+        """Deletes the notes, before another evaluation starts."""
         self._notes = []
 
     def settings(self, size: Size, label: int | None = None) -> dict[str, Any]:
-        """Returns all that metrics depend on besides the samples, as plain JSON."""
+        """Returns all settings that metrics depend on, without the samples, as JSON."""
         return {
             "reference": self.reference(size, label).about["hash"],
             "label": label,
@@ -203,9 +209,9 @@ class Comparison:
         }
 
     def training(self, size: Size) -> tuple[ImageSet, Banks, Banks] | None:
-        """Returns training images, and what is said of them and of held-out ones.
+        """Returns training images, their features, and those of held-out images.
 
-        None where there is no data source, or nothing of it is held out.
+        Returns None without a data source or without held-out images.
         """
         if self._dataset is None:
             return None
@@ -221,14 +227,14 @@ class Comparison:
         )
 
     def record(self) -> dict[str, Any]:
-        """Returns what was compared with what, for the record."""
-        every = {
-            "x".join(map(str, size)) + ("" if only is None else f" {only}"): found.about
-            for (size, only), found in self._references.items()
+        """Returns references, networks and notes, for the record."""
+        about = {
+            "x".join(map(str, size)) + ("" if label is None else f" {label}"): ref.about
+            for (size, label), ref in self._references.items()
         }
         return {
-            "reference": next(iter(every.values()), None),
-            "references": every,
+            "reference": next(iter(about.values()), None),
+            "references": about,
             "networks": {
                 n.name: {"digest": n.digest, "resize": n.resize} for n in self.networks
             },
@@ -237,18 +243,18 @@ class Comparison:
         }
 
     def remove_unused(self) -> None:
-        """Removes features in the folder, but for those used and a few younger ones."""
+        """Removes feature files, except the used ones and the newest of the others."""
         if jax.process_index() or not self._folder.exists():
             return
-        every = list(self._folder.glob(f"{_FEATURES}*.npz"))
-        unused = [path for path in every if path.name not in self._used]
+        paths = self._folder.glob(f"{_FEATURES}*.npz")
+        unused = [path for path in paths if path.name not in self._used]
         unused.sort(key=lambda path: path.stat().mtime, reverse=True)
         for path in unused[_UNUSED:]:
             path.unlink()
-        for piece in self._folder.glob(f".{_FEATURES}*{files.PARTIAL}"):
-            with contextlib.suppress(FileNotFoundError):  # it is complete by now
-                if piece.stat().mtime < time.time() - _ABANDONED_SECONDS:
-                    piece.unlink()  # of a process that was killed
+        for partial in self._folder.glob(f".{_FEATURES}*{files.PARTIAL}"):
+            with contextlib.suppress(FileNotFoundError):  # complete in the meantime
+                if partial.stat().mtime < time.time() - _ABANDONED_SECONDS:
+                    partial.unlink()  # left by a killed process
 
     def _open_reference(self, size: Size, label: int | None) -> Reference:
         plan, spec = self.plan, self.plan.reference
@@ -258,7 +264,7 @@ class Comparison:
         path = None
         if kind in ("data", "statistics"):
             split, count = plan.reference_split, plan.reference_count
-            # A file of statistics is of what it is of, in training too.
+            # The content of a statistics file does not depend on a training's limit.
             most = plan.reference_most if kind == "data" else None
             images = self._of_data(size, split, count, label, most)
             references.check_count(plan, images.identity["examples"])
@@ -277,7 +283,7 @@ class Comparison:
         except feature_bank.Mismatch as error:
             raise ValueError(
                 f"evaluate.reference={spec}: {error}. Name another file to compute "
-                "these statistics, or change the keys back"
+                "these statistics, or restore the old settings"
             ) from error
         about = {
             "what": references.describe(spec, plan),
@@ -289,17 +295,17 @@ class Comparison:
 
     def _published(self, path: Path, spec: str, size: Size) -> Reference:
         known = published.read(path)
-        # ADM's have spatial features, pytorch-fid's have not.
+        # Statistics of ADM have spatial features, those of pytorch-fid have not.
         resize = "torch_bilinear" if known.spatial is None else "tf1_bilinear"
-        nothing = np.zeros(0, np.int32), 0, np.zeros(0)
-        banks = Banks({}, 0, *nothing, {"inception": known})
-        if "arr_0" in image_files.members(path, spec):
+        empty = np.zeros(0, np.int32), 0, np.zeros(0)
+        banks = Banks({}, 0, *empty, {"inception": known})
+        if "arr_0" in image_files.array_names(path, spec):
             key, batch = "evaluate.reference", self.batch_size
             images = image_files.open_files(spec, key, self.plan.size, batch)
             references.check_same_size(images, size, spec)
             keep = self.plan.reference_features
             banks = self.features_of(images, keep)
-            # Distances by the published statistics, all else by these few images.
+            # Distances use the published statistics, other metrics these few images.
             few = banks.by_network["inception"]
             known = dataclasses.replace(known, features=few.features)
             banks.by_network["inception"] = known
@@ -322,12 +328,12 @@ class Comparison:
         dataset = self._dataset
         if dataset is None:
             raise ValueError(
-                f"evaluate.reference={self.plan.reference} needs data.source to open"
+                f"evaluate.reference={self.plan.reference} needs a data.source"
             )
         examples = dataset.describe(split, size)["examples"]
         if count is None:
-            enough = max(self.plan.count, self.plan.reference_features)
-            count = examples if examples < ENDLESS else enough
+            endless_count = max(self.plan.count, self.plan.reference_features)
+            count = examples if examples < ENDLESS else endless_count
         return image_sets.of_data(
             dataset,
             self._mesh,
@@ -339,44 +345,44 @@ class Comparison:
         )
 
 
-def _enough(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
-    """Returns banks, if they keep as many features as are wanted."""
+def _check_kept(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
+    """Returns stored banks; raises ValueError if they keep too few features."""
     complete = stored.position >= count
     if stored.keep < (min(keep, stored.n) if complete else keep):
         raise ValueError(
             f"{path} keeps the features of {stored.keep} images, fewer than evaluate."
-            f"reference_features={keep}; lower that, or name another file"
+            f"reference_features={keep}; lower this key, or name another file"
         )
     return stored
 
 
-def _usable(
+def _load_stored(
     path: epath.Path, identity: dict[str, Any], keep: int, count: int
 ) -> Banks | None:
-    """Returns banks that were kept, or None where they must be gathered anew."""
+    """Returns stored banks, or None if they must be computed again."""
     try:
         if "://" not in str(path):
-            Path(path).touch()  # the longest unused goes first, see `tidy`
-        return _enough(feature_bank.load(path, identity), path, keep, count)
+            Path(path).touch()  # `remove_unused` removes the oldest files first
+        return _check_kept(feature_bank.load(path, identity), path, keep, count)
     except ValueError as error:
-        console.print_line(f"note: {error}; gathered anew")
+        console.print_line(f"note: {error}; computed again")
         return None
 
 
 def _progress(count: int) -> Callable[[int], None]:
-    """Returns what says now and then how far a pass over images is."""
-    start = said = time.perf_counter()
+    """Returns a function that prints the progress of a pass over images."""
+    start = last_print = time.perf_counter()
     first: int | None = None
 
-    def tell(done: int) -> None:
-        nonlocal said, first
+    def print_progress(done: int) -> None:
+        nonlocal last_print, first
         now = time.perf_counter()
-        if first is None:  # with it came the compilation
+        if first is None:  # the first batch includes the compilation
             first = done
-        elif now - said > _SAY_SECONDS and done > first:
-            said = now
+        elif now - last_print > _PROGRESS_SECONDS and done > first:
+            last_print = now
             rate = (done - first) / (now - start)
             left = report.format_duration((count - done) / rate)
             console.print_line(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
 
-    return tell
+    return print_progress

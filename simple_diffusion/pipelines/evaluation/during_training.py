@@ -1,4 +1,4 @@
-"""What a training looks at on its way: cheap evaluations, and the best checkpoint."""
+"""Cheap evaluations during a training, and its best checkpoint."""
 
 import dataclasses
 from typing import Any
@@ -19,14 +19,14 @@ from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.pipelines.training_grids import TrainingGrids
 from simple_diffusion.training import checkpoint, cluster, state
 
-_OWN = {
+_TRAINING_SETTINGS = {
     "weights": "ema",
     "checkpoint_step": None,
     "best_checkpoint": False,
     "guidance_workdir": None,
     "guidance_step": None,
 }
-# Which names come of a metric.
+# Metric of `evaluate.metrics_during_training` -> kinds of its values.
 _KINDS = {
     "fd": ("fid", "fd"),
     "sfid": ("sfid",),
@@ -40,13 +40,13 @@ _KINDS = {
 
 
 class TrainingEvaluations:
-    """Evaluations of a training, by few samples and the cheap ones of all metrics.
+    """Evaluations of a training, with few samples and cheap metrics.
 
-    config: the whole config; what cannot be evaluated is an error at once.
+    config: the whole config; invalid settings raise errors in the constructor.
     folder: the workdir.
     dataset: the data source.
     trained: the model; its weights are not used.
-    grids: whose drawer is used, so that nothing is compiled twice.
+    grids: their drawer is used, so that nothing is compiled twice.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class TrainingEvaluations:
         networks, size = config.evaluate.networks, grids.sampler.size
         references.check(plan, networks, dataset, size)
         evaluation.label_of(plan.labels, trained.net, dataset.class_names)
-        # In a training these are what is drawn from, whatever `sample` says.
+        # A training samples from these weights; it ignores the keys of `sample`.
         config = config.copy_and_resolve_references()
-        for key, value in _OWN.items():
+        for key, value in _TRAINING_SETTINGS.items():
             config.sample[key] = value
         self._config, self._folder, self._dataset = config, folder, dataset
         self._untrained, self._grids = trained, grids
@@ -73,59 +73,58 @@ class TrainingEvaluations:
         self._comparison: Comparison | None = None
         self._best: checkpoint.BestCheckpoint | None = None
 
-    def begin(self, step: int) -> None:
-        """Forgets evaluations of steps that were lost and will be made again."""
-        record.forget_after(self._folder, step)
+    def prepare(self, step: int) -> None:
+        """Deletes evaluations after a step, which the resumed training repeats."""
+        record.delete_after(self._folder, step)
         if cluster.broadcast_from_first([(self._folder / open_run.BEST).exists()])[0]:
             checkpoint.BestCheckpoint.delete_after(self._folder / open_run.BEST, step)
         last = files.read_metrics(self._folder).get("step")
         if jax.process_index() == 0 and last is not None and last > step:
             (self._folder / files.METRICS).unlink()
 
-    def during(self, step: int, current: state.TrainState) -> None:
-        """Evaluates a step, and keeps its checkpoint if it is the best so far."""
+    def evaluate_during(self, step: int, current: state.TrainState) -> None:
+        """Evaluates a step; stores its checkpoint if it is the best so far."""
         count = self._plan.during_training
         console.print_line(f"evaluating step {step} with {count} samples")
-        found, label = self._measure(current, count)
-        record.append(self._folder, self._describe(current, found))
-        metric = self._chosen(found)
+        metrics, label = self._measure(current, count)
+        record.append(self._folder, self._describe(current, metrics))
+        metric = self._best_metric(metrics)
         if metric is None:
-            wanted = self._plan.best_metric or "fd"
+            name = self._plan.best_metric or "fd"
             console.print_line(
-                f"  note: without {wanted} no checkpoint is known to be the best"
+                f"  note: without {name} the best checkpoint cannot be determined"
             )
             return
         if self._best is None:
             lower = metric_names.is_lower_better(metric.name)
             assert lower is not None and self._comparison is not None
             folder = self._folder / open_run.BEST
-            # Values of other samples, or compared otherwise, say nothing of these.
-            drawn = record.sampling_settings(self._config, self._grids.sampler, None)
-            settings = drawn | self._comparison.settings(
-                self._grids.sampler.size, label
-            )
+            # Compare only values with equal settings of sampling and comparison.
+            settings = record.sampling_settings(
+                self._config, self._grids.sampler, None
+            ) | self._comparison.settings(self._grids.sampler.size, label)
             name = f"{metric.name} {feature_bank.digest(settings)}"
             self._best = checkpoint.BestCheckpoint(folder, name, lower)
         if self._best.save_if_better(step, current, metric.value):
             console.print_line(
-                f"  the best so far, kept in {self._folder / open_run.BEST}"
+                f"  the best so far, stored in {self._folder / open_run.BEST}"
             )
 
-    def final(self, last: state.TrainState) -> dict[str, Any]:
-        """Evaluates the end of a training and writes its record, which is returned."""
+    def evaluate_final(self, last: state.TrainState) -> dict[str, Any]:
+        """Evaluates the end of a training; writes and returns its record."""
         count = self._plan.after_training
         console.print_line(f"evaluating with {count} samples and held-out images")
         trained = self._trained(last)
         loss = evaluation.held_out(self._config, trained, self._dataset, count)
-        found = list(record.print_metrics(loss))
-        found += self._measure(last, count)[0]
-        described = self._describe(last, found)
-        record.append(self._folder, described)
-        files.write_metrics(self._folder, described)
-        return described
+        metrics = list(record.print_metrics(loss))
+        metrics += self._measure(last, count)[0]
+        final_record = self._describe(last, metrics)
+        record.append(self._folder, final_record)
+        files.write_metrics(self._folder, final_record)
+        return final_record
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until the best checkpoint is written."""
         if self._best is not None:
             self._best.close()
 
@@ -138,15 +137,15 @@ class TrainingEvaluations:
     def _measure(
         self, current: state.TrainState, count: int
     ) -> tuple[list[Metric], int | None]:
-        """Returns metrics of samples, and their class if they all have one."""
-        if self._comparison is None:  # late: it may have to train a classifier
+        """Returns metrics of samples, and their class if they all have the same."""
+        if self._comparison is None:  # created late: it may have to train a classifier
             most = self._plan.reference_during_training
             plan = dataclasses.replace(self._plan, reference_most=most)
             self._comparison = evaluation.open_comparison(
                 self._config, self._folder, self._untrained.mesh, self._dataset, plan
             )
         comparison = self._comparison
-        comparison.forget_notes()
+        comparison.clear_notes()
         samples = evaluation.samples(
             self._config,
             self._trained(current),
@@ -155,53 +154,56 @@ class TrainingEvaluations:
             count,
             self._grids.drawer,
         )
-        wanted = self._plan.metrics_during_training
+        names = self._plan.metrics_during_training
         features = evaluation.extract_features(comparison, samples, store=False)
-        found = evaluation.measure(comparison, samples, features, wanted)
-        return list(record.print_metrics(found)), samples.label
+        metrics = evaluation.measure(comparison, samples, features, names)
+        return list(record.print_metrics(metrics)), samples.label
 
     def _describe(
-        self, current: state.TrainState, found: list[Metric]
+        self, current: state.TrainState, metrics: list[Metric]
     ) -> dict[str, Any]:
         assert self._comparison is not None
         step = int(current.step)
         return evaluation.describe(
-            self._config, self._comparison, self._grids.sampler, step, found
+            self._config, self._comparison, self._grids.sampler, step, metrics
         )
 
-    def _chosen(self, found: list[Metric]) -> Metric | None:
-        """Returns the metric that decides which checkpoint is the best, if it is there.
+    def _best_metric(self, metrics: list[Metric]) -> Metric | None:
+        """Returns the metric that decides on the best checkpoint, if it was measured.
 
         By default it is the Fréchet distance of the first network.
         """
-        wanted = self._plan.best_metric
-        for metric in found:
+        name = self._plan.best_metric
+        for metric in metrics:
             kind, network, _ = metric_names.split_name(metric.name)
-            alone = kind if network == metric_names.INCEPTION else f"{kind}_{network}"
-            if wanted is None and metric_names.plain_kind(kind) in _KINDS["fd"]:
+            short = kind if network == metric_names.INCEPTION else f"{kind}_{network}"
+            if name is None and metric_names.plain_kind(kind) in _KINDS["fd"]:
                 return metric
-            if wanted in (alone, metric.name):
+            if name in (short, metric.name):
                 return metric
         return None
 
     def _check_best(self) -> None:
-        """Raises ValueError if what decides on the best checkpoint is not measured."""
-        wanted, networks = self._plan.best_metric, self._config.evaluate.networks
-        if wanted is None:
+        """Raises ValueError if `evaluate.best_metric` is not measured."""
+        name, networks = self._plan.best_metric, self._config.evaluate.networks
+        if name is None:
             return
         kinds = [
             k for m in self._plan.metrics_during_training for k in _KINDS.get(m, ())
         ]
-        kind, network, _ = metric_names.split_name(wanted)
+        kind, network, _ = metric_names.split_name(name)
         source = self._config.data.source.partition(":")[0]
-        own = {"source": {source, "thumbnail"}, "dinov2": {"dinov2_b", "dinov2_l"}}
-        known = set().union(*(own.get(name, {name}) for name in networks))
+        aliases = {
+            "source": {source, "thumbnail"},
+            "dinov2": {"dinov2_b", "dinov2_l"},
+        }
+        known = set().union(*(aliases.get(key, {key}) for key in networks))
         if metric_names.plain_kind(kind) not in kinds or (
             (network or metric_names.INCEPTION) not in known
         ):
             raise ValueError(
-                f"evaluate.best_metric={wanted} is not measured in a training: it must "
+                f"evaluate.best_metric={name} is not measured in a training: it must "
                 f"be one of {', '.join(kinds) or 'none'} (of evaluate."
-                f"metrics_during_training) by one of {', '.join(sorted(known))}, such "
+                f"metrics_during_training) of one of {', '.join(sorted(known))}, such "
                 "as fid or accuracy_scenes"
             )

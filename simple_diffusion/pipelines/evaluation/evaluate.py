@@ -1,4 +1,4 @@
-"""Evaluating a model, or files of images, from beginning to record."""
+"""Complete evaluations of a model or of image files, including the record."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def evaluate_model(
       The record of `metrics.json`.
 
     Raises:
-      ValueError: for what cannot be evaluated, before anything takes long.
+      ValueError: settings are invalid; raised before anything that takes long.
     """
     feature_networks.check(config)
     plan = build_evaluation.plan(config)
@@ -50,30 +50,32 @@ def evaluate_model(
     console.print_line(f"evaluating step {trained.step} with {plan.count} samples")
     samples = evaluation.samples(config, trained, comparison, sampler, plan.count)
     loss = evaluation.held_out(config, trained, dataset, plan.count)
-    found = list(record.print_metrics(loss))
+    metrics = list(record.print_metrics(loss))
     features = evaluation.extract_features(comparison, samples)
-    metrics = evaluation.measure(comparison, samples, features, plan.metrics)
-    found += record.print_metrics(metrics)
+    metrics += record.print_metrics(
+        evaluation.measure(comparison, samples, features, plan.metrics)
+    )
     for each in others:
         other = evaluation.samples(config, trained, comparison, each, plan.count)
         h, w = each.size
         banks = evaluation.extract_features(comparison, other)
         for metric in evaluation.measure(comparison, other, banks, plan.metrics):
             renamed = metric._replace(name=f"{metric.name}@{h}x{w}")
-            found += record.print_metrics([renamed])
+            metrics += record.print_metrics([renamed])
         del banks  # the next size needs the memory
-    place = folder / FOLDER
-    memorisation.remove_picture(place)
+    output = folder / FOLDER
+    memorisation.remove_picture(output)
     if "memorisation" in plan.metrics:
-        near = memorisation.measure(comparison, samples.images, features, place)
-        found += record.print_metrics(near)
-    class_grids.write(place, samples.images, features.labels, plan.show_per_class)
-    written = evaluation.describe(config, comparison, sampler, trained.step, found)
-    record.append(folder, written)
-    path = files.write_metrics(folder, written)
+        metrics += record.print_metrics(
+            memorisation.measure(comparison, samples.images, features, output)
+        )
+    class_grids.write(output, samples.images, features.labels, plan.show_per_class)
+    result = evaluation.describe(config, comparison, sampler, trained.step, metrics)
+    record.append(folder, result)
+    path = files.write_metrics(folder, result)
     comparison.remove_unused()
     console.print_line(f"metrics: {path}")
-    return written
+    return result
 
 
 def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
       The record of `comparison.json`.
 
     Raises:
-      ValueError: for images that cannot be read or compared.
+      ValueError: images cannot be read or compared.
     """
     feature_networks.check(config)
     plan, dataset = build_evaluation.plan(config), None
@@ -106,15 +108,19 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
     console.print_line(f"evaluating {images.count} images of {plan.samples}")
     samples = evaluation.SampleSet(images, None)
     features = evaluation.extract_features(comparison, samples)
-    metrics = evaluation.measure(comparison, samples, features, plan.metrics)
-    found = list(record.print_metrics(metrics))
-    place = folder / FOLDER / "comparison"  # beside the picture of the model's
-    memorisation.remove_picture(place)
+    metrics = list(
+        record.print_metrics(
+            evaluation.measure(comparison, samples, features, plan.metrics)
+        )
+    )
+    output = folder / FOLDER / "comparison"  # apart from the pictures of a model
+    memorisation.remove_picture(output)
     if "memorisation" in plan.metrics:
-        near = memorisation.measure(comparison, images, features, place)
-        found += record.print_metrics(near)
-    written = {
-        **record.metric_fields(found),
+        metrics += record.print_metrics(
+            memorisation.measure(comparison, images, features, output)
+        )
+    result = {
+        **record.metric_fields(metrics),
         **comparison.record(),
         **record.provenance(config),
         "samples": plan.samples,
@@ -123,7 +129,7 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
     path = folder / record.COMPARISON
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write(path, written)
+        files.write(path, result)
     comparison.remove_unused()
     console.print_line(f"metrics: {path}")
-    return written
+    return result

@@ -42,27 +42,27 @@ def open_comparison(
     dataset: data.Data | None,
     plan: evaluation.Plan | None = None,
 ) -> Comparison:
-    """Returns what sets of images are compared with, its networks ready.
+    """Returns the comparison of a config, with its networks loaded.
 
     Args:
       config: the whole config.
       folder: the workdir.
       mesh: the devices.
       dataset: the data source, if there is one.
-      plan: by default that of the config.
+      plan: by default the plan of the config.
 
     Raises:
-      ValueError: for networks or a reference that cannot be used.
+      ValueError: networks or the reference cannot be used.
     """
-    plan, place = plan or evaluation.plan(config), folder / FOLDER
+    plan, output = plan or evaluation.plan(config), folder / FOLDER
     references.check(plan, config.evaluate.networks, dataset)
     record.commit()
-    networks = feature_networks.networks(config, place, console.print_line, dataset)
-    return Comparison(plan, networks, dataset, mesh, place)
+    networks = feature_networks.networks(config, output, console.print_line, dataset)
+    return Comparison(plan, networks, dataset, mesh, output)
 
 
 class SampleSet(NamedTuple):
-    """Images, and the one class that they all have; None if they have several."""
+    """Images, and their class; None if they have several classes."""
 
     images: ImageSet
     label: int | None
@@ -71,7 +71,7 @@ class SampleSet(NamedTuple):
 def sampler_of(
     config: Config, trained: Trained, size: str | None = None
 ) -> sampling.Sampling:
-    """Returns how a model is drawn from, at `sample.size` or another one."""
+    """Returns the sampler of a model, at `sample.size` or another size."""
     return sampling.sampling(
         config,
         trained.net,
@@ -96,111 +96,111 @@ def samples(
     Args:
       config: the whole config.
       trained: the model.
-      comparison: where classes as in the data come from.
-      sampler: how they are drawn.
-      count: how many.
-      drawer: that of the sampler, if it was already made.
+      comparison: its reference provides the labels of `as_data`.
+      sampler: the sampler.
+      count: number of samples.
+      drawer: the compiled sampler, if there is one already.
 
     Raises:
-      ValueError: for a class that does not exist.
+      ValueError: a class does not exist.
     """
-    wanted, net, size = comparison.plan.labels, trained.net, sampler.size
+    choice, net, size = comparison.plan.labels, trained.net, sampler.size
     names = trained.classes
-    only = label_of(wanted, net, names)
-    if only is not None:
-        labels = np.full(count, only, np.int32)
-    elif wanted == "as_data":
-        found = comparison.reference(size).banks.labels
-        if not len(found):
+    label = label_of(choice, net, names)
+    if label is not None:
+        labels = np.full(count, label, np.int32)
+    elif choice == "as_data":
+        reference_labels = comparison.reference(size).banks.labels
+        if not len(reference_labels):
             raise ValueError("evaluate.labels=as_data: the reference has no images")
-        labels = np.resize(found, count)
+        labels = np.resize(reference_labels, count)
     else:
-        every = list(range(max(1, net.num_classes)))
-        labels = generate.balanced_labels(every, count)
+        classes = list(range(max(1, net.num_classes)))
+        labels = generate.balanced_labels(classes, count)
     if drawer is None:
         drawer = programs.make_drawer(sampler, trained.mesh, config.sample.batch_size)
     identity = record.sampling_settings(config, sampler, trained.step)
-    # Much of what a model is leaves no trace in its parameters, such as its schedule;
-    # nor does the code.
-    whole = json.loads(config.to_json_best_effort())
-    identity |= {name: whole[name] for name in ("data", "model", "diffusion")}
+    # Samples also depend on settings that the parameters do not show, such as the
+    # schedule, and on the code.
+    full_config = json.loads(config.to_json_best_effort())
+    identity |= {name: full_config[name] for name in ("data", "model", "diffusion")}
     identity |= {"params": store.digest(trained.weights.network), "code": record.code()}
     if trained.weights.weak is not None:
         weak = runs.load_config(files.resolve_folder(config.sample.guidance_workdir))
         identity["weak"] = json.loads(weak.to_json_best_effort())
         identity["weak_params"] = store.digest(trained.weights.weak)
     images = image_sets.of_model(drawer, trained.weights, labels, size, names, identity)
-    return SampleSet(images, only)
+    return SampleSet(images, label)
 
 
-def label_of(wanted: str, net: network.Network, names: tuple[str, ...]) -> int | None:
-    """Returns the class that all samples shall have; None if they have several.
+def label_of(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:
+    """Returns the class of all samples; None if they have several classes.
 
     Args:
-      wanted: `evaluate.labels`.
+      choice: `evaluate.labels`.
       net: the model.
       names: of its classes.
 
     Raises:
-      ValueError: for a class that does not exist.
+      ValueError: the class does not exist.
     """
     key = "evaluate.labels"
-    if wanted == "as_data" and not net.num_classes:
+    if choice == "as_data" and not net.num_classes:
         raise ValueError(f"{key}=as_data needs a model with classes")
-    if wanted in evaluation.LABELS:
+    if choice in evaluation.LABELS:
         return None
-    chosen = sampling.parse_classes(wanted, names, net.num_classes, key)
+    chosen = sampling.parse_classes(choice, names, net.num_classes, key)
     if len(chosen) != 1:
-        raise ValueError(f"{key}={wanted} must be balanced, as_data or one class")
+        raise ValueError(f"{key}={choice} must be balanced, as_data or one class")
     return chosen[0]
 
 
 def extract_features(
     comparison: Comparison, drawn: SampleSet, store: bool = True
 ) -> Banks:
-    """Returns what the networks say of images.
+    """Returns the features of images.
 
     Args:
-      comparison: with what they will be.
+      comparison: has the networks and the reference.
       drawn: the images.
-      store: keep the features in a file, see `Comparison.features_of`.
+      store: store the features in a file, see `Comparison.features_of`.
     """
     images = drawn.images
-    # First: what is wrong with it shall not be found out after an hour of drawing.
+    # Open the reference first, to find its errors: sampling may take an hour.
     comparison.reference(images.size, drawn.label)
     return comparison.features_of(images, images.count, store)
 
 
 def measure(
-    comparison: Comparison, drawn: SampleSet, generated: Banks, wanted: tuple[str, ...]
+    comparison: Comparison, drawn: SampleSet, generated: Banks, names: tuple[str, ...]
 ) -> Iterator[Metric]:
     """Yields metrics of images.
 
     Args:
-      comparison: with what.
+      comparison: has the reference.
       drawn: the images.
-      generated: what the networks say of them, by `extract_features`.
-      wanted: metrics, as in `evaluate.metrics`.
+      generated: their features, by `extract_features`.
+      names: of the metrics, as in `evaluate.metrics`.
     """
     images = drawn.images
     reference = comparison.reference(images.size, drawn.label)
     if reference.banks.n < 2 and reference.about["n"] is not None:
-        comparison.note(f"{reference.banks.n} images are too few to compare with")
+        comparison.note(f"a reference of {reference.banks.n} images is too small")
         return
-    if not images.classes and "accuracy" in wanted:
-        wanted = tuple(name for name in wanted if name != "accuracy")
-        comparison.note("without classes of the samples there is no accuracy")
-    yield from comparison.metrics(generated, images.size, wanted, drawn.label)
+    if not images.classes and "accuracy" in names:
+        names = tuple(name for name in names if name != "accuracy")
+        comparison.note("accuracy is not measured: the samples have no classes")
+    yield from comparison.metrics(generated, images.size, names, drawn.label)
 
 
 def held_out(
     config: Config, trained: Trained, dataset: data.Data, count: int
 ) -> Iterator[Metric]:
-    """Yields the loss on held-out images, by logsnr too, and the bound in bits."""
+    """Yields the loss on held-out images, also per bin of logsnr, and the bound."""
     mesh = trained.mesh
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    # Rounded up: the last batch is padded and masked anyway.
-    batch_size = math.ceil(evaluation.plan(config).batch_size / ways) * ways
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    # Round up: the last batch is padded and masked anyway.
+    batch_size = math.ceil(evaluation.plan(config).batch_size / devices) * devices
 
     def batches() -> Iterator[Batch]:
         images = dataset.held_out(count, batch_size)
@@ -221,13 +221,13 @@ def describe(
     comparison: Comparison,
     sampler: sampling.Sampling,
     step: int | None,
-    found: list[Metric],
+    metrics: list[Metric],
 ) -> dict[str, Any]:
     """Returns the record of an evaluation of a model."""
     return {
         **record.sampling_settings(config, sampler, step),
         "labels": comparison.plan.labels,
         **comparison.record(),
-        **record.metric_fields(found),
+        **record.metric_fields(metrics),
         **record.provenance(config),
     }

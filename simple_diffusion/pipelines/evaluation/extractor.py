@@ -1,4 +1,4 @@
-"""Feature networks on the devices: images in, features out, on the host."""
+"""Feature extraction on the devices; images and features are on the host."""
 
 from functools import partial
 from typing import Any
@@ -20,12 +20,12 @@ class Extractor:
 
     networks: with their weights.
     mesh: the devices, which share the images of a batch.
-    batch_size: images at a time.
-    patch: side of the part of each image that is looked at, cut out where its position
-      in the set says, so that every set is cut in the same way; None looks at all.
-    seed: of these places.
+    batch_size: number of images per call.
+    patch: side of a patch that is cut from each image. Its corner depends only on the
+      position in the set, so that all sets are cut alike; None uses the full images.
+    seed: seed of the patch corners.
 
-    The outputs are in the same order as the images and the same for all processes.
+    The outputs have the order of the images and are equal in all processes.
     """
 
     def __init__(
@@ -44,35 +44,35 @@ class Extractor:
         params = {network.name: network.params for network in networks}
         self._params = jax.device_put(params, sharding.replicated_sharding(mesh))
 
-        def look(
+        def extract(
             params: Params, images: jax.Array, corner: jax.Array
         ) -> dict[str, Outputs]:
             if patch is not None:
                 images = jax.vmap(partial(_cut, side=patch))(images, corner)
             return {n.name: n.apply(params[n.name], images) for n in networks}
 
-        self._program = programs.compile_program(look, mesh, batch_size, None)
-        self._least = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._program = programs.compile_program(extract, mesh, batch_size, None)
+        self._min_batch = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def __call__(
         self, images: UInt8[Any, "b h w c"], position: int
     ) -> dict[str, Outputs]:
-        """Returns what each network says, by its name.
+        """Returns the outputs of each network, by its name.
 
         Args:
           images: on the host, or as one batch over the devices.
-          position: of the first one in its set.
+          position: of the first image in its set.
         """
-        most, found = self._program.batch_size, []
-        for start in range(0, len(images), most):
-            part = images if len(images) <= most else images[start : start + most]
-            found.append(self._one(part, position + start))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        size, outputs = self._program.batch_size, []
+        for start in range(0, len(images), size):
+            part = images if len(images) <= size else images[start : start + size]
+            outputs.append(self._extract_batch(part, position + start))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
-    def _one(self, images: Any, position: int) -> dict[str, Outputs]:
+    def _extract_batch(self, images: Any, position: int) -> dict[str, Outputs]:
         n = len(images)
-        padded = self._least
-        while padded < n:  # few shapes, since each is compiled
+        padded = self._min_batch
+        while padded < n:  # use few shapes, because each one is compiled
             padded = min(2 * padded, self._program.batch_size)
         if padded > n:
             images = np.concatenate(
@@ -81,21 +81,21 @@ class Extractor:
         corner = np.zeros((padded, 2), np.int32)
         if self._patch is not None:
             space = np.array(images.shape[1:3]) - self._patch + 1
-            corner[:n] = corners(self._seed, position, n, space)
-        outcome = self._program.call(self._params, images, corner)
-        return jax.tree.map(lambda rows: rows[:n], outcome)
+            corner[:n] = patch_corners(self._seed, position, n, space)
+        outputs = self._program.call(self._params, images, corner)
+        return jax.tree.map(lambda rows: rows[:n], outputs)
 
 
-def corners(
+def patch_corners(
     seed: int, position: int, count: int, space: Int[np.ndarray, "2"]
 ) -> Int[np.ndarray, "count 2"]:
-    """Returns where the patches of the images from a position on begin, in pixels.
+    """Returns the upper left corners (y, x) of patches, in pixels.
 
     Args:
-      seed: of the draws.
+      seed: seed of the random corners.
       position: of the first image.
-      count: how many images.
-      space: rows and columns at which a patch can begin.
+      count: number of images.
+      space: number of rows and columns at which a patch can begin.
     """
     draws = [order.make_generator(seed, position + k).random(2) for k in range(count)]
     return (np.stack(draws) * space[None]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Sets of images to evaluate that lie in files: a folder, or an .npz."""
+"""Sets of images to evaluate from files: a folder or an .npz file."""
 
 import hashlib
 import math
@@ -30,21 +30,21 @@ def open_files(
 ) -> ImageSet:
     """Returns the images of a folder or an .npz file.
 
-    A folder is read in the order of its names; the first level of subfolders, if there
-    is one, gives the classes. An .npz file holds uint8 images [n, h, w, c] as `arr_0`
-    and, if at all, their classes as `arr_1`, as mode `sample` writes it.
+    A folder is read in the order of the file names; the first level of subfolders, if
+    there is one, gives the classes. An .npz file holds uint8 images [n, h, w, c] as
+    `arr_0` and optionally their classes as `arr_1`, as written by mode `sample`.
 
     Args:
       spec: "folder:PATH" or "npz:PATH".
-      key: where that was said, for messages.
-      size: to which images are cut and resized; None leaves them as they are.
-      batch_size: images at a time.
-      classes: the names of those that labels are numbers of. Subfolders of other names
-        are none; the numbers in an .npz are taken as they are.
+      key: config key of `spec`, for messages.
+      size: to which images are cropped and resized; None leaves them as they are.
+      batch_size: number of images per batch.
+      classes: class names of the labels. If a subfolder has another name, the set has
+        no classes; the numbers in an .npz file are used unchanged.
 
     Raises:
-      ValueError: it is neither, there is none, or no image in it; while it is read, an
-        image that is none, or of another size than the first.
+      ValueError: `spec` is neither, does not exist, or has no images. While reading: a
+        file is no image, or its size differs from that of the first.
     """
     kind, _, name = spec.partition(":")
     path = Path(name).expanduser()
@@ -56,17 +56,17 @@ def open_files(
     return open_kind(path, f"{key}={spec}", size, batch_size, classes)
 
 
-def members(path: Path, where: str) -> list[str]:
+def array_names(path: Path, where: str) -> list[str]:
     """Returns the names of the arrays in an .npz file.
 
     Raises:
-      ValueError: it is no such file.
+      ValueError: it is not an .npz file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except (zipfile.BadZipFile, IsADirectoryError) as error:
-        raise ValueError(f"{where} is no .npz file: {error}") from error
+        raise ValueError(f"{where} is not an .npz file: {error}") from error
 
 
 def checksum(path: Path) -> str:
@@ -81,43 +81,43 @@ def _open_folder(
     paths = sorted(folder.list_image_paths(root, "")) if root.is_dir() else []
     if not paths:
         raise ValueError(
-            f"{where}: no image in this folder or below; files count as images by "
-            f"their suffix: {' '.join(sorted(folder.SUFFIXES))}"
+            f"{where}: no image in this folder or its subfolders; image files "
+            f"have one of these suffixes: {' '.join(sorted(folder.SUFFIXES))}"
         )
     numbers = {name: k for k, name in enumerate(classes)}
     labels = np.array([numbers.get(p.split("/")[0], -1) for p in paths], np.int32)
     if (labels < 0).any():
         labels, classes = np.zeros(len(paths), np.int32), ()
-    wanted = size or photos.read(root / paths[0]).stored
+    target = size or photos.read(root / paths[0]).stored
 
     small = skipping.SmallImageCounter()
 
-    def one(index: int) -> np.ndarray:
+    def read_one(index: int) -> np.ndarray:
         path = paths[index]
         photo = photos.read(root / path)
-        if size is None and photo.stored != wanted:
-            (h, w), (y, x) = wanted, photo.stored
+        if size is None and photo.stored != target:
+            (h, w), (y, x) = target, photo.stored
             raise ValueError(
                 f"{where} holds images of different sizes: {paths[0]} has {h}x{w} "
-                f"pixels, {path} has {y}x{x}; evaluate.size=HxW cuts and resizes all"
+                f"pixels, {path} has {y}x{x}; evaluate.size=HxW crops and resizes all"
             )
-        _note_enlarged(small, index, f"{where}: {path}", photo.pixels.shape, wanted)
-        return _fit(photo.pixels, wanted)
+        _note_enlarged(small, index, f"{where}: {path}", photo.pixels.shape, target)
+        return _fit(photo.pixels, target)
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([one(k) for k in range(start, min(stop, len(paths)))])
+        return np.stack([read_one(k) for k in range(start, min(stop, len(paths)))])
 
-    # Not by their bytes, which would have to be read twice.
-    content = "\n".join([str(root.resolve()), *(_changed(root, p) for p in paths)])
-    return _image_set("folder", content.encode(), labels, wanted, classes, read, batch)
+    # Do not hash the content of the files: it would have to be read twice.
+    content = "\n".join([str(root.resolve()), *(_file_state(root, p) for p in paths)])
+    return _image_set("folder", content.encode(), labels, target, classes, read, batch)
 
 
 def _open_npz(
     path: Path, where: str, size: Size | None, batch: int, classes: tuple[str, ...]
 ) -> ImageSet:
-    names = members(path, where)
+    names = array_names(path, where)
     if _IMAGES not in names:
-        raise ValueError(f"{where} holds {', '.join(names)}, and no images ({_IMAGES})")
+        raise ValueError(f"{where} holds {', '.join(names)}, but no images ({_IMAGES})")
     rows = _Rows(path)
     shape, dtype = rows.shape, rows.dtype
     if len(shape) != 4 or dtype != np.uint8 or shape[-1] not in (1, 3) or not shape[0]:
@@ -136,23 +136,23 @@ def _open_npz(
             f"{where}: {_LABELS} must be one class per image, {shape[0]} of them, got "
             f"{list(labels.shape)}"
         )
-    wanted = size or (shape[1], shape[2])
+    target = size or (shape[1], shape[2])
     small = skipping.SmallImageCounter()
 
     def read(start: int, stop: int) -> np.ndarray:
         images = rows.read(start, stop)
         for k in range(start, start + len(images)):
-            _note_enlarged(small, k, f"{where}: image {k}", shape[1:], wanted)
-        return np.stack([_fit(image, wanted) for image in images])
+            _note_enlarged(small, k, f"{where}: image {k}", shape[1:], target)
+        return np.stack([_fit(image, target) for image in images])
 
-    with zipfile.ZipFile(path) as archive:  # knows the checksum of what is in it
-        known = archive.getinfo(f"{_IMAGES}.npy").CRC
-    content = f"{known} {list(shape)} {labels.tobytes().hex()}".encode()
-    return _image_set("npz", content, labels, wanted, classes, read, batch)
+    with zipfile.ZipFile(path) as archive:  # has the checksum of each array
+        crc = archive.getinfo(f"{_IMAGES}.npy").CRC
+    content = f"{crc} {list(shape)} {labels.tobytes().hex()}".encode()
+    return _image_set("npz", content, labels, target, classes, read, batch)
 
 
-def _changed(root: Path, path: str) -> str:
-    """Returns a text that is another if a file is."""
+def _file_state(root: Path, path: str) -> str:
+    """Returns a string that changes if a file changes."""
     status = (root / path).stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
@@ -164,7 +164,7 @@ def _note_enlarged(
     shape: tuple[int, ...],
     size: Size,
 ) -> None:
-    """Reports an image that is enlarged, which adds no detail to what is compared."""
+    """Warns about an enlarged image: enlarging adds no detail."""
     (h, w, *_), (rows, columns) = shape, size
     if h < rows or w < columns:
         small.record(
@@ -173,7 +173,7 @@ def _note_enlarged(
 
 
 def _fit(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
-    # Grey is RGB everywhere.
+    # Grey images become RGB.
     return photos.fit(np.broadcast_to(image, (*image.shape[:2], 3)), size)
 
 
@@ -195,8 +195,8 @@ def _image_set(
                 images, labels[first : first + batch], np.ones(len(images), bool)
             )
 
-    def at(places: list[int]) -> np.ndarray:
-        return np.concatenate([read(k, k + 1) for k in places])
+    def at(indices: list[int]) -> np.ndarray:
+        return np.concatenate([read(k, k + 1) for k in indices])
 
     identity = {
         "source": kind,
@@ -208,26 +208,26 @@ def _image_set(
 
 
 class _Rows:
-    """The images of an .npz file, a few at a time: fifty thousand fill a memory."""
+    """The images of an .npz file, read in parts, because they may not fit in memory."""
 
     def __init__(self, path: Path):
         self._path = path
         self._file = zipfile.ZipFile(path).open(f"{_IMAGES}.npy")
-        first = np.lib.format.read_magic(self._file) == (1, 0)
-        header = np.lib.format
-        read = header.read_array_header_1_0 if first else header.read_array_header_2_0
+        npy = np.lib.format
+        is_version_1 = npy.read_magic(self._file) == (1, 0)
+        read = npy.read_array_header_1_0 if is_version_1 else npy.read_array_header_2_0
         self.shape, self._fortran, self.dtype = read(self._file)
         self._begin = self._file.tell()
-        self._whole: np.ndarray | None = None
+        self._array: np.ndarray | None = None
 
     def read(self, start: int, stop: int) -> UInt8[np.ndarray, "b h w c"]:
         """Returns the images from start to stop - 1."""
-        if self._fortran:  # the rows of one image do not lie together
-            whole = self._whole
-            if whole is None:
+        if self._fortran:  # an image is not contiguous in the file
+            array = self._array
+            if array is None:
                 with np.load(self._path) as file:
-                    self._whole = whole = np.asarray(file[_IMAGES])
-            return whole[start:stop]
+                    self._array = array = np.asarray(file[_IMAGES])
+            return array[start:stop]
         row = math.prod(self.shape[1:])
         self._file.seek(self._begin + start * row)
         data = self._file.read((stop - start) * row)

@@ -1,4 +1,4 @@
-"""Sets of images to evaluate: drawn by a model, or of the data source."""
+"""Sets of images to evaluate: samples of a model, or images of the data source."""
 
 import contextlib
 import dataclasses
@@ -24,14 +24,14 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Images of one size, in an order that is always the same.
+    """Images of one size, in a fixed order.
 
-    identity: what they are, as plain JSON: the same for the same images.
-    count: positions of the set, of which those may not count that cannot be read.
+    identity: description of the images as plain JSON, equal for equal images.
+    count: number of positions of the set, including unreadable images.
     size: height and width in pixels.
-    classes: names of the classes that labels are numbers of; () if there are none.
-    parts: position -> the images from there on.
-    at: places -> these images alone, [n, h, w, c].
+    classes: class names of the labels; () without classes.
+    parts: position -> batches of the images from this position on.
+    at: indices -> only these images, [n, h, w, c].
     """
 
     identity: dict[str, Any]
@@ -58,7 +58,7 @@ def of_model(
       labels: the class of each sample.
       size: height and width.
       classes: their names.
-      identity: what decides, besides labels, what the samples look like.
+      identity: everything besides the labels that determines the samples.
     """
 
     def parts(start: int) -> Iterator[ImageBatch]:
@@ -67,11 +67,11 @@ def of_model(
             yield ImageBatch(images, labels[start:stop], np.ones(len(images), bool))
             start = stop
 
-    def at(places: list[int]) -> np.ndarray:
-        return draw.draw_at(weights, labels, places)
+    def at(indices: list[int]) -> np.ndarray:
+        return draw.draw_at(weights, labels, indices)
 
-    marked = {"labels": hashlib.sha256(labels.tobytes()).hexdigest()[:12]}
-    return ImageSet(identity | marked, len(labels), size, classes, parts, at)
+    label_hash = {"labels": hashlib.sha256(labels.tobytes()).hexdigest()[:12]}
+    return ImageSet(identity | label_hash, len(labels), size, classes, parts, at)
 
 
 def of_data(
@@ -84,23 +84,23 @@ def of_data(
     split: Split,
     label: int | None = None,
 ) -> ImageSet:
-    """Returns images of the data source, prepared as for training but not mirrored.
+    """Returns images of the data source, processed as for training but not mirrored.
 
     Args:
       dataset: the data source.
       mesh: the devices.
-      count: how many; those that cannot be read are left out.
-      batch_size: images at a time, a multiple of the devices that share a batch.
+      count: number of images, of which unreadable ones are skipped.
+      batch_size: images per batch, a multiple of the devices that share a batch.
       size: height and width.
-      split: those of the training, or those held out.
-      label: the class whose images alone count; None counts all.
+      split: training or held-out images.
+      label: restrict the set to this class; None uses all classes.
     """
 
     def parts(start: int) -> Iterator[ImageBatch]:
         batches = dataset.full_images(count, batch_size, size, split, start)
-        where = sharding.batch_sharding(mesh)
-        with contextlib.closing(feed.Feed(batches, where)) as fed:
-            for batch in fed:
+        placement = sharding.batch_sharding(mesh)
+        with contextlib.closing(feed.Feed(batches, placement)) as device_batches:
+            for batch in device_batches:
                 labels, mask = multihost_utils.process_allgather(
                     (batch.label, batch.mask), tiled=True
                 )
@@ -108,8 +108,8 @@ def of_data(
                     mask = mask & (labels == label)
                 yield ImageBatch(batch.image, labels, mask)
 
-    def at(places: list[int]) -> np.ndarray:
-        return np.asarray(dataset.select(places, size, split).image)
+    def at(indices: list[int]) -> np.ndarray:
+        return np.asarray(dataset.select(indices, size, split).image)
 
     identity = dataset.describe(split, size) | {"count": count, "label": label}
     return ImageSet(identity, count, size, dataset.class_names, parts, at)

@@ -1,4 +1,4 @@
-"""Whether samples repeat training images: numbers, and a picture to look at."""
+"""Whether samples repeat training images: metrics and a picture."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from simple_diffusion.pipelines.evaluation.comparison import ENDLESS, Comparison
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
 
 PICTURE = "neighbours.png"
-_SHOWN = 5  # training images beside each sample
+_SHOWN = 5  # number of training images next to each sample
 
 
 def remove_picture(folder: epath.Path) -> None:
@@ -27,60 +27,61 @@ def remove_picture(folder: epath.Path) -> None:
 def measure(
     comparison: Comparison, images: ImageSet, generated: Banks, folder: epath.Path
 ) -> Iterator[Metric]:
-    """Yields how near samples are to training images, and writes a picture of it.
+    """Yields metrics of memorisation and writes a picture of the nearest neighbours.
 
-    By the first network alone. `near_training` is the share of samples that are nearer
-    to a training image than all but 5 % of held-out images are: 0.05 for a model that
-    draws from the distribution, more for one that repeats. `copies` counts samples that
-    are a training image as far as features can tell. The picture has a row for each of
-    the samples that are nearest to one: the sample, then its nearest training images.
+    It uses only the first network. `near_training` is the fraction of samples that are
+    nearer to a training image than all but 5 % of held-out images are: 0.05 for a model
+    that samples from the distribution, more for one that repeats training images.
+    `copies` counts samples that the features cannot distinguish from a training image.
+    The picture has a row for each of the samples that are nearest to a training image:
+    the sample, then its nearest training images.
 
     Args:
-      comparison: knows training images, and held-out ones.
+      comparison: provides training and held-out images.
       images: samples.
-      generated: what the networks say of them.
-      folder: of the picture.
+      generated: features of the samples.
+      folder: folder of the picture.
     """
     if comparison.plan.patch is not None:
-        return comparison.note("memorisation is measured of whole images alone")
-    found = comparison.training(images.size)
-    if found is None:
+        return comparison.note("memorisation is measured only for full images")
+    training_features = comparison.training(images.size)
+    if training_features is None:
         comparison.note("memorisation needs a data source with held-out images")
         return
-    training, known, strangers = found
-    every = training.identity["examples"]
-    if training.count < every < ENDLESS:
+    training, known, held_out = training_features
+    examples = training.identity["examples"]
+    if training.count < examples < ENDLESS:
         comparison.note(
-            f"nearest training images are looked for among {known.n} of {every}; "
-            "evaluate.reference_features makes them more"
+            f"nearest training images are searched among {known.n} of {examples}; "
+            "increase evaluate.reference_features to search more"
         )
     network = comparison.networks[0].name
-    mine = generated.by_network[network].features
-    theirs = known.by_network[network].features
+    sample_features = generated.by_network[network].features
+    train_features = known.by_network[network].features
     result = neighbours.measure_memorisation(
-        mine, theirs, strangers.by_network[network].features
+        sample_features, train_features, held_out.by_network[network].features
     )
-    counts = len(mine), len(theirs)
+    counts = len(sample_features), len(train_features)
     for kind, value in (
         ("near_training", result.share),
         ("nearest_ratio", result.ratio),
         ("copies", len(result.copies)),
     ):
-        name = metric_names.metric_name(kind, network, len(mine))
+        name = metric_names.metric_name(kind, network, len(sample_features))
         yield Metric(name, float(value), counts)
-    shown = min(comparison.plan.show_neighbours, len(mine))
-    # A bad image has a place in the set and no row among the features.
+    shown = min(comparison.plan.show_neighbours, len(sample_features))
     if not shown:
         return
+    # An unreadable image has an index in the set but no row in the features.
     if known.n < known.position:
-        return comparison.note(f"{PICTURE} needs images that can all be read")
+        return comparison.note(f"{PICTURE} is not written: not all images are readable")
     rows = np.argsort(result.distances, kind="stable")[:shown]
-    k = min(_SHOWN, len(theirs))
-    near = neighbours.find_nearest(mine[rows], theirs, k).indices
+    k = min(_SHOWN, len(train_features))
+    nearest = neighbours.find_nearest(sample_features[rows], train_features, k).indices
     samples = images.at(rows.tolist())
-    beside = training.at(near.reshape(-1).tolist())
+    copied = training.at(nearest.reshape(-1).tolist())
     cells = np.concatenate(
-        [samples[:, None], beside.reshape(shown, k, *beside.shape[1:])], axis=1
+        [samples[:, None], copied.reshape(shown, k, *copied.shape[1:])], axis=1
     )
     if jax.process_index() == 0:
         cells = cells.reshape(-1, *cells.shape[2:])

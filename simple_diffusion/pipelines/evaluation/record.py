@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics, with all that they are metrics of."""
+"""The record of an evaluation: metrics, and the settings that they depend on."""
 
 import datetime
 import functools
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 def sampling_settings(
     config: Config, sampler: sampling.Sampling, step: int | None
 ) -> Record:
-    """Returns how samples come about: what a metric of them depends on."""
+    """Returns the settings of sampling that metrics depend on."""
     c = config.sample
     return {
         "step": step,
@@ -52,19 +52,19 @@ def sampling_settings(
 
 
 def metric_fields(metrics: Iterable[Metric]) -> Record:
-    """Returns metrics with what is known of their error, by name."""
-    every = list(metrics)
-    errors = {m.name: m.standard_error for m in every if m.standard_error is not None}
+    """Returns metrics, their intervals, standard errors and counts, by name."""
+    metrics = list(metrics)
+    errors = {m.name: m.standard_error for m in metrics if m.standard_error is not None}
     return {
-        "metrics": {m.name: m.value for m in every},
-        "intervals": {m.name: list(m.interval) for m in every if m.interval},
+        "metrics": {m.name: m.value for m in metrics},
+        "intervals": {m.name: list(m.interval) for m in metrics if m.interval},
         "standard_errors": errors,
-        "counts": {m.name: list(m.counts) for m in every},
+        "counts": {m.name: list(m.counts) for m in metrics},
     }
 
 
 def provenance(config: Config) -> Record:
-    """Returns when, with which code and with which settings."""
+    """Returns time, commit and config of an evaluation."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "time": now.isoformat(timespec="seconds"),
@@ -77,15 +77,15 @@ def provenance(config: Config) -> Record:
 def commit() -> str | None:
     """Returns the commit of this code, with "+" if it was changed; None without git.
 
-    As it is at the first call, which is to come before anything that takes long.
+    The result is that of the first call: call it before anything that takes long.
     """
-    here = Path(__file__).parents[2]
+    folder = Path(__file__).parents[2]
 
     def git(*args: str) -> str:
-        run = ["git", "-C", str(here), *args]
-        done = subprocess.run(run, capture_output=True, text=True, timeout=10)
-        done.check_returncode()
-        return done.stdout.strip()
+        command = ["git", "-C", str(folder), *args]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        result.check_returncode()
+        return result.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
@@ -96,16 +96,16 @@ def commit() -> str | None:
 
 @functools.cache
 def code() -> str:
-    """Returns a digest of this library's code: what it makes may change with it."""
-    total = hashlib.sha256()
+    """Returns a digest of this library's code, on which its results may depend."""
+    digest = hashlib.sha256()
     root = Path(__file__).parents[2]
     for path in sorted(root.rglob("*.py")):
-        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return total.hexdigest()[:12]
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def append(folder: epath.Path, record: Record) -> None:
-    """Adds a record to the history of a run."""
+    """Appends a record to the history of a run."""
     if jax.process_index():
         return
     path = folder / HISTORY
@@ -113,8 +113,8 @@ def append(folder: epath.Path, record: Record) -> None:
     _rewrite(path, [*lines, json.dumps(record)])
 
 
-def forget_after(folder: epath.Path, step: int) -> None:
-    """Drops records of steps that were lost and will be made again."""
+def delete_after(folder: epath.Path, step: int) -> None:
+    """Deletes records after a step, which the resumed training repeats."""
     path = folder / HISTORY
     if jax.process_index() or not path.exists():
         return
@@ -131,7 +131,7 @@ def _rewrite(path: epath.Path, lines: list[str]) -> None:
 
 
 def print_metrics(metrics: Iterable[Metric]) -> Iterator[Metric]:
-    """Prints each metric as it becomes known."""
+    """Yields the metrics, printing each one."""
     for metric in metrics:
         line = f"  {metric.name} = {metric.value:.4f}"
         if metric.interval:

@@ -1,4 +1,4 @@
-"""What sets of images are compared with, as `evaluate.reference` names it."""
+"""The reference set that `evaluate.reference` names."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,13 +13,13 @@ from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
 
 
 class Reference(NamedTuple):
-    """What is compared with.
+    """A reference set.
 
     Fields:
-      banks: what the networks say of it.
-      about: what it is, for the record.
-      resize: how its images probably came to the size of Inception's input, where that
-        is not known for sure.
+      banks: its features.
+      about: its description, for the record.
+      resize: how its images were probably resized to the input of Inception; None if
+        that is known for sure.
     """
 
     banks: Banks
@@ -33,15 +33,15 @@ def check(
     dataset: Data | None = None,
     size: Size | None = None,
 ) -> None:
-    """Raises ValueError for a reference that cannot be compared with.
+    """Raises ValueError for a reference that cannot be used.
 
-    To be called before anything that takes long.
+    Call it before anything that takes long.
 
     Args:
       plan: of the evaluation.
       networks: their names, as in `evaluate.networks`.
       dataset: the data source, if there is one.
-      size: of the samples; None if it is not known, and files are not opened.
+      size: of the samples; if it is unknown (None), image files are not opened.
     """
     spec = plan.reference
     kind, _, name = spec.partition(":")
@@ -62,7 +62,7 @@ def check(
         if value != none:
             raise ValueError(
                 f"evaluate.{key}={value} needs evaluate.reference=data, not "
-                f"{spec}: files are compared with whole, whatever is in them"
+                f"{spec}: all images in files are compared"
             )
     path = Path(name).expanduser()
     if kind != "npz" or not published.has_statistics(path):
@@ -73,7 +73,7 @@ def check(
     elif plan.patch is not None or "inception" not in networks:
         raise ValueError(
             f"evaluate.reference={spec} holds statistics of Inception's features of "
-            "whole images: they need evaluate.networks=('inception',) and "
+            "full images: they need evaluate.networks=('inception',) and "
             "evaluate.patch=None"
         )
     else:
@@ -91,7 +91,7 @@ def check_size(plan: Plan, size: Size) -> None:
 
 
 def check_count(plan: Plan, examples: int) -> None:
-    """Raises ValueError if more images are asked for than the data source has."""
+    """Raises ValueError if `reference_count` exceeds the images of the data source."""
     count = plan.reference_count
     if count is not None and count > examples:
         raise ValueError(
@@ -101,17 +101,17 @@ def check_count(plan: Plan, examples: int) -> None:
 
 
 def check_same_size(images: ImageSet, size: Size, spec: str) -> None:
-    """Raises ValueError if samples of a size cannot be compared with images."""
+    """Raises ValueError if samples do not have the size of the reference images."""
     if images.size != size:
         raise ValueError(
             f"samples of {size[0]}x{size[1]} pixels cannot be compared with evaluate."
             f"reference={spec} of {images.size[0]}x{images.size[1]}; evaluate.size=HxW "
-            "cuts and resizes both"
+            "crops and resizes both"
         )
 
 
 def describe(spec: str, plan: Plan) -> str:
-    """Returns what the reference is, for a person."""
+    """Returns a description of the reference for messages."""
     if spec.partition(":")[0] in ("folder", "npz"):
         return spec
     return f"{spec}, {plan.reference_split}"

@@ -31,57 +31,59 @@ def evaluate_points(
 
     Args:
       config: the whole config.
-      folder: the workdir, where features are kept.
+      folder: the workdir, where features are stored.
       trained: the model.
-      dataset: the data it was trained on.
-      plan: how many samples, and the keys of `sample` at each point.
-      known: points of earlier sweeps, by their mark; those evaluated here are added.
+      dataset: the training data.
+      plan: number of samples, and the keys of `sample` at each point.
+      known: points of earlier sweeps, by their mark; new points are added.
 
     Raises:
-      ValueError: for a point that cannot be drawn, before the first is.
+      ValueError: the settings of a point are invalid; raised before the first point is
+        sampled.
     """
     count, settings = plan
-    wanted = build_evaluation.plan_of_model(config, "a sweep").metrics
-    metrics = tuple(m for m in wanted if m != "memorisation")
+    names = build_evaluation.plan_of_model(config, "a sweep").metrics
+    names = tuple(name for name in names if name != "memorisation")
     comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
-    # Found out before an hour of drawing: whatever cannot be drawn.
+    # Build all samplers first, to find invalid settings: sampling may take an hour.
     samplers = [
         evaluation.sampler_of(_with_point(config, point), trained) for point in settings
     ]
     for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
-        here = _with_point(config, point)
-        samples = evaluation.samples(here, trained, comparison, sampler, count)
-        # How it is drawn, how it is compared, and what is asked of it.
-        compares = comparison.settings(samples.images.size, samples.label)
+        point_config = _with_point(config, point)
+        samples = evaluation.samples(point_config, trained, comparison, sampler, count)
+        # The mark covers the samples, the comparison and the metrics.
+        comparison_settings = comparison.settings(samples.images.size, samples.label)
         mark = feature_bank.digest(
-            samples.images.identity | compares | {"metrics": metrics}
+            samples.images.identity | comparison_settings | {"metrics": names}
         )
         line = ", ".join(f"{key}={value}" for key, value in point.items())
         line = f"point {k}/{len(settings)}: {line}"
-        if cluster.all_true(mark in known):  # or one would draw alone
+        if cluster.all_true(mark in known):  # all processes must do the same
             console.print_line(f"{line}: known")
         else:
             console.print_line(line)
             features = evaluation.extract_features(comparison, samples, store=False)
-            found = evaluation.measure(comparison, samples, features, metrics)
+            metrics = evaluation.measure(comparison, samples, features, names)
             known[mark] = {
                 "network_calls": sampler.network_calls,
                 "mark": mark,
-                **record.metric_fields(record.print_metrics(found)),
+                **record.metric_fields(record.print_metrics(metrics)),
             }
         about = {
             "count": count,
-            **record.sampling_settings(here, sampler, trained.step),
+            **record.sampling_settings(point_config, sampler, trained.step),
             **comparison.record(),
             **record.provenance(config),
         }
-        # Settings that make no difference, such as guidance without classes, share one.
+        # Points whose settings have no effect, such as guidance without classes, share
+        # one result.
         yield {**known[mark], **point}, about
 
 
 def _with_point(config: Config, point: Point) -> Config:
     """Returns the config with the keys of a point in `sample`."""
-    here = config.copy_and_resolve_references()
+    changed = config.copy_and_resolve_references()
     for key, value in point.items():
-        here.sample[key] = value
-    return here
+        changed.sample[key] = value
+    return changed

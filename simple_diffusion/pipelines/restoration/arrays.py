@@ -1,4 +1,4 @@
-"""Restoring images that are in memory, or files, from Python."""
+"""Restoration of images in memory or in files, for the Python API."""
 
 import dataclasses
 import os
@@ -21,21 +21,21 @@ from simple_diffusion.pipelines.restoration.restorer import Restorer
 from simple_diffusion.pipelines.trained import Trained
 
 ImageLike = np.ndarray | Image.Image | str | os.PathLike
-# In place of a path, where arrays are given.
+# The path of inputs that are arrays.
 _IN_MEMORY = "array"
 
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
-    """What one input was restored to.
+    """The restorations of one input.
 
-    images: [n, h, w, c], n restorations; a list of PIL images if asked for.
-    inputs: what they were made of, for a person: the degraded image, its holes in the
-      middle of the range; of a measurement that is no image its pseudo-inverse.
-    measurement: the same as numbers, as the operator of the task gives them.
+    images: [n, h, w, c], n restorations; a list of PIL images if requested.
+    inputs: the degraded image for viewing, with holes in the middle of the range; the
+      pseudo-inverse if the measurement is not an image.
+    measurement: the measurement y, in the shape of the operator's output.
     residual: of each restoration, the root mean square of A x - y for images in
-      [-1, 1], before it is rounded to pixels.
-    original: the image before it was degraded, with `degrade=True`; otherwise None.
+      [-1, 1], before rounding to pixels.
+    original: the image before degradation, with `degrade=True`; otherwise None.
     metrics: metric -> value of each restoration: the residuals, and with
       `degrade=True` PSNR and SSIM.
     """
@@ -60,7 +60,7 @@ def restore(
     progress: Progress | None,
     cache: dict,
 ) -> list[Restoration]:
-    """Returns the restorations of each input, in their order.
+    """Returns the restorations of each input, in the order of the inputs.
 
     Args:
       trained: the model.
@@ -72,27 +72,27 @@ def restore(
       cache: of compiled programs.
 
     Raises:
-      ValueError: for settings and inputs that do not fit.
-      OSError: for files that cannot be read.
+      ValueError: settings or inputs are invalid.
+      OSError: a file cannot be read.
     """
-    every = list(given) if isinstance(given, list | tuple) else [given]
-    if not every:
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    if not values:
         raise ValueError("restore needs at least one input, got an empty list")
-    holes: list[Any] = [None] * len(every)
+    holes: list[Any] = [None] * len(values)
     config.restore.input, config.restore.hole_mask = _IN_MEMORY, None
     if isinstance(hole_mask, str | os.PathLike):
         config.restore.hole_mask = os.fspath(hole_mask)
     elif hole_mask is not None:
         is_list = isinstance(hole_mask, list | tuple)
-        holes = list(hole_mask) if is_list else [hole_mask] * len(every)
-        if len(holes) != len(every):
-            raise ValueError(f"got {len(holes)} hole masks for {len(every)} inputs")
+        holes = list(hole_mask) if is_list else [hole_mask] * len(values)
+        if len(holes) != len(values):
+            raise ValueError(f"got {len(holes)} hole masks for {len(values)} inputs")
         config.restore.hole_mask = _IN_MEMORY
     plan = restoration.plan(config, trained.net, trained.classes)
     is_image = plan.degrade or plan.degradation.is_image
     items = [
         _input(k, value, hole, is_image)
-        for k, (value, hole) in enumerate(zip(every, holes, strict=True))
+        for k, (value, hole) in enumerate(zip(values, holes, strict=True))
     ]
     if len({item.name for item in items}) < len(items):  # a/x.png and b/x.png
         items = [
@@ -102,12 +102,12 @@ def restore(
     restorer = Restorer(
         *(trained, config, plan), notify=lambda _: None, progress=progress, cache=cache
     )
-    found: dict[str, Restored] = {}
+    restored: dict[str, Restored] = {}
     for number, item in enumerate(items):
         restorer.add(item, number)
-        found |= {one.name: one for one in restorer.ready()}
-    found |= {one.name: one for one in restorer.rest()}
-    return [_restoration(found[item.name], plan) for item in items]
+        restored |= {one.name: one for one in restorer.ready()}
+    restored |= {one.name: one for one in restorer.rest()}
+    return [_restoration(restored[item.name], plan) for item in items]
 
 
 def batch_of(
@@ -116,23 +116,23 @@ def batch_of(
     """Returns images of one size as one array.
 
     Raises:
-      ValueError: they are of different sizes, or no images.
+      ValueError: the sizes differ, or an input is not an image.
     """
     if isinstance(given, np.ndarray) and given.ndim == 4:
         return _check_pixels(given)
-    every = given if isinstance(given, list | tuple) else [given]
-    found = [_photo(image).pixels[..., :channels] for image in every]
-    if len({image.shape for image in found}) != 1:
-        shapes = ", ".join(f"{h}x{w}" for h, w, _ in (i.shape for i in found))
-        raise ValueError(f"images of one size are needed, got {shapes}")
-    return np.stack(found)
+    values = given if isinstance(given, list | tuple) else [given]
+    batch = [_photo(image).pixels[..., :channels] for image in values]
+    if len({image.shape for image in batch}) != 1:
+        shapes = ", ".join(f"{h}x{w}" for h, w, _ in (i.shape for i in batch))
+        raise ValueError(f"images must have one size, got {shapes}")
+    return np.stack(batch)
 
 
 def _input(number: int, value: Any, hole: Any, is_image: bool) -> Input:
     pixels = None if hole is None else _hole(hole)
     if isinstance(value, str | os.PathLike):
         path = Path(value).expanduser()
-        # As the command line calls it: what is random follows from the name.
+        # The same name as on the command line: random numbers depend on it.
         return Input(path.stem, path.stem, path, hole=pixels)
     name = f"{_IN_MEMORY}_{number}"
     if is_image:

@@ -1,4 +1,4 @@
-"""What mode `restore` is given: images, or measurements of them, with their masks."""
+"""The inputs of restorations: images or measurements, with their masks."""
 
 import collections
 import dataclasses
@@ -24,12 +24,12 @@ HELD_OUT = "held_out:"
 class Input:
     """One input.
 
-    name: what its results are called, unlike all others.
-    stem: its path in the folder without suffix, by which its mask is found.
-    path: its file; of an image without one, what messages call it.
-    photo: the image, where it has no file.
-    measurement: what was measured of it, where that has no file.
-    hole: the mask of this image, in place of `restore.hole_mask`: white is filled.
+    name: unique name of its results.
+    stem: its path in the folder without suffix, to find its mask.
+    path: its file; without a file, its name in messages.
+    photo: the image, if it has no file.
+    measurement: the measurement, if it has no file.
+    hole: the mask of this image, instead of `restore.hole_mask`: white is filled.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """One input as it goes to the device.
+    """One input, ready for the device.
 
-    original: the image before it was degraded; None if it came degraded.
-    measurement: what was measured of it; None if that is still to be done.
-    known_mask: 1 where a pixel is known; all of it where the task has no mask.
+    original: the image before degradation; None if the input is degraded.
+    measurement: the measurement; None if it must be computed from `original`.
+    known_mask: 1 where a pixel is known; all 1 if the task has no mask.
     """
 
     original: UInt8[np.ndarray, "h w c"] | None
@@ -60,10 +60,10 @@ class Loaded:
 
 
 def find(config: Config, plan: Plan) -> list[Input]:
-    """Returns the inputs in order of their names; masks among them are left out.
+    """Returns the inputs in the order of their names, without masks in their folder.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no input.
     """
     if plan.input.startswith(HELD_OUT):
         return list(_held_out(config, plan))
@@ -73,44 +73,45 @@ def find(config: Config, plan: Plan) -> list[Input]:
     if not root.is_dir():
         return [Input(root.stem, root.stem, root)]
     if measured:
-        every = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npy"))
+        paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npy"))
     else:
-        every = sorted(folder.list_image_paths(root, ""))
+        paths = sorted(folder.list_image_paths(root, ""))
     mask = None if plan.hole_mask is None else Path(plan.hole_mask).resolve()
     if mask is not None and root.resolve() in mask.parents:
-        paths = [p for p in every if not _within(root / p, mask)]
-    else:
-        paths = every
+        paths = [p for p in paths if not _is_within(root / p, mask)]
     if not paths:
         kind = "measurement (.npy)" if measured else "image"
         raise ValueError(f"restore.input={root} holds no {kind}")
     stems = [os.path.splitext(p)[0] for p in paths]
-    often = collections.Counter(stems)
-    # a.jpg beside a.png: neither may overwrite the other's results.
+    counts = collections.Counter(stems)
+    # With a.jpg and a.png, neither may overwrite the results of the other.
     names = [
-        stem if often[stem] == 1 else path.replace(".", "_")
+        stem if counts[stem] == 1 else path.replace(".", "_")
         for stem, path in zip(stems, paths, strict=True)
     ]
     if len(set(names)) < len(names):
-        twice = collections.Counter(names).most_common(1)[0][0]
+        duplicate = collections.Counter(names).most_common(1)[0][0]
         raise ValueError(
-            f"restore.input={root}: two inputs would both be called {twice}; rename one"
+            f"restore.input={root}: the results of two inputs would both be called "
+            f"{duplicate}; rename one input"
         )
-    found = zip(names, stems, paths, strict=True)
-    return [Input(name, stem, root / path) for name, stem, path in found]
+    return [
+        Input(name, stem, root / path)
+        for name, stem, path in zip(names, stems, paths, strict=True)
+    ]
 
 
 def load(plan: Plan, item: Input, channels: int) -> Loaded:
-    """Returns an input, read and checked.
+    """Reads and checks an input.
 
     Args:
-      plan: what is restored.
-      item: which input.
+      plan: settings of the restoration.
+      item: the input.
       channels: of the model.
 
     Raises:
-      ValueError: the file cannot be used; the message says why and names the key.
-      OSError: it cannot be read.
+      ValueError: the input cannot be used; the message names the reason and the key.
+      OSError: the file cannot be read.
     """
     degradation, size = plan.degradation, plan.size
     if not (plan.degrade or degradation.is_image):
@@ -128,8 +129,7 @@ def load(plan: Plan, item: Input, channels: int) -> Loaded:
     if item.hole is not None:
         known = 1 - masks.fit_hole(item.hole, item.name, item.name, shape, stored)
     elif plan.hole_mask is not None:
-        place = item.stem, shape, stored, plan.seed
-        known = 1 - masks.hole_mask(plan.hole_mask, *place)
+        known = 1 - masks.hole_mask(plan.hole_mask, item.stem, shape, stored, plan.seed)
     if plan.degrade:
         return Loaded(pixels, None, known)
     y = np.asarray(images.to_unit_range(pixels))
@@ -144,60 +144,67 @@ def _check_colours(
     pixels: UInt8[np.ndarray, "h w c"],
     is_grey: bool,
 ) -> None:
-    """Raises ValueError for an image whose colours are not what the task works on."""
+    """Raises ValueError for a colour or grey image that the task does not support."""
     coloured = np.ptp(pixels, axis=2).any()
     if channels == 1 and coloured:
-        raise ValueError(f"{item.path} is in colour and the model draws grey images")
+        raise ValueError(
+            f"{item.path} is in colour, but the model generates grey images"
+        )
     if is_grey and channels == 3 and not plan.degradation.is_grey:
         raise ValueError(
-            f"{item.path} is grey and the model draws colours: restore.task={plan.task}"
-            "+colourise gives it colours; to keep it grey, store it as RGB"
+            f"{item.path} is grey, but the model generates colour images: use "
+            f"restore.task={plan.task}+colourise, or store it as RGB to keep it grey"
         )
     if plan.degradation.is_grey and not plan.degrade and coloured:
         raise ValueError(
-            f"{item.path} is in colour, so there is nothing for colourise to do; "
-            "restore.degrade=True takes its colours away first"
+            f"{item.path} is in colour, so colourise has nothing to do; "
+            "restore.degrade=True removes its colours first"
         )
 
 
-def _within(path: Path, place: Path) -> bool:
+def _is_within(path: Path, parent: Path) -> bool:
     path = path.resolve()
-    return path == place or place in path.parents
+    return path == parent or parent in path.parents
 
 
 def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
-    """Yields images of the data source that were kept from training."""
+    """Yields held-out images of the data source."""
     text, count = plan.input, plan.input.removeprefix(HELD_OUT)
     if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"restore.input={text} must be held_out:COUNT, 1 or more")
+        raise ValueError(
+            f"restore.input={text} must be held_out:COUNT with COUNT at least 1"
+        )
     if not plan.degrade:
         raise ValueError(f"restore.input={text} needs restore.degrade=True")
     side = diffusion.reference(config)
     size = (side, side) if plan.size is None else plan.size
-    opened, number = data.data(config), 0
-    for batch in opened.full_images(int(count), 1, size):
-        if not batch.mask[0]:  # what only fills up, or could not be read
+    dataset, number = data.data(config), 0
+    for batch in dataset.full_images(int(count), 1, size):
+        if not batch.mask[0]:  # padding, or an unreadable image
             continue
-        kind = opened.class_names[int(batch.label[0])] if opened.class_names else ""
-        name = f"{number:04d}" + (f"_{kind}" if kind else "")
+        names = dataset.class_names
+        label = names[int(batch.label[0])] if names else ""
+        name = f"{number:04d}" + (f"_{label}" if label else "")
         photo = photos.of_pixels(np.asarray(batch.image[0]))
         yield Input(name, name, Path(f"{text}/{name}"), photo)
         number += 1
     if number < int(count):
-        console.print_line(f"restore.input={text}: there are {number} held-out images")
+        console.print_line(
+            f"restore.input={text}: there are only {number} held-out images"
+        )
 
 
 def _measured(item: Input, size: tuple[int, int] | None) -> Loaded:
     if size is None:
         raise ValueError(
-            "restore.size must say how large the image is that was measured: HxW"
+            "restore.size=HxW must be set to the size of the measured image"
         )
     if item.measurement is not None:
         y = item.measurement
     elif item.path.suffix != MEASUREMENT:
         raise ValueError(
             f"{item.path}: a measurement of restore.task=sense is a {MEASUREMENT} file "
-            "of float numbers; to measure images first, set restore.degrade=True"
+            "of floats; to measure an image first, set restore.degrade=True"
         )
     else:
         y = _load_array(item.path)
@@ -219,4 +226,4 @@ def _load_array(path: Path) -> np.ndarray:
     try:
         return np.load(path)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no NumPy array: {error}") from error
+        raise ValueError(f"{path} is not a NumPy array: {error}") from error

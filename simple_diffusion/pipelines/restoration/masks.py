@@ -1,4 +1,4 @@
-"""Which pixels are to be filled: masks from files, or made here."""
+"""Hole masks: the pixels to fill, from files or generated."""
 
 import zlib
 from pathlib import Path
@@ -16,18 +16,18 @@ Size = tuple[int, int]
 def hole_mask(
     text: str, name: str, size: Size, stored: Size, seed: int
 ) -> Float[np.ndarray, "h w 1"]:
-    """Returns 1 where an image is to be filled, else 0.
+    """Returns a mask with 1 where an image must be filled, else 0.
 
     Args:
       text: `restore.hole_mask`: an image, a folder of images, box:HxW for a hole in the
         middle, or random:SHARE of the pixels.
       name: of the image, relative to its folder and without suffix.
-      size: its height and width, and the mask's.
-      stored: those of its file, before `restore.size`: a mask may have these instead.
+      size: height and width of the image and of the mask.
+      stored: size of the image file, before `restore.size`; a mask file may have it.
       seed: of random masks.
 
     Raises:
-      ValueError: there is no such mask, or it is of another size, or not binary.
+      ValueError: there is no such mask, its size is wrong, or it is not binary.
       OSError: it cannot be read.
     """
     kind, _, value = text.partition(":")
@@ -48,17 +48,17 @@ def fit_hole(
     size: Size,
     stored: Size,
 ) -> Float[np.ndarray, "h w 1"]:
-    """Returns 1 where an image is to be filled, else 0, from the pixels of a mask.
+    """Returns a mask with 1 where an image must be filled, else 0, from mask pixels.
 
     Args:
       mask: white is filled, black is known.
-      source: what messages call it.
+      source: name of the mask in messages.
       name: of the image.
-      size: as `hole_mask`, like `stored`.
-      stored: see there.
+      size: as in `hole_mask`.
+      stored: as in `hole_mask`.
 
     Raises:
-      ValueError: it is of another size, or not black and white alone.
+      ValueError: its size is wrong, or it is not only black and white.
     """
     if mask.shape[:2] == stored != size:
         mask = _nearest(mask, size)
@@ -68,21 +68,21 @@ def fit_hole(
             f"restore.hole_mask: {source} has {h}x{w} pixels, {name} has "
             f"{size[0]}x{size[1]}"
         )
-    between = ((mask > 0) & (mask < 255)).any(axis=2).mean()
-    if between or np.ptp(mask, axis=2).any():
+    grey_share = ((mask > 0) & (mask < 255)).any(axis=2).mean()
+    if grey_share or np.ptp(mask, axis=2).any():
         raise ValueError(
-            f"restore.hole_mask: {source} must be black (known) and white (to be "
-            f"filled) alone; {max(between, 1e-4):.2%} of its pixels are neither. Store "
+            f"restore.hole_mask: {source} must be only black (known) and white "
+            f"(filled); {max(grey_share, 1e-4):.2%} of its pixels are neither. Store "
             "it as PNG, without soft edges"
         )
     return (mask[..., :1] == 255).astype(np.float32)
 
 
 def mask_of(root: Path, name: str) -> Path:
-    """Returns the mask of an image: that of the same name, with any suffix.
+    """Returns the mask file of an image: it has the same name and any suffix.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no such file.
     """
     for suffix in sorted(folder.SUFFIXES):
         path = root / f"{name}{suffix}"
@@ -94,8 +94,8 @@ def mask_of(root: Path, name: str) -> Path:
 def _nearest(
     mask: UInt8[np.ndarray, "h w c"], size: Size
 ) -> UInt8[np.ndarray, "H W c"]:
-    """Returns a mask cut and resized as its image was, without mixing pixels."""
-    h, w, _ = mask.shape  # cut as `transforms.crop_and_resize` cuts
+    """Crops and resizes a mask like its image, by nearest neighbours."""
+    h, w, _ = mask.shape  # the crop of `transforms.crop_and_resize`
     height = min(h, max(1, round(w * size[0] / size[1])))
     width = min(w, max(1, round(h * size[1] / size[0])))
     y = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(int)

@@ -1,4 +1,4 @@
-"""What mode `restore` leaves: pictures, a sheet that compares them, and a record."""
+"""The outputs of restorations: pictures, metrics, and an overview sheet."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from simple_diffusion.evaluation.metrics import intervals, similarity
 from simple_diffusion.evaluation.networks.lpips import Lpips
 from simple_diffusion.pipelines.restoration.inputs import MEASUREMENT
 
-# Rows of the sheet, and the longest side of a picture in it.
+# Number of rows of the sheet, and longest side of a picture in it.
 MOST_ROWS = 16
 MOST_PIXELS = 512
 
-# Folders of the files that are written.
+# Folders of the written files.
 KINDS = ("images", "inputs", "masks")
 
 Picture = UInt8[np.ndarray, "h w c"]
@@ -26,16 +26,16 @@ Picture = UInt8[np.ndarray, "h w c"]
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """One input and what became of it.
+    """One input and its restorations.
 
-    label: the class that the model was told; the number of classes is none.
+    label: the class that the model is given; the number of classes means no class.
     restored: [n, h, w, c], n restorations.
-    measurement: what they were made of.
+    measurement: the measurement y of the input.
     guess: its pseudo-inverse, in pixels.
-    original: the image before it was degraded; None if it is not known.
+    original: the image before degradation; None if it is unknown.
     known_mask: 1 where a pixel is known.
-    residuals: of each restoration, before it was rounded to pixels.
-    residuals_stored: of each as it is stored.
+    residuals: of each restoration, before rounding to pixels.
+    residuals_stored: of each restoration as stored in 8 bits.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Restored:
 def write(folder: epath.Path, degradation: Degradation, one: Restored) -> list[str]:
     """Writes the files of one input; returns their paths relative to the folder.
 
-    In folders by kind, so that no name can be that of another file.
+    Each kind of file has its own folder, so that names cannot collide.
     """
     several = len(one.restored) > 1
     pictures = {
@@ -78,9 +78,9 @@ def write(folder: epath.Path, degradation: Degradation, one: Restored) -> list[s
 
 
 def remove(folder: epath.Path, paths: list[str]) -> None:
-    """Removes files that an earlier run wrote: a mixture of two would be neither."""
+    """Removes files of an earlier run, so that the folder holds one run only."""
     for path in paths:
-        # What a record says is not trusted beyond the folders that are ours.
+        # The paths come from a record file: never delete outside of our folders.
         if path.split("/")[0] in KINDS and ".." not in path:
             (folder / path).unlink(missing_ok=True)
 
@@ -88,23 +88,23 @@ def remove(folder: epath.Path, paths: list[str]) -> None:
 def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
     """Returns metric -> value of each restoration.
 
-    `residual` is the root mean square of A x - y, of images in [-1, 1], and
-    `residual_stored` that of the 8-bit image. `psnr_input` and `ssim_input` are those
-    of the pseudo-inverse alone: what a restoration has to exceed. Images too small for
-    SSIM or LPIPS have none.
+    `residual` is the root mean square of A x - y for images in [-1, 1], and
+    `residual_stored` that of the 8-bit image. `psnr_input` and `ssim_input` are the
+    values of the pseudo-inverse, a baseline for the restoration. Images that are too
+    small for SSIM or LPIPS have no such values.
     """
-    found = {"residual": one.residuals, "residual_stored": one.residuals_stored}
+    values = {"residual": one.residuals, "residual_stored": one.residuals_stored}
     if one.original is not None:
-        every = np.broadcast_to(one.original, one.restored.shape)
+        originals = np.broadcast_to(one.original, one.restored.shape)
         h, w, channels = one.original.shape
-        found["psnr"] = similarity.psnr(one.restored, every)
-        found["psnr_input"] = similarity.psnr(one.guess[None], every[:1])
+        values["psnr"] = similarity.psnr(one.restored, originals)
+        values["psnr_input"] = similarity.psnr(one.guess[None], originals[:1])
         if min(h, w) >= similarity.SMALLEST:
-            found["ssim"] = similarity.ssim(one.restored, every)
-            found["ssim_input"] = similarity.ssim(one.guess[None], every[:1])
+            values["ssim"] = similarity.ssim(one.restored, originals)
+            values["ssim_input"] = similarity.ssim(one.guess[None], originals[:1])
         if lpips is not None and lpips.supports(h, w, channels):
-            found[f"lpips_{lpips.trunk}"] = lpips(one.restored, every)
-    return {name: [float(v) for v in values] for name, values in found.items()}
+            values[f"lpips_{lpips.trunk}"] = lpips(one.restored, originals)
+    return {name: [float(v) for v in column] for name, column in values.items()}
 
 
 def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
@@ -119,26 +119,26 @@ def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
 def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Returns metric -> 95 % interval of its mean, by bootstrap over the inputs.
 
-    Not over restorations, since those of one input are alike. Infinite values, as the
-    PSNR of equal images, and fewer than two inputs have none.
+    The bootstrap is not over restorations, because those of one input are correlated.
+    There is no interval for infinite values, such as the PSNR of equal images, and for
+    fewer than two inputs.
     """
     names = {name: None for record in records for name in record}
-    found = {}
+    intervals_by_name = {}
     for name in names:
         values = [np.mean(r[name]) for r in records if r.get(name)]
         if len(values) > 1 and np.isfinite(values).all():
-            found[name] = list(intervals.bootstrap(np.array(values)))
-    return found
+            intervals_by_name[name] = list(intervals.bootstrap(np.array(values)))
+    return intervals_by_name
 
 
-def sheet(degradation: Degradation, every: list[Restored]) -> Picture:
-    """Returns a picture: each row an input, what it was restored to, and the original.
+def sheet(degradation: Degradation, results: list[Restored]) -> Picture:
+    """Returns a picture with a row per input: input, restorations and original.
 
-    Of many inputs only the first are shown. Smaller pictures are enlarged by whole
-    factors, larger ones reduced, and what is not as large as the others is put on
-    white.
+    Only the first inputs are shown. Small pictures are enlarged by integer factors,
+    large ones reduced, and pictures smaller than the others are padded with white.
     """
-    rows = [_row(degradation, one) for one in every[:MOST_ROWS]]
+    rows = [_row(degradation, one) for one in results[:MOST_ROWS]]
     height, width = (
         max(picture.shape[axis] for row in rows for picture in row) for axis in (0, 1)
     )
@@ -147,14 +147,14 @@ def sheet(degradation: Degradation, every: list[Restored]) -> Picture:
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             h, w, _ = picture.shape
-            cells[y, x, :h, :w] = picture  # one channel is repeated
+            cells[y, x, :h, :w] = picture  # repeats a single channel
     return images.grid(cells.reshape(-1, height, width, 3), columns)
 
 
 def _row(degradation: Degradation, one: Restored) -> list[Picture]:
     shown = one.guess
     if degradation.is_image:
-        # As it came, not as its pseudo-inverse, which of a blur is full of ringing.
+        # Show the input, not its pseudo-inverse, which has ringing after a blur.
         small = np.asarray(images.to_uint8(one.measurement))
         shown = images.enlarge(small, degradation.factor)
     last = [] if one.original is None else [one.original]

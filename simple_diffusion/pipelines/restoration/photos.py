@@ -1,4 +1,4 @@
-"""Image files as a person sees them, and whether they have colours."""
+"""Image files as a viewer shows them, and whether they have colours."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from simple_diffusion.data.errors import BadImage
 
 # Modes of Pillow in which an image has no colours.
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
-# Decoding reduces an image that is larger than this twice over; none is.
+# Decoding would reduce images of more than twice this size; there are none.
 _AS_STORED = 1 << 20
 
 Size = tuple[int, int]
@@ -22,7 +22,7 @@ class Photo(NamedTuple):
     """An image file.
 
     pixels: as RGB.
-    stored: height and width of the file, before anything was cut or resized.
+    stored: height and width of the file, before cropping and resizing.
     is_grey: whether the file has no colours.
     """
 
@@ -32,10 +32,10 @@ class Photo(NamedTuple):
 
 
 def read(path: Path) -> Photo:
-    """Returns an image file.
+    """Reads an image file.
 
     Raises:
-      ValueError: it is no image.
+      ValueError: it is not an image.
       OSError: it cannot be read.
     """
     try:
@@ -49,7 +49,7 @@ def read(path: Path) -> Photo:
 
 
 def of_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
-    """Returns an image that has no file; of one channel it is grey."""
+    """Returns an image that has no file; with one channel it is grey."""
     is_grey = pixels.shape[2] == 1
     if is_grey:
         pixels = pixels.repeat(3, axis=2)
@@ -57,8 +57,8 @@ def of_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
 
 
 def fit(pixels: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns an image cut to the shape of a size in the middle, and resized to it."""
+    """Crops an image centrally to the aspect ratio of a size, and resizes it."""
     if pixels.shape[:2] == size:
         return pixels
-    rng = np.random.default_rng(0)  # what it draws is not used
+    rng = np.random.default_rng(0)  # its random numbers are not used
     return transforms.crop_and_resize(pixels, rng, size=size, resize="antialias")

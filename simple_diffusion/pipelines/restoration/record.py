@@ -1,4 +1,4 @@
-"""What a run of restorations leaves on disk: files, a sheet, a record."""
+"""Writes the results of restorations: files, a sheet, and a record."""
 
 import json
 import time
@@ -20,12 +20,12 @@ from simple_diffusion.pipelines.restoration.restorer import Restorer
 
 RECORD = "restorations.json"
 SHEET = "sheet.png"
-# Seconds after which the record of a long run is brought up to date.
+# Seconds between updates of the record in a long run.
 RECORD_EVERY = 30.0
 
 
 class RestorationRecord:
-    """What was restored so far, on disk too.
+    """The restorations so far, in memory and on disk.
 
     inputs: name -> metric -> value of each restoration.
     files: name -> paths of its files.
@@ -54,12 +54,12 @@ class RestorationRecord:
         return outputs.means(list(self.inputs.values()))
 
     def line(self, name: str) -> str:
-        """Returns the metrics of one input for a person."""
-        found = self.inputs[name].items()
-        return "  ".join(f"{key} {np.mean(values):.4g}" for key, values in found)
+        """Returns the metrics of one input as text."""
+        metrics = self.inputs[name].items()
+        return "  ".join(f"{key} {np.mean(values):.4g}" for key, values in metrics)
 
     def add(self, one: Restored, failed: dict[str, str]) -> None:
-        """Writes the files of an input, and the record if that was long ago."""
+        """Writes the files of an input, and from time to time the record."""
         if jax.process_index() == 0:
             if not self.inputs:
                 self._remove_old()
@@ -74,7 +74,7 @@ class RestorationRecord:
             self.write(failed, complete=False)
 
     def write(self, failed: dict[str, str], complete: bool) -> None:
-        """Writes the record, and the sheet if no more will come."""
+        """Writes the record, and the sheet if the run is complete."""
         self._written = time.perf_counter()
         if jax.process_index():
             return
@@ -94,8 +94,8 @@ class RestorationRecord:
             "intervals": outputs.confidence(list(self.inputs.values())),
             "failed": failed,
             "inputs": {
-                name: _finite(found) | {"label": self._labels[name]}
-                for name, found in self.inputs.items()
+                name: _finite(metrics) | {"label": self._labels[name]}
+                for name, metrics in self.inputs.items()
             },
             "files": self.files,
         }
@@ -109,7 +109,7 @@ class RestorationRecord:
 
 
 def _finite(value: Any) -> Any:
-    """Returns numbers as JSON knows them: the PSNR of equal images is None there."""
+    """Replaces infinite numbers by None for JSON, such as the PSNR of equal images."""
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -127,7 +127,7 @@ def load_lpips(plan: restoration.Plan) -> Lpips | None:
         return None
     if not plan.degrade:
         console.print_line(
-            "note: restore.lpips_weights is not used without restore.degrade=True"
+            "note: restore.lpips_weights has no effect without restore.degrade=True"
         )
         return None
     try:
@@ -137,29 +137,29 @@ def load_lpips(plan: restoration.Plan) -> Lpips | None:
 
 
 def output_folder(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
-    """Returns where results go: never among the inputs.
+    """Returns the output folder, which must not contain the inputs.
 
     Raises:
-      ValueError: they would.
+      ValueError: it contains inputs.
     """
     output = folder / "restored" / plan.task
     if plan.output is not None:
         output = files.resolve_folder(plan.output, "restore.output")
     if "://" in str(output):
         return output
-    place = Path(output).resolve()
-    ours = {place / kind for kind in outputs.KINDS}
+    target = Path(output).resolve()
+    kind_folders = {target / kind for kind in outputs.KINDS}
     for key, text in (("input", plan.input), ("hole_mask", plan.hole_mask)):
         source = Path(text or "").resolve()
         if not text or not source.exists():
-            continue  # no file, or one that is reported as missing later
-        # Files of an earlier run are replaced: none may be what this one reads.
-        replaced = ours & {source, *source.parents}
-        # Images of a folder are looked for in the folders below, too.
-        holds = source.is_dir() and source in {place, *place.parents}
-        if replaced or (holds and key == "input"):
+            continue  # not a file; a missing file is reported later
+        # Files of an earlier run are replaced: this run must not read any of them.
+        is_replaced = bool(kind_folders & {source, *source.parents})
+        # Images of a folder are also searched in its subfolders.
+        is_searched = source.is_dir() and source in {target, *target.parents}
+        if is_replaced or (is_searched and key == "input"):
             raise ValueError(
-                f"restore.output={output} lies in the place of restore.{key}={text}: "
-                "results would mix with it"
+                f"restore.output={output} overlaps with restore.{key}={text}: results "
+                "would mix with it"
             )
     return output

@@ -1,4 +1,4 @@
-"""Inputs of any sizes, restored in batches of one size each."""
+"""Restores inputs of any sizes, in batches of one size each."""
 
 import dataclasses
 import time
@@ -18,7 +18,7 @@ from simple_diffusion.pipelines.restoration import inputs
 from simple_diffusion.pipelines.restoration.outputs import Restored
 from simple_diffusion.pipelines.trained import Trained
 
-# Keys of `restore` and `sample` that are arguments of a program, or no business of it.
+# Keys of `restore` and `sample` that are arguments of a program or do not affect it.
 _NOT_COMPILED = (
     *("restore.input", "restore.hole_mask", "restore.output", "restore.samples"),
     *("restore.classes", "restore.degrade", "restore.size", "restore.lpips_weights"),
@@ -29,7 +29,7 @@ _NOT_COMPILED = (
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """One input, and the restorations of it that are complete so far."""
+    """One input and its restorations so far."""
 
     name: str
     label: int
@@ -41,12 +41,12 @@ class _Task:
 class Restorer:
     """Restores inputs with one model, in batches of one size each.
 
-    What is random about a restoration follows from the name of its input and its own
-    number, and not from the other inputs.
+    The random numbers of a restoration depend only on the name of its input and its
+    index, not on the other inputs.
 
-    seconds: spent on restoring so far, compilation included.
-    count: restorations so far.
-    network_calls: of each restoration; 0 before the first input.
+    seconds: time of all restorations so far, including compilation.
+    count: number of restorations so far.
+    network_calls: per restoration; 0 before the first input.
     """
 
     def __init__(
@@ -59,16 +59,15 @@ class Restorer:
         progress: Progress | None = None,
         cache: dict | None = None,
     ):
-        """Prepares restoring; nothing is compiled yet.
+        """Prepares the restorations; nothing is compiled yet.
 
         Args:
           trained: the model.
           config: the whole config.
-          plan: what is restored.
-          notify: is called with a line for the user about each size of images.
-          progress: is called at every step of a batch.
-          cache: programs of earlier calls, by what they depend on; those made here are
-            added.
+          plan: settings of the restoration.
+          notify: called with messages for the user about each image size.
+          progress: called at every step of a batch.
+          cache: cache of compiled programs, by the settings that they depend on.
         """
         self.seconds, self.count, self.network_calls = 0.0, 0, 0
         self._trained, self._config, self._plan = trained, config, plan
@@ -79,34 +78,38 @@ class Restorer:
         self._impossible: dict[tuple[int, int], str] = {}
 
     def add(self, item: inputs.Input, number: int) -> None:
-        """Takes up an input, the `number`-th.
+        """Adds an input.
+
+        Args:
+          item: the input.
+          number: index of the input, which selects its class.
 
         Raises:
-          ValueError: it cannot be used.
-          OSError: it cannot be read.
+          ValueError: the input cannot be used.
+          OSError: the input cannot be read.
         """
         plan = self._plan
         loaded = inputs.load(plan, item, self._trained.net.size[2])
-        found = self._programs(loaded.size)
-        y = found.measure_input(item.name, loaded, plan.seed)
+        size_programs = self._programs(loaded.size)
+        y = size_programs.measure_input(item.name, loaded, plan.seed)
         label = plan.classes[number % len(plan.classes)]
         task = _Task(item.name, label, loaded, y)
         waiting = self._waiting.setdefault(loaded.size, [])
         waiting += [(task, k) for k in range(plan.samples)]
 
     def ready(self) -> Iterator[Restored]:
-        """Yields the inputs that full batches complete."""
+        """Restores full batches; yields the completed inputs."""
         for size, waiting in self._waiting.items():
-            # Where devices share the windows of an image there is one image at a time.
-            full = 1 if self._programs(size).is_windowed else self._batch_size
-            while len(waiting) >= full:
+            # If devices share the windows of an image, a batch is one image.
+            count = 1 if self._programs(size).is_windowed else self._batch_size
+            while len(waiting) >= count:
                 yield from self._run(size, self._batch_size)
 
     def rest(self) -> Iterator[Restored]:
-        """Yields what was still waiting for a batch to be full."""
+        """Restores the remaining incomplete batches; yields the completed inputs."""
         for size, waiting in self._waiting.items():
             while waiting:
-                # Of a size that no batch was full of, the batch is as small as can be.
+                # Use the smallest batch for sizes that never filled one.
                 yield from self._run(size, min(len(waiting), self._batch_size))
 
     def _programs(self, size: tuple[int, int]) -> "_Programs":
@@ -120,13 +123,13 @@ class Restorer:
             except ValueError as error:
                 self._impossible[size] = str(error)
                 raise
-        found = self._cache[key]
-        self.network_calls = found.how.network_calls
-        return found
+        size_programs = self._cache[key]
+        self.network_calls = size_programs.functions.network_calls
+        return size_programs
 
     def _new_programs(self, size: tuple[int, int]) -> "_Programs":
         trained, relay = self._trained, programs.ProgressRelay()
-        how = restoration.restoration(
+        functions = restoration.restoration(
             self._config,
             trained.net,
             size,
@@ -136,44 +139,44 @@ class Restorer:
             progress=relay if self._progress is not None else None,
         )
         self._notify(
-            f"{size[0]}x{size[1]} pixels: {how.network_calls} network calls each"
-            + (f", {how.windows} windows an image" if how.windows else "")
+            f"{size[0]}x{size[1]} pixels: {functions.network_calls} network calls each"
+            + (f", {functions.windows} windows an image" if functions.windows else "")
         )
         h, w, _ = trained.net.size
-        if size != (h, w) and not (trained.net.knows_place or how.windows):
+        if size != (h, w) and not (trained.net.knows_place or functions.windows):
             self._notify(
                 f"note: this model was trained at {h}x{w} without data.patches and "
-                f"knows no other size well; restore.size={h}x{w} brings inputs to it, "
-                f"sample.window={h} restores larger ones in windows"
+                f"supports other sizes poorly; restore.size={h}x{w} resizes the "
+                f"inputs, sample.window={h} restores larger images in windows"
             )
-        return _Programs(how, trained.mesh, relay)
+        return _Programs(functions, trained.mesh, relay)
 
     def _run(self, size: tuple[int, int], batch_size: int) -> Iterator[Restored]:
-        """Restores the first batch of those that wait; yields completed inputs."""
-        found, waiting = self._programs(size), self._waiting[size]
-        restore = found.compile(batch_size)
-        most = restore.batch_size
-        jobs, waiting[:most] = waiting[:most], []
-        # What fills up the last batch is there anyway: nothing is compiled twice.
-        filled = [jobs[k % len(jobs)] for k in range(most)]
-        index = np.array([_index(f"{task.name}/{k}") for task, k in filled], np.int32)
-        seed = np.full(most, self._plan.seed, np.uint32)
-        label = np.array([task.label for task, _ in filled], np.int32)
-        y = np.stack([task.measurement for task, _ in filled])
-        known = np.stack([task.loaded.known_mask for task, _ in filled])
+        """Restores the first waiting batch; yields the completed inputs."""
+        size_programs, waiting = self._programs(size), self._waiting[size]
+        program = size_programs.compile(batch_size)
+        n = program.batch_size
+        jobs, waiting[:n] = waiting[:n], []
+        # Pad the last batch by repeating its jobs, so that nothing is compiled again.
+        padded = [jobs[k % len(jobs)] for k in range(n)]
+        index = np.array([_index(f"{task.name}/{k}") for task, k in padded], np.int32)
+        seed = np.full(n, self._plan.seed, np.uint32)
+        label = np.array([task.label for task, _ in padded], np.int32)
+        y = np.stack([task.measurement for task, _ in padded])
+        known = np.stack([task.loaded.known_mask for task, _ in padded])
         start = time.perf_counter()
-        with found.relay.listen(self._progress):
-            batch = restore.call(self._trained.weights, seed, index, label, y, known)
+        with size_programs.relay.listen(self._progress):
+            batch = program.call(self._trained.weights, seed, index, label, y, known)
         self.seconds += time.perf_counter() - start
         self.count += len(jobs)
         for (task, _), image in zip(jobs, batch, strict=False):
             task.images.append(image)
             if len(task.images) == self._plan.samples:
-                yield found.finish(task)
+                yield size_programs.finish(task)
 
 
 def _index(name: str) -> np.int32:
-    """Returns the number by which something random is drawn."""
+    """Returns the index from which random numbers are derived."""
     return np.int32(zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
@@ -182,32 +185,35 @@ class _Programs:
 
     def __init__(
         self,
-        how: restoration.Restoration,
+        functions: restoration.Restoration,
         mesh: Mesh,
         relay: programs.ProgressRelay,
     ):
-        self.how, self.relay = how, relay
-        self.is_windowed = how.windows is not None
+        self.functions, self.relay = functions, relay
+        self.is_windowed = functions.windows is not None
         self._mesh = mesh
         self._restore: dict[int, programs.Program] = {}
-        self._measure = jax.jit(how.measure)
-        self._guess, self._residual = jax.jit(how.guess), jax.jit(how.residual)
+        self._measure = jax.jit(functions.measure)
+        self._guess, self._residual = (
+            jax.jit(functions.guess),
+            jax.jit(functions.residual),
+        )
 
     def compile(self, batch_size: int) -> programs.Program:
-        """Returns the program for batches of a size, which may be larger than asked."""
+        """Returns the program for a batch size, which it may round up."""
         if batch_size not in self._restore:
             self._restore[batch_size] = programs.compile_program(
-                self.how.restore, self._mesh, batch_size, self.how.windows
+                self.functions.restore, self._mesh, batch_size, self.functions.windows
             )
         return self._restore[batch_size]
 
     def measure_input(self, name: str, loaded: inputs.Loaded, seed: int) -> np.ndarray:
-        """Returns the measurement of an input, made here if it came undegraded.
+        """Returns the measurement of an input; degrades an original first.
 
         Raises:
-          ValueError: it came degraded, but otherwise than the settings say.
+          ValueError: the measurement has another shape than that of the settings.
         """
-        y, how = loaded.measurement, self.how
+        y, functions = loaded.measurement, self.functions
         if y is None:
             assert loaded.original is not None
             x = np.asarray(images.to_unit_range(loaded.original))[None]
@@ -217,21 +223,21 @@ class _Programs:
             )
             known = loaded.known_mask[None]
             return np.asarray(self._measure(x, known, seeds, index)[0])
-        if y.shape != how.measured:
+        if y.shape != functions.measured:
             raise ValueError(
-                f"{name}: the measurement is {list(y.shape)}; of an image of "
-                f"{how.size[0]}x{how.size[1]} pixels it is {list(how.measured)} "
-                "(restore.size, restore.ratio)"
+                f"{name}: the measurement has shape {list(y.shape)}; for an image "
+                f"of {functions.size[0]}x{functions.size[1]} pixels it must be "
+                f"{list(functions.measured)} (restore.size, restore.ratio)"
             )
         return y
 
     def finish(self, task: _Task) -> Restored:
-        """Returns an input with its restorations and all that is known of them."""
+        """Returns an input with its restorations and their residuals."""
         x = np.stack(task.images)
         y, known = task.measurement[None], task.loaded.known_mask[None]
         guess = images.to_uint8(self._guess(y, known)[0])
         stored = np.asarray(images.to_uint8(x))
-        again = np.asarray(images.to_unit_range(stored))
+        rounded = np.asarray(images.to_unit_range(stored))
         return Restored(
             name=task.name,
             label=task.label,
@@ -241,5 +247,5 @@ class _Programs:
             original=task.loaded.original,
             known_mask=task.loaded.known_mask,
             residuals=np.asarray(self._residual(x, y, known)),
-            residuals_stored=np.asarray(self._residual(again, y, known)),
+            residuals_stored=np.asarray(self._residual(rounded, y, known)),
         )

@@ -79,7 +79,7 @@ def test_why_there_is_no_picture_is_noted(config, tmp_path):
     evaluate.run(config, str(tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "comparison.json").read_text())
     assert any(
-        "neighbours.png needs images that can all be" in n for n in record["notes"]
+        "neighbours.png is not written: not all images" in n for n in record["notes"]
     )
     assert "copies_thumbnail_12" in record["metrics"]
 
