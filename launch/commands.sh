@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# How tpu_vm.sh, gke.sh and slurm.sbatch show, run and refuse. They source it.
+# Common functions of tpu_vm.sh, gke.sh and slurm.sbatch, which source this file.
 #
-# dry_run and yes are set by their flags --dry-run and --yes.
+# Their flags --dry-run and --yes set dry_run and yes.
 
 fail() {
   echo "error: $*" >&2
@@ -9,9 +9,9 @@ fail() {
 }
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) ||
-  fail "bash 4.4 or newer is needed, this is $BASH_VERSION"
+  fail "bash 4.4 or newer is required, this is $BASH_VERSION"
 
-# Shows a command as it would be typed, then runs it unless --dry-run.
+# Prints a command as it would be typed, then runs it unless --dry-run.
 show() {
   local word line=+
   for word in "$@"; do
@@ -22,12 +22,12 @@ show() {
   [ -n "${dry_run:-}" ] || "$@"
 }
 
-# need FLAG VALUE WHAT: a value that must be given, since a guess could cost money.
+# need FLAG VALUE WHAT: fails if a required value is missing: a default could cost money.
 need() {
   [ -n "$2" ] || fail "$1=... is missing: $3"
 }
 
-# Says what the next commands bring about and goes on only if that is wanted.
+# Prints the effect of the next commands and continues only if the user agrees.
 confirm() {
   local answer
   echo "$*" >&2
@@ -35,6 +35,6 @@ confirm() {
     return
   fi
   [ -t 0 ] || fail "nothing was done; add --yes to agree"
-  read -r -p "Go on? [y/N] " answer
+  read -r -p "Continue? [y/N] " answer
   [ "$answer" = y ] || fail "nothing was done"
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the launch scripts share: a virtual environment that holds what they ask for.
-# They source it with `set -euo pipefail` on, and go on in the repository's root.
+# The launch scripts source this file, with `set -euo pipefail`. It installs a virtual
+# environment and changes to the root of the repository.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -8,7 +8,7 @@ accelerator=${ACCELERATOR:-cpu}
 case $accelerator in
   cpu) extra=() ;;
   cuda) extra=("jax[cuda13]") ;;
-  # Orbax lists checkpoints in gs:// buckets, where those of TPUs lie, with the second.
+  # Orbax needs google-cloud-storage to list checkpoints in gs:// buckets.
   tpu) extra=("jax[tpu]" google-cloud-storage) ;;
   *)
     echo "ACCELERATOR=$accelerator must be cpu, cuda or tpu." >&2
@@ -16,8 +16,8 @@ case $accelerator in
     ;;
 esac
 
-# Prints the first Python that can make the environment. TensorFlow has no wheels for
-# versions past 3.13 yet. Each is run, since a name may be a shim that leads nowhere.
+# Prints the first Python that can create the environment. TensorFlow has no wheels for
+# versions after 3.13 yet. Run each candidate, because a name may be a broken shim.
 find_python() {
   local candidate seen=""
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
@@ -30,26 +30,26 @@ sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
     [ -z "${PYTHON:-}" ] || break
   done
   cat >&2 <<TEXT
-Python 3.11, 3.12 or 3.13 with the venv module is needed (Debian and Ubuntu keep that
-module in the package python3-venv). Tried:
-${seen}Install one, or name one: PYTHON=/path/to/python3.12 $0
+Python 3.11, 3.12 or 3.13 with the venv module is required (on Debian and Ubuntu: the
+package python3-venv). Tried:
+${seen}Install one, or set its path: PYTHON=/path/to/python3.12 $0
 TEXT
   exit 1
 }
 
-# install FILE [PACKAGE...]: brings .venv up to a requirements file. The stamp is a copy of
-# all that the result depends on, written last, so that a run cut short is made up for.
-# With INSTALL=no it is an error if anything is missing: where accelerators would wait.
+# install FILE [PACKAGE...]: updates .venv to a requirements file. The stamp contains all
+# that the result depends on. It is written last, so that an interrupted installation is
+# repeated. With INSTALL=no missing packages are an error: accelerators would wait.
 install() {
-  local file=$1 stamp wanted python
+  local file=$1 stamp requirements python
   shift
   stamp=.venv/.installed-${file%.txt}-$accelerator
-  wanted=$(cat "$file" constraints.txt && echo "$*")
-  if [ -x .venv/bin/python ] && [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ]; then
+  requirements=$(cat "$file" constraints.txt && echo "$*")
+  if [ -x .venv/bin/python ] && [ "$requirements" = "$(cat "$stamp" 2>/dev/null)" ]; then
     return
   fi
   if [ "${INSTALL:-yes}" = no ]; then
-    echo "error: $PWD/.venv is not what $file and constraints.txt ask for;" \
+    echo "error: $PWD/.venv does not match $file and constraints.txt;" \
       "first run ACCELERATOR=$accelerator launch/setup.sh" >&2
     exit 1
   fi
@@ -57,27 +57,27 @@ install() {
     python=$(find_python)
     "$python" -m venv --clear .venv
   fi
-  echo "Installing $file${*:+ and $*} into .venv, once; this can take some minutes." >&2
+  echo "Installing $file${*:+ and $*} into .venv; this is done once and takes some minutes." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --requirement "$file" "$@" --constraint constraints.txt
-  echo "$wanted" >"$stamp"
+  echo "$requirements" >"$stamp"
 }
 
-# The long form is for bash 3, to which an empty list is an unset one.
+# The long form is for bash 3, where an empty list counts as unset.
 install requirements.txt ${extra[@]+"${extra[@]}"}
 
 if [ "$accelerator" = cpu ]; then
-  # Not even where another ACCELERATOR was installed before.
+  # Use the CPU even if another ACCELERATOR was installed before.
   export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-  # XLA takes its temporary memory anew in each step: with huge pages, which must be
-  # asked for before the process starts, the page faults no longer decide its time.
+  # XLA allocates its temporary memory again in each step. Huge pages, which must be
+  # requested before the process starts, avoid most of the time for page faults.
   export GLIBC_TUNABLES=glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}
-  # Without the convolutions in this list, which is the default of the pinned jaxlib:
-  # its newer kernels take two to three times as long for the gradient of a kernel.
+  # The default of the pinned jaxlib without convolutions: its newer kernels take two to
+  # three times as long for the gradient of a convolution kernel.
   kernels=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT
   export XLA_FLAGS="--xla_cpu_experimental_ynn_fusion_type=$kernels ${XLA_FLAGS:-}"
 fi
-# TensorFlow only reads data here: its notes on processors concern other uses. The one on
-# oneDNN, which speeds up products, comes at any log level and goes when that is off.
+# TensorFlow only reads data here, so its messages about processors do not matter. The
+# message about oneDNN appears at every log level unless oneDNN is off.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-0}

@@ -5,9 +5,9 @@
 #     --topology=4x4 --chips-per-host=4 [--slices=2] -- --config ... --workdir gs://...
 #   launch/gke.sh status | logs | stop | resume | delete --name=N --context=C
 #
-# run fills in gke_jobset.yaml and sends it to the cluster; stop lets the run save and gives
-# up its machines, resume asks for them again. Also --dry-run (show the commands only), --yes
-# (agree to what costs money or deletes), --namespace=default, --service-account=default,
+# run fills in gke_jobset.yaml and sends it to the cluster. stop lets the run save and
+# releases its machines, resume requests them again. Also --dry-run (only show the commands),
+# --yes (agree to costs and deletions), --namespace=default, --service-account=default,
 # --max-restarts=50, --env=NAME=VALUE (for the run), --slice=0 and --host=0 (for logs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,7 +51,7 @@ cluster() {
   show kubectl --context="$context" --namespace="$namespace" "$@"
 }
 
-# A YAML string that holds exactly this text.
+# Prints a text as a YAML string.
 quoted() {
   local text=${1//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
@@ -73,7 +73,7 @@ yaml_env() {
   echo "[${list#, }]"
 }
 
-# Machines of one slice: a topology such as 4x4 counts chips along each side.
+# Number of machines of one slice; a topology such as 4x4 counts chips along each side.
 hosts() {
   local size all=1
   for size in ${topology//x/ }; do
@@ -85,23 +85,23 @@ hosts() {
 }
 
 check_run() {
-  need --image "$image" "the image that launch/Dockerfile builds, where the cluster finds it"
-  need --accelerator "$accelerator" "the node pool's, such as tpu-v6e-slice"
-  need --topology "$topology" "the node pool's, such as 4x4"
-  need --chips-per-host "$chips" "chips of one machine, such as 4"
+  need --image "$image" "the image of launch/Dockerfile, in a registry that the cluster can read"
+  need --accelerator "$accelerator" "that of the node pool, such as tpu-v6e-slice"
+  need --topology "$topology" "that of the node pool, such as 4x4"
+  need --chips-per-host "$chips" "number of chips of one machine, such as 4"
   [[ $topology =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] ||
     fail "--topology=$topology must look like 4x4 or 2x2x4"
   [[ $chips/$slices =~ ^[1-9][0-9]*/[1-9][0-9]*$ && $max_restarts =~ ^[0-9]+$ ]] ||
     fail "--chips-per-host, --slices and --max-restarts must be whole numbers"
   [[ " ${flags[*]}" =~ " --workdir"[=\ ]"gs://"[^\ ] ]] ||
-    fail "--workdir after -- must be gs://BUCKET/PATH: pods have no folder in common"
+    fail "--workdir after -- must be gs://BUCKET/PATH: pods share no folder"
 }
 
 manifest() {
   local text machines
   machines=$(hosts) || return
   text=$(<launch/gke_jobset.yaml)
-  text=${text#*$'\n\n'} # without the lines that explain the template
+  text=${text#*$'\n\n'} # remove the comment at the top
   text=${text//PLACEHOLDER_NAME/"$(quoted "$name")"}
   text=${text//PLACEHOLDER_MAX_RESTARTS/"$max_restarts"}
   text=${text//PLACEHOLDER_SLICES/"$slices"}
@@ -124,10 +124,10 @@ case $action in
   run | status | logs | stop | resume | delete) ;;
   *) fail "the first word must be run, status, logs, stop, resume or delete" ;;
 esac
-need --name "$name" "what the run is called"
-need --context "$context" "the cluster; kubectl config get-contexts lists them"
+need --name "$name" "the name of the run"
+need --context "$context" "the cluster; kubectl config get-contexts lists all"
 
-costs="COSTS MONEY: TPU nodes that the cluster adds for this run, until it ends or is stopped;
+costs="COSTS MONEY: TPU nodes that the cluster adds for this run, until the run ends or is stopped;
 node pools without autoscaling cost money until they are deleted."
 case $action in
   run)

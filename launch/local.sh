@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is needed and runs simple_diffusion on this machine; see README.md here.
+# Installs the requirements and runs simple_diffusion on this machine; see README.md here.
 #
 #   launch/local.sh                                       the quickstart
 #   launch/local.sh --config configs/digits.py --workdir runs/digits

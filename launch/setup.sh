@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a run needs, and does nothing else: for log-in nodes, images, workers.
+# Only installs the requirements of a run: for log-in nodes, images and workers.
 #
 #   ACCELERATOR=cuda launch/setup.sh
 set -euo pipefail

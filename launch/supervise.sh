@@ -3,10 +3,10 @@
 #
 #   launch/supervise.sh start FOLDER COMMAND...   starts in the background
 #   launch/supervise.sh status FOLDER             one line: running, ended with a code, none
-#   launch/supervise.sh follow FOLDER             shows the log; ends with the run and its code
-#   launch/supervise.sh stop FOLDER               lets the run save, and waits for its end
+#   launch/supervise.sh follow FOLDER             shows the log; exits with the code of the run
+#   launch/supervise.sh stop FOLDER               lets the run save and waits for its end
 #
-# FOLDER gets log, pid, code and failures. The command is started again as restart.sh says.
+# FOLDER gets log, pid, code and failures. restart.sh decides about restarts.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/restart.sh
@@ -20,21 +20,21 @@ action=$1
 folder=$2
 shift 2
 
-# Prints the supervisor's process number, if it lives. A number alone would not do: after
-# a reboot it may belong to another process.
+# Prints the process id of the supervisor if it is running. Check its command line, too:
+# after a reboot the id may belong to another process.
 living() {
   local pid
   pid=$(cat "$folder/pid" 2>/dev/null) || return
   grep -qa supervise.sh "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
 }
 
-say() {
+log() {
   echo "$(date -u +%FT%TZ) supervise.sh: $*"
 }
 
 start() {
   if living >/dev/null; then
-    echo "run: running already; stop it first if its flags are to change"
+    echo "run: running already; stop it first to change its flags"
     return
   fi
   mkdir -p "$folder"
@@ -46,7 +46,7 @@ start() {
 
 loop() {
   local began code child="" stopping="" signalled
-  # The first signal is passed on; a second one would end the run before it has saved.
+  # Pass on only the first signal; a second one would end the run before it has saved.
   trap 'signalled=1
     if [ -z "$stopping" ]; then
       stopping=1
@@ -54,11 +54,11 @@ loop() {
     fi' TERM INT
   code=143
   while [ -z "$stopping" ]; do
-    say "starting: $*"
+    log "starting: $*"
     began=$SECONDS
     "$@" &
     child=$!
-    # A signal ends `wait` early, and then the code is not the command's.
+    # A signal interrupts `wait`; its code is then not that of the command.
     while :; do
       signalled=""
       code=0
@@ -66,7 +66,7 @@ loop() {
       [ -n "$signalled" ] || break
     done
     child=""
-    say "ended with code $code after $((SECONDS - began)) s"
+    log "ended with code $code after $((SECONDS - began)) s"
     if [ -n "$stopping" ] || ! may_restart "$code" $((SECONDS - began)) "$folder/failures"; then
       break
     fi

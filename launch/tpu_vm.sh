@@ -7,11 +7,11 @@
 #   launch/tpu_vm.sh watch  (the flags of create) -- (the flags of run)
 #   launch/tpu_vm.sh status | logs | stop | delete  --name=N --project=P --zone=Z
 #
-# create queues the machines, setup copies what is committed here and installs, run starts
-# on all workers and shows the log, watch does all that again whenever the machines are
-# taken away. Also --dry-run (show the commands only), --yes (agree to what costs money or
-# deletes), --worker=I (for logs), --env=NAME=VALUE (for the run), --create-flag=FLAG (for
-# gcloud). TPU_NAME, TPU_PROJECT, TPU_ZONE, TPU_TYPE, TPU_RUNTIME may stand for the flags.
+# create queues the machines. setup copies the commit and installs the requirements. run
+# starts the run on all workers and shows the log. watch repeats all this whenever the
+# machines are preempted. Also --dry-run (only show the commands), --yes (agree to costs and
+# deletions), --worker=I (for logs), --env=NAME=VALUE (for the run), --create-flag=FLAG (for
+# gcloud). TPU_NAME, TPU_PROJECT, TPU_ZONE, TPU_TYPE, TPU_RUNTIME can replace the flags.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/commands.sh
@@ -46,7 +46,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 flags=("$@") # of the run
-# Fixed here, so that what watch sets up again is what it set up first.
+# Fix the commit here, so that watch sets up the same one every time.
 revision=$(git rev-parse HEAD)
 
 queue() {
@@ -61,8 +61,8 @@ on() {
 }
 
 check_machine() {
-  need --type "$type" "the slice, such as v5litepod-16; cloud.google.com/tpu/docs lists them"
-  need --runtime "$runtime" "its software, such as v2-alpha-tpuv5-lite; same place"
+  need --type "$type" "the slice, such as v5litepod-16; cloud.google.com/tpu/docs lists all"
+  need --runtime "$runtime" "its software, such as v2-alpha-tpuv5-lite; same page"
 }
 
 create() {
@@ -76,13 +76,13 @@ costs() {
     "the moment it is granted until 'launch/tpu_vm.sh delete' has ended."
 }
 
-# Called where a failure does not end the script, hence each `|| return`.
+# Callers test its status, which disables `set -e`; hence each `|| return`.
 setup() {
   local archive
   if [ -n "$(git status --porcelain)" ]; then
-    echo "note: only what is committed is copied; there are uncommitted changes" >&2
+    echo "note: uncommitted changes are not copied" >&2
   fi
-  # Not in /tmp, where others could put code of theirs under a name they can guess.
+  # Not in /tmp, where other users could place a file of the same name.
   archive=runs/simple_diffusion-$name.tar.gz
   show mkdir -p runs || return
   show git archive --format=tar.gz --prefix=simple_diffusion/ --output="$archive" \
@@ -111,11 +111,11 @@ check_run() {
   case $workdir in
     gs://?* | /?*) ;;
     *) fail "--workdir=${workdir:-(missing)} after -- must be gs://BUCKET/PATH or the" \
-      "absolute path of a file system that all workers have mounted" ;;
+      "absolute path of a file system that all workers mount" ;;
   esac
 }
 
-# In the home folder of each worker, simple_diffusion/ is the code, and run/ has the log.
+# In the home folder of each worker, simple_diffusion/ has the code and run/ the log.
 supervise=simple_diffusion/launch/supervise.sh
 
 begin() {
@@ -129,7 +129,7 @@ follow() {
   on "$1" "$supervise follow run"
 }
 
-# The state of the machines in one word; READY is the only one in which they work.
+# Prints the state of the machines in one word; they can run only in state READY.
 machine_state() {
   local state
   state=$(queue describe --format='value(state.state)') || return
@@ -141,11 +141,11 @@ machine_state() {
 }
 
 run_states() {
-  # A worker that was never set up has no script to ask.
+  # A worker without setup does not have the script.
   on all "if [ -x $supervise ]; then $supervise status run; else echo run: none here; fi"
 }
 
-# Looks after a run on machines that are READY; returns 0 when it is complete.
+# Sets up, starts and checks a run on machines that are READY; returns 0 when complete.
 tend() {
   local states
   states=$(run_states) || return 2
@@ -170,10 +170,10 @@ watch() {
     case $state in
       READY) tend && result=0 || result=$? ;;
       SUSPENDED | PREEMPTED | TERMINATED)
-        # What is taken away stays in the queue as a name that is in use.
+        # A preempted request stays in the queue and blocks its name.
         { queue delete --force --quiet && create; } || result=2
         ;;
-      FAILED) fail "the request failed; 'launch/tpu_vm.sh status' says more" ;;
+      FAILED) fail "the request failed; see 'launch/tpu_vm.sh status'" ;;
       UNKNOWN) result=2 ;;
     esac
     case $result in
@@ -187,7 +187,7 @@ watch() {
   echo "complete. The machines still run and cost money: launch/tpu_vm.sh delete" >&2
 }
 
-# What watch may do, once each: its conditions cannot be known without asking.
+# For --dry-run: each command of watch once, because the state is unknown.
 rehearse() {
   machine_state >/dev/null
   setup
@@ -202,9 +202,9 @@ case $action in
   create | setup | run | watch | status | logs | stop | delete) ;;
   *) fail "the first word must be create, setup, run, watch, status, logs, stop or delete" ;;
 esac
-need --name "$name" "what the machines are called"
+need --name "$name" "the name of the machines"
 need --project "$project" "the Google Cloud project that pays"
-need --zone "$zone" "where they are, such as us-west4-a"
+need --zone "$zone" "their zone, such as us-west4-a"
 
 case $action in
   create)
@@ -221,7 +221,7 @@ case $action in
   watch)
     check_machine
     check_run
-    confirm "$(costs) What is taken away is asked for again, at the same price."
+    confirm "$(costs) Preempted machines are requested again, at the same price."
     if [ -n "$dry_run" ]; then rehearse; else watch; fi
     ;;
   status)
