@@ -27,7 +27,7 @@ def test_training_and_held_out_images_are_patches_if_the_config_has_them(config)
         batches.close()
 
 
-def test_whole_images_are_whole_at_any_size_with_or_without_patches(config):
+def test_full_images_are_full_at_any_size_with_or_without_patches(config):
     for with_patches in (True, False):
         if not with_patches:
             config.data.patches = None
@@ -36,7 +36,7 @@ def test_whole_images_are_whole_at_any_size_with_or_without_patches(config):
         assert batch.box.tolist() == [[0, 0, 1, 1]] * 4
 
 
-def test_without_patches_images_are_whole_squares(config):
+def test_without_patches_images_are_full_squares(config):
     config.data.patches = None
     opened = data.data(config)
     for batches in (opened.train(0), opened.held_out(8, 8)):
@@ -64,7 +64,7 @@ def test_a_number_of_classes_for_images_without_any_is_an_error(config, tmp_path
         data.data(config)
 
 
-def test_patches_that_cannot_be_are_an_error_before_the_source_is_opened(config):
+def test_impossible_patches_are_an_error_before_the_source_is_opened(config):
     config.data.source = "folder:/nowhere"
     config.data.patches.smallest = 20
     with pytest.raises(ValueError, match="data.patches.smallest=20 must not exceed"):
@@ -74,7 +74,7 @@ def test_patches_that_cannot_be_are_an_error_before_the_source_is_opened(config)
         data.data(config)
 
 
-def test_sizes_up_to_each_images_own_need_images_that_have_one(config):
+def test_sizes_up_to_the_stored_size_need_images_that_have_one(config):
     config.data.patches = base.patches(12, None)
     with pytest.raises(ValueError, match="data.patches.largest=None .* say how large"):
         data.data(config)

@@ -301,7 +301,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("key", CASES)
-def test_a_key_changes_what_it_is_about(key, folder):
+def test_a_key_changes_what_it_describes(key, folder):
     check(key, CASES[key], folder)
 
 

@@ -15,7 +15,7 @@ def tiny():
     return config
 
 
-def test_a_classifier_is_trained_once_and_kept(tmp_path, monkeypatch):
+def test_a_classifier_is_trained_once_and_stored(tmp_path, monkeypatch):
     config, said = tiny(), []
     opened = data.data(config)
     (made,) = feature_networks.networks(
@@ -30,7 +30,7 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path, monkeypatch):
         config, epath.Path(tmp_path), said.append, opened
     )
     assert again.digest == made.digest
-    # Of other images, or trained otherwise, it is another one.
+    # Other images or training settings give another classifier.
     monkeypatch.setattr(classifier, "train", train)
     config.evaluate.classifier_steps = 3
     (other,) = feature_networks.networks(
@@ -49,7 +49,7 @@ def test_without_classes_features_are_thumbnails(tmp_path):
     assert "without classes" in said[0]
 
 
-def test_the_same_features_are_not_taken_twice(tmp_path):
+def test_duplicate_features_are_removed(tmp_path):
     config = tiny()
     config.data.num_classes = 0
     config.evaluate.networks = ("source", "thumbnail")
@@ -74,14 +74,14 @@ def test_the_same_features_are_not_taken_twice(tmp_path):
         (dict(resize="bicubic"), "evaluate.resize='bicubic' must be tf1_bilinear"),
     ],
 )
-def test_networks_that_cannot_be_are_named(change, message):
+def test_invalid_networks_are_named(change, message):
     config = tiny()
     config.evaluate.update(change)
     with pytest.raises(ValueError, match=message):
         feature_networks.check(config)
 
 
-def test_weights_that_are_not_there_say_how_they_are_made(tmp_path):
+def test_missing_weights_name_the_command_that_converts_them(tmp_path):
     config = tiny()
     config.evaluate.networks = ("inception",)
     config.evaluate.inception_weights = str(tmp_path / "none.npz")

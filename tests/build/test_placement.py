@@ -1,4 +1,4 @@
-"""Where every parameter of the U-ViT of 2.455 billion parameters lies, to be read.
+"""The sharding of every parameter of the U-ViT of 2.455 billion parameters.
 
 Meshes are abstract: nothing is allocated and no device is needed.
 """
@@ -17,15 +17,15 @@ from simple_diffusion.training import sharding, state
 
 MIB = 2**20
 
-# Axes by which a table below is headed: (data, fsdp, tensor).
+# Mesh axes of the columns of the table: (data, fsdp, tensor).
 MESHES = {
     "64": (1, 64, 1),
     "16x4": (1, 16, 4),
     "256": (1, 256, 1),
 }
 
-# "f" is split over fsdp, "t" over tensor, "." whole; a row may stand for many arrays.
-# The trunk has 2.43 of the 2.46 billion parameters. Its stack of 36 blocks stays whole.
+# "f" is split over fsdp, "t" over tensor, "." not split; a row may cover many arrays.
+# The trunk has 2.43 of the 2.46 billion parameters. Its 36-block stack is not split.
 TABLE = [
     # path, shape, fsdp=64, fsdp=16 with tensor=4, fsdp=256
     (
@@ -44,7 +44,7 @@ TABLE = [
     ("trunk/.*/film/.*/bias", (36, 16384), ". f", ". t", ". f"),
     ("trunk/.*/(norm/scale|out/bias|dense_2/bias)", (36, 2048), ". .", ". .", ". ."),
     ("trunk/.*/norm_[qk]/(scale|bias)", (36, 512), ". .", ". .", ". ."),
-    # Convolutional levels know no tensor parallelism. 128 and 48 channels do not divide
+    # Convolutional levels have no tensor parallelism. 128 and 48 channels do not divide
     # by 256: these kernels are copied, at most 0.6 MiB each.
     (".*/conv_[12]/kernel", (3, 3, 128, 128), ". . . f", ". . . f", ". . . ."),
     (".*/conv_[12]/kernel", (3, 3, 256, 256), ". . . f", ". . . f", ". . . f"),

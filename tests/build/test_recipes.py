@@ -45,7 +45,7 @@ def test_a_path_is_not_changed(folder):
     assert recipes.load(f"{folder}/mine.py:long").train.total_steps == 70
 
 
-def test_a_file_in_the_working_directory_wins_as_a_path_and_not_as_a_name(folder):
+def test_a_file_in_the_working_directory_is_found_by_path_and_not_by_name(folder):
     (folder / "quickstart.py").write_text(MINE)
     (folder / "quickstart").mkdir()
     assert recipes.load("quickstart.py").train.total_steps == 7

@@ -91,7 +91,7 @@ def test_every_task_reproduces_its_measurement(changes):
     assert y.shape[1:] == how.measured
     assert found.shape == (4, *SIZE, 3)
     assert float(how.residual(found, y, known).max()) < 1e-5
-    # Nor is it what the pseudo-inverse alone gives.
+    # Nor does it equal the pseudo-inverse.
     assert float(jnp.abs(found - how.guess(y, known)).max()) > 0.1
 
 
@@ -115,7 +115,7 @@ def test_noise_is_stated_for_images_from_0_to_1(task):
     if task == "super_resolution":
         noise = y - clean.measure(x, known, jnp.zeros(4, int), jnp.arange(4))
         np.testing.assert_allclose(noise.std(), 0.2, rtol=0.1)
-    # And so does the solver take it.
+    # The solver uses the same scale.
     operator = parse_degradation(config).operator(SIZE, known)
     keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(4))
     solver = ddnm.ddnm_plus(operator, y, 0.2)
@@ -125,7 +125,7 @@ def test_noise_is_stated_for_images_from_0_to_1(task):
     np.testing.assert_allclose(found, want, atol=1e-4)
 
 
-def test_the_measurement_of_an_image_depends_on_its_number_alone():
+def test_the_measurement_of_an_image_depends_only_on_its_index():
     config = settings(task="denoise", sigma_y=0.1)
     how = restoration.restoration(config, gaussian(), SIZE)
     x, known = jnp.zeros((3, *SIZE, 3)), jnp.ones((3, *SIZE, 1))
@@ -148,7 +148,7 @@ def test_network_calls_are_counted(solver, length, repeat, calls):
 
 @pytest.mark.parametrize("task", ["super_resolution", "deblur", "sense", "inpaint"])
 def test_windows_leave_no_seam_and_reproduce_the_measurement(task):
-    """A network that looks one pixel around: windows equal the whole, everywhere."""
+    """A network with a radius of one pixel: windows equal the full image everywhere."""
 
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         edge = jnp.pad(z_t, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
@@ -206,7 +206,7 @@ def seen_labels(config, label, names=()):
     return plan, np.concatenate(seen)
 
 
-def test_without_classes_the_model_is_told_none_and_not_guided():
+def test_without_classes_the_model_gets_the_null_class_and_is_not_guided():
     config = settings(steps=2)
     config.sample.guidance = 3.0
     plan, seen = seen_labels(config, lambda plan: plan.classes[0])
@@ -223,7 +223,7 @@ def test_with_classes_the_model_is_guided():
 
 
 def patch_codec(kept=4):
-    """The two-dimensional DCT of patches of 4x4 pixels, its first numbers kept."""
+    """The two-dimensional DCT of patches of 4x4 pixels, truncated."""
     n = 4
     k, x = np.arange(n)[:, None], np.arange(n)[None]
     axis = np.cos(np.pi * (x + 0.5) * k / n) * np.sqrt(np.where(k == 0, 1, 2) / n)
@@ -258,7 +258,7 @@ def in_latents(n=512, dilate=(0, 0), **changes):
     return codec, x, known, np.asarray(found)
 
 
-def test_in_latents_the_hole_has_the_law_of_the_prior_and_the_rest_is_pasted():
+def test_in_latents_the_hole_has_the_distribution_of_the_prior_and_the_rest_is_pasted():
     """An orthonormal codec and independent Gaussian cells: the posterior is exact."""
     codec, x, known, found = in_latents()
     inside = np.broadcast_to(known == 1, found.shape)
@@ -278,7 +278,7 @@ def test_in_latents_the_hole_has_the_law_of_the_prior_and_the_rest_is_pasted():
     ids=["not", "low", "by default"],
 )
 def test_the_hole_grows_in_latents_and_the_known_pixels_stay(dilate, imposed):
-    """What the solver starts from tells how many cells are imposed."""
+    """The initial z of the solver shows how many cells are imposed."""
     config = settings(solver="ddim", eta=1.0, steps=1)
     if dilate is not None:
         config.restore.dilate = dilate
@@ -308,8 +308,8 @@ def test_the_hole_grows_in_latents_and_the_known_pixels_stay(dilate, imposed):
     np.testing.assert_array_equal(np.asarray(found)[inside], np.asarray(x)[inside])
 
 
-def test_growing_the_hole_in_pixels_leaves_less_to_hold_on_to():
-    """A model that copies the pixel to the left shows which pixels it was given."""
+def test_growing_the_hole_in_pixels_leaves_fewer_known_pixels():
+    """A model that copies the left pixel shows which pixels it is given."""
 
     def apply(params, z_t, logsnr, cond, dropout_key=None):
         return jnp.roll(z_t, 1, axis=2)
@@ -384,7 +384,7 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
     ],
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
 )
-def test_what_cannot_be_is_an_error_that_names_the_key(changes, match):
+def test_impossible_settings_are_an_error_that_names_the_key(changes, match):
     with pytest.raises(ValueError, match=match):
         restored(settings(**changes))
 
@@ -414,7 +414,7 @@ def test_a_plan_names_the_key_that_is_wrong(changes, match):
         restoration.plan(settings(**changes), net, ("a", "b", "c"))
 
 
-def test_a_blur_of_another_sigma_has_the_taps_that_count():
+def test_a_blur_of_another_sigma_has_taps_up_to_three_sigma():
     how = dict(task="deblur", kernel="gaussian", blur_sigma=(1.0, 2.0), blur_taps=None)
     with pytest.raises(ValueError, match="restore.blur_taps=13"):
         # Twelve pixels to both sides are more than a mirror of 5 has.

@@ -40,7 +40,7 @@ def test_a_class_that_does_not_exist_lists_those_that_do(text):
         sampling.parse_classes(text, ("sun", "tree", "car"), 3)
 
 
-def test_labels_go_through_the_classes_in_turn():
+def test_labels_cycle_through_the_classes():
     config, net = tiny()
     config.sample.count = 5
     plan = sampling.plan(config, net, ("a", "b", "c"))
@@ -48,19 +48,19 @@ def test_labels_go_through_the_classes_in_turn():
 
 
 @pytest.mark.parametrize("text", ["64", "-1x8", "8x", "axb", "8x8x8"])
-def test_a_size_that_is_none_names_the_key(text):
+def test_an_invalid_size_names_the_key(text):
     with pytest.raises(ValueError, match="sample.size=.*HxW"):
         image_geometry.parse_size(text, 64)
 
 
-def test_a_size_the_network_cannot_divide_names_the_multiple():
+def test_an_indivisible_size_names_the_multiple():
     config, net = tiny()
     config.sample.size = "9x8"
     with pytest.raises(ValueError, match="sample.size=9x8.*multiples of 2"):
         sampling.sampling(config, net)
 
 
-def test_a_resolution_the_network_cannot_divide_names_the_key():
+def test_an_indivisible_resolution_names_the_key():
     config, _ = tiny()
     config.data.resolution = 9
     with pytest.raises(ValueError, match="data.resolution=9.*multiples of 2"):
@@ -77,7 +77,7 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     )
     config.sample.guidance = 3.0
     sampler = sampling.sampling(config, net)
-    assert sampler.guidance == 1.0  # which is what a record of it must say
+    assert sampler.guidance == 1.0  # which the record must contain
     guided = sampler.draw(*arguments)
     np.testing.assert_array_equal(plain, guided)
 
@@ -100,13 +100,13 @@ def test_an_unknown_option_lists_the_known_ones(key):
 @pytest.mark.parametrize(
     ("solver", "calls"), [("ancestral", 7), ("ddim", 7), ("dpmpp_2m", 7), ("heun", 13)]
 )
-def test_network_calls_are_counted_as_the_solver_makes_them(solver, calls):
+def test_counted_network_calls_are_those_of_the_solver(solver, calls):
     config, net = tiny()
     config.sample.solver, config.sample.steps = solver, 7
     assert sampling.sampling(config, net).network_calls == calls
 
 
-def test_a_level_table_with_a_missing_entry_says_which_column():
+def test_a_level_table_with_a_missing_entry_names_the_column():
     config, _ = tiny()
     config.model.blocks = (1, 1, 1)
     with pytest.raises(ValueError, match="blocks: 3"):
@@ -122,7 +122,7 @@ def anyres(**model):
 
 
 def seen_by_the_network(config, net, monkeypatch):
-    """Runs a network that only looks; returns the box and the whole it is told."""
+    """Runs a network that only records; returns its box and full-image size."""
     seen = {}
 
     def apply(params, z_t, logsnr, cond, dropout_key=None):
@@ -143,7 +143,7 @@ def seen_by_the_network(config, net, monkeypatch):
     ("frame", "box", "whole"),
     [("whole", (0, 0, 1, 1), (8, 16)), ("cut", (0.25, 0, 0.75, 1), (16, 16))],
 )
-def test_a_wide_image_is_a_whole_or_the_middle_of_a_square(
+def test_a_wide_image_is_a_full_image_or_the_middle_of_a_square(
     frame, box, whole, monkeypatch
 ):
     config, net = anyres()
@@ -153,7 +153,7 @@ def test_a_wide_image_is_a_whole_or_the_middle_of_a_square(
     np.testing.assert_allclose(seen["box"], np.tile([box], (len(seen["box"]), 1)))
 
 
-def test_a_model_without_places_is_told_none(monkeypatch):
+def test_a_model_without_positions_gets_no_box(monkeypatch):
     config, net = tiny()
     config.sample.update(size="8x16", steps=2)
     seen = seen_by_the_network(config, net, monkeypatch)
@@ -186,7 +186,7 @@ def test_windows_as_large_as_the_image_change_nothing(guided):
     np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
 
 
-def test_windows_are_counted_and_must_suit_the_network():
+def test_windows_are_counted_and_must_fit_the_network():
     config, net = anyres()
     config.sample.update(size="16x24", window=8, window_stride=4)
     assert sampling.sampling(config, net).windows == 3 * 5
@@ -207,10 +207,10 @@ def test_an_unknown_option_of_the_network_names_its_key(key, value):
         anyres(**{key: value})
 
 
-def test_which_models_know_places():
+def test_which_models_use_positions():
     assert not tiny()[1].knows_place
     assert anyres()[1].knows_place
-    # Only patches make places known: without them every image is a whole.
+    # Only patches have positions: without them every image is a full image.
     config, _ = anyres()
     config.data.patches = None
     assert not network.network(config, 3).knows_place
@@ -223,7 +223,7 @@ def lively(net):
     )
 
 
-def test_a_coarse_image_lends_its_structure_to_a_larger_one():
+def test_a_coarse_image_gives_its_structure_to_a_larger_one():
     config, net = anyres()
     params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
@@ -232,8 +232,8 @@ def test_a_coarse_image_lends_its_structure_to_a_larger_one():
     )
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
     sampler = sampling.sampling(config, net)
-    # So late that next to nothing of the small image is lost in the noise. (Drawn from
-    # noise at once, the large one is 80 grey levels away.)
+    # So late that the noise hides almost nothing of the small image. (Sampled directly
+    # from noise, the large image is 80 grey levels away.)
     large = jax.jit(sampler.draw)(*arguments)
     shape = (2, 16, 16, 3)
     enlarged = jax.image.resize(small.astype(jnp.float32), shape, "cubic")
@@ -252,7 +252,7 @@ def test_the_cut_of_a_coarse_image_is_its_middle():
     np.testing.assert_array_equal(cut, want)
 
 
-def test_the_coarse_image_is_left_out_where_it_would_not_be_coarser():
+def test_a_coarse_image_that_is_not_smaller_is_skipped():
     config, net = anyres()
     config.sample.update(size="8x8", coarse_size="8x8", steps=4)
     assert sampling.sampling(config, net).network_calls == 4
@@ -271,7 +271,7 @@ def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
 
 
 @pytest.mark.parametrize(("extrapolate", "told"), [(False, (8, 16)), (True, (32, 64))])
-def test_beyond_the_largest_size_of_training_the_network_is_told_that(
+def test_above_the_largest_training_size_the_network_is_given_that_size(
     extrapolate, told
 ):
     config, net = anyres()
@@ -308,14 +308,14 @@ def test_a_size_of_zero_names_the_nearest():
         sampling.sampling(config, net)
 
 
-def test_a_further_size_that_does_not_divide_names_its_key():
+def test_an_extra_size_that_does_not_divide_names_its_key():
     config, net = anyres()
     config.sample.also_sizes = ("8x9",)
     with pytest.raises(ValueError, match="sample.also_sizes=8x9"):
         sampling.samplers_of_extra_sizes(config, net)
 
 
-def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
+def test_the_default_size_is_the_smallest_full_image_size():
     config, _ = anyres()
     config.data.patches.smallest = 12
     net = network.network(config, 3)
@@ -332,7 +332,7 @@ def test_the_size_by_default_is_the_smallest_that_was_seen_whole():
         dict(scale_embedding=True),
     ],
 )
-def test_each_use_of_places_makes_them_known(model):
+def test_each_use_of_positions_is_recognised(model):
     config, _ = tiny()
     config.data.patches = base.patches(8, 16)
     assert not network.network(config, 3).knows_place
@@ -348,7 +348,7 @@ def test_a_table_of_positions_is_refused_for_patches():
         network.network(config, 3)
 
 
-def test_a_weaker_model_that_cannot_divide_the_size_names_the_key():
+def test_a_size_that_the_weaker_model_does_not_support_names_the_key():
     config, net = anyres()
     other, _ = tiny()
     other.data.resolution = 16

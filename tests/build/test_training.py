@@ -15,7 +15,7 @@ def config(**train):
 @pytest.mark.parametrize(
     "keys", [{"total_steps": 30}, {"total_epochs": 1.5}, {"total_examples": 300}]
 )
-def test_a_duration_may_be_said_in_steps_epochs_or_examples(keys):
+def test_a_duration_may_be_given_in_steps_epochs_or_examples(keys):
     # 200 examples in an epoch, 10 in a batch.
     made = config(**({"total_steps": 0, "batch_size": 10} | keys))
     assert training.plan(made, epoch=200).total == 30
@@ -26,12 +26,12 @@ def test_a_part_of_a_batch_counts_as_a_step():
     assert training.plan(made, epoch=200).total == 31
 
 
-def test_a_duration_said_twice_names_both_keys():
+def test_a_duration_given_twice_names_both_keys():
     with pytest.raises(ValueError, match=r"total_steps=500000 and train.total_epochs"):
         training.plan(config(total_epochs=2.0), epoch=100)
 
 
-def test_a_duration_that_is_needed_is_asked_for():
+def test_a_missing_duration_is_an_error():
     with pytest.raises(ValueError, match="train.total_steps, _epochs or _examples"):
         training.plan(config(total_steps=0), epoch=100)
 
@@ -53,7 +53,7 @@ def test_an_endless_source_has_no_epochs():
 
 
 @pytest.mark.parametrize("key", ["batch_size", "accumulate", "keep_checkpoints"])
-def test_a_number_that_makes_no_sense_names_its_key(key):
+def test_a_number_out_of_range_names_its_key(key):
     with pytest.raises(ValueError, match=f"train.{key}=0"):
         training.plan(config(**{key: 0}), epoch=100)
 

@@ -1,4 +1,4 @@
-"""Every recipe, as far as a CPU can try it: shapes, keys, and one small step."""
+"""Every recipe, as far as a CPU can test it: shapes, keys, and one small step."""
 
 import itertools
 
@@ -75,7 +75,7 @@ def build_everything(config):
     try:
         data.data(config)
     except ValueError as error:
-        # ImageNet has to be prepared by the user; everything was read before.
+        # The user must prepare ImageNet; all keys are read before that error.
         assert config.data.source in str(error)
     plan = training.plan(config, epoch=1000)
     training.mesh(config)
@@ -108,7 +108,7 @@ def build_everything(config):
             for row in vector("count.sid_unet")
             if row["config"] in ("128", "256") or "headline" in row["config"]
         ),
-        # At 64 pixels only the position table is smaller: 8x8 places instead of 16x16.
+        # At 64 pixels only the position table is smaller: 8x8 cells instead of 16x16.
         ("imagenet64:uvit", vector("count.uvit")[0]["params"] - 192 * 2048),
     ],
 )
@@ -120,7 +120,7 @@ def test_the_papers_networks_have_the_papers_number_of_parameters(name, count):
 
 
 def reduced(config):
-    """A copy of a recipe with the same options and as little arithmetic as can be."""
+    """A copy of a recipe with the same options and as little arithmetic as possible."""
     m = config.model
     levels = len(m.channels) - (m.name != "uvit")
     factor = {"none": 1, "dwt_1": 2, "haar_1": 2, "conv_2": 2}.get(m.patching, 4)

@@ -1,4 +1,4 @@
-"""Workdirs in buckets, with a bucket that is in memory."""
+"""Workdirs in buckets, with a bucket in memory."""
 
 import json
 
@@ -16,7 +16,7 @@ from simple_diffusion.training import report
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """Every gs:// path leads into memory; returns the folder of a run there."""
+    """Keeps every gs:// path in memory; returns the folder of a run there."""
     for name in ("gs", "gcs"):
         fsspec.register_implementation(name, Memory, clobber=True)
     monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)
@@ -69,7 +69,7 @@ def test_a_report_in_a_bucket_grows_and_survives_a_restart(bucket):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_records_that_a_full_disk_has_emptied_do_not_stop_a_run(tmp_path, capsys):
+def test_records_emptied_by_a_full_disk_do_not_stop_a_run(tmp_path, capsys):
     folder = files.resolve_folder(str(tmp_path))
     for name in (files.CONFIG, files.METRICS):
         (folder / name).write_text("")
@@ -83,7 +83,7 @@ def test_records_that_a_full_disk_has_emptied_do_not_stop_a_run(tmp_path, capsys
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
-def test_other_places_than_folders_and_google_buckets_are_refused():
+def test_locations_other_than_folders_and_google_buckets_are_refused():
     with pytest.raises(ValueError, match="must be a folder or gs://BUCKET/PATH"):
         files.resolve_folder("s3://bucket/run")
 

@@ -14,7 +14,7 @@ def test_the_ends_of_the_range_are_minus_one_and_one():
     np.testing.assert_array_equal(np.ravel(ends), [-1.0, 1.0])
 
 
-def test_what_is_outside_the_range_is_clipped_and_does_not_wrap():
+def test_values_outside_the_range_are_clipped_and_do_not_wrap():
     x = jnp.array([-3.0, 3.0]).reshape(1, 2, 1)
     np.testing.assert_array_equal(np.ravel(images.to_uint8(x)), [0, 255])
 

@@ -7,7 +7,7 @@ from tests.modes import small_features
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Features that are quick."""
+    """Replaces the feature networks by fast ones."""
     monkeypatch.setattr(feature_networks, "networks", small_features.networks)
     monkeypatch.setattr(feature_networks, "check", lambda config: None)
 

@@ -1,4 +1,4 @@
-"""A tiny recipe and features that are quick, for the tests of evaluations."""
+"""A tiny recipe and fast features, for the tests of evaluations."""
 
 import jax.numpy as jnp
 from PIL import Image
@@ -10,7 +10,7 @@ COUNT = 24
 
 
 def recipe():
-    """A tiny model, compared by features of few dimensions."""
+    """A tiny model, evaluated by features of few dimensions."""
     config = test_modes.tiny()
     config.ema.power = ()
     config.ema.snapshot_every_steps = 0
@@ -30,7 +30,7 @@ def corners(params, images):
 
 
 def networks(config, folder, say, opened):
-    """In place of `features.networks`; classes have the names of those of the data."""
+    """Replaces `feature_networks.networks`; uses the class names of the data."""
     names = opened.class_names if opened is not None else ()
     return [
         FeatureNetwork(name, "0" * 12, "none", {}, corners, names)

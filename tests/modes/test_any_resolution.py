@@ -1,4 +1,4 @@
-"""Any resolution as a user meets it: a tiny run on patches, sampled at many sizes."""
+"""Any resolution from the command line: a tiny run, sampled at many sizes."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_training_on_patches_ends_with_pictures_of_every_size(folder):
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "heun"])
-def test_any_size_and_class_can_be_drawn_with_guidance(folder, solver):
+def test_any_size_and_class_can_be_sampled_with_guidance(folder, solver):
     config = tiny()
     config.sample.update(size="24x40", classes="boat", solver=solver, guidance=2.0)
     drawn = sample.run(config, str(folder))
@@ -60,7 +60,7 @@ def test_any_size_and_class_can_be_drawn_with_guidance(folder, solver):
     assert drawn.images.std() > 1
 
 
-def test_windows_make_an_image_larger_than_the_network_is_given(folder, capsys):
+def test_windows_sample_an_image_larger_than_the_network_input(folder, capsys):
     config = tiny()
     config.sample.update(size="32x48", window=16, count=2, batch_size=1)
     drawn = sample.run(config, str(folder))
@@ -86,7 +86,7 @@ def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     assert set(seen) == {(24, 24)}  # real images and samples alike
 
 
-def test_further_sizes_have_references_of_their_own(folder):
+def test_extra_sizes_have_their_own_references(folder):
     config = tiny()
     config.evaluate.also_sizes = ("24x24", "16x32")
     config.evaluate.metrics = ("fd",)
@@ -110,7 +110,7 @@ def test_a_size_that_does_not_divide_names_the_nearest(folder):
         sample.run(config, str(folder))
 
 
-def test_a_model_trained_without_boxes_says_so_at_another_size(tmp_path, capsys):
+def test_a_model_trained_without_boxes_prints_a_note_at_another_size(tmp_path, capsys):
     config = test_modes.tiny()
     config.train.update(total_steps=1, checkpoint_every_steps=1, sample_every_steps=0)
     config.optimizer.warmup_steps = 0

@@ -31,7 +31,7 @@ def run(config, folder):
     return metrics, json.loads((folder / "metrics.json").read_text())
 
 
-def test_a_record_says_all_that_its_metrics_depend_on(workdir):
+def test_a_record_has_all_settings_that_its_metrics_depend_on(workdir):
     metrics, record = run(recipe(), workdir)
     assert set(metrics) >= {
         "held_out_loss",
@@ -54,7 +54,7 @@ def test_a_record_says_all_that_its_metrics_depend_on(workdir):
     assert json.loads(lines[-1]) == record
 
 
-def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
+def test_features_are_stored_and_nothing_is_sampled_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
     monkeypatch.setattr(programs.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
     config = recipe()
@@ -72,7 +72,7 @@ def test_features_are_kept_and_nothing_is_drawn_twice(workdir, monkeypatch):
         ("sample", "weights", "params"),
     ],
 )
-def test_whatever_changes_samples_draws_them_anew(workdir, section, key, value):
+def test_changed_settings_sample_again(workdir, section, key, value):
     first, _ = run(recipe(), workdir)
     config = recipe()
     part = config
@@ -83,7 +83,7 @@ def test_whatever_changes_samples_draws_them_anew(workdir, section, key, value):
     assert other["fd_thumbnail_24"] != first["fd_thumbnail_24"]
 
 
-def test_one_metric_that_cannot_be_measured_does_not_cost_the_others(workdir, capsys):
+def test_one_metric_that_cannot_be_measured_does_not_stop_the_others(workdir, capsys):
     config = recipe()
     config.evaluate.update(count=3)
     metrics, record = run(config, workdir)
@@ -97,7 +97,9 @@ class Killed(Exception):
     pass
 
 
-def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypatch):
+def test_an_interrupted_evaluation_samples_only_the_missing_images(
+    workdir, monkeypatch
+):
     config = recipe()
     config.sample.seed = 5
     monkeypatch.setattr(feature_bank, "_SAVE_SECONDS", 0.0)
@@ -124,13 +126,13 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(workdir, monkeypat
     assert starts == [16]
     for path in (workdir / "evaluation").glob("features_*.npz"):
         path.unlink()
-    # But for the last bit: sums were taken in other groups.
+    # Equal up to the last bit: sums were taken in other groups.
     assert run(config, workdir)[0] == pytest.approx(resumed, rel=1e-9, abs=1e-12)
     assert starts == [16, 0]
 
 
 @pytest.mark.parametrize("labels", ["as_data", "boat"])
-def test_classes_are_drawn_by_the_law_that_is_asked_for(workdir, monkeypatch, labels):
+def test_classes_have_the_requested_distribution(workdir, monkeypatch, labels):
     config, seen = recipe(), []
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
     draw = programs.Drawer.__call__
@@ -162,7 +164,7 @@ def test_a_class_that_does_not_exist_is_named(workdir):
         run(config, workdir)
 
 
-def test_patches_have_names_of_their_own_and_must_fit(workdir):
+def test_patch_metrics_have_their_own_names_and_patches_must_fit(workdir):
     config = recipe()
     config.evaluate.patch = 6
     metrics, record = run(config, workdir)
@@ -224,7 +226,9 @@ def test_each_size_has_a_file_of_statistics(workdir, tmp_path):
         dict(also_sizes=("8x8",)),
     ],
 )
-def test_what_files_cannot_be_asked_for_is_refused(workdir, tmp_path, photos, change):
+def test_settings_that_files_do_not_support_are_refused(
+    workdir, tmp_path, photos, change
+):
     config = recipe()
     config.evaluate.reference = write_folder(tmp_path / "a", photos)
     config.evaluate.update(change)
@@ -233,9 +237,7 @@ def test_what_files_cannot_be_asked_for_is_refused(workdir, tmp_path, photos, ch
         run(config, workdir)
 
 
-def test_files_are_compared_without_harm_to_what_a_model_left(
-    workdir, tmp_path, photos
-):
+def test_comparing_files_keeps_the_results_of_a_model(workdir, tmp_path, photos):
     _, record = run(recipe(), workdir)
     kept = workdir / "evaluation" / f"features_{record['reference']['hash']}.npz"
     spec = write_folder(tmp_path / "a", photos)
@@ -244,7 +246,7 @@ def test_files_are_compared_without_harm_to_what_a_model_left(
     assert json.loads((workdir / "metrics.json").read_text()) == record
 
 
-def test_features_of_long_ago_are_removed(workdir):
+def test_old_features_are_removed(workdir):
     place = workdir / "evaluation"
     for k in range(12):
         (place / f"features_{k:012d}.npz").write_text("old")
@@ -259,7 +261,7 @@ def test_a_folder_is_compared_with_the_data_of_a_run(workdir, tmp_path, photos):
     config.evaluate.metrics = ("fd", "accuracy")
     metrics = evaluate.run(config, str(workdir))
     assert set(metrics) == {"fd_thumbnail_12", "accuracy_thumbnail_12"}
-    # Without subfolders nobody knows what the images should show.
+    # Without subfolders the classes of the images are unknown.
     config.evaluate.samples = write_folder(tmp_path / "b", photos)
     assert set(evaluate.run(config, str(workdir))) == {"fd_thumbnail_12"}
     record = json.loads((workdir / "metrics.json").read_text())
@@ -280,7 +282,7 @@ def test_a_folder_is_compared_with_the_data_of_a_run(workdir, tmp_path, photos):
         (dict(samples="folder:/none"), "is for --mode evaluate; a training evaluates"),
     ],
 )
-def test_what_cannot_be_evaluated_is_found_out_before_a_training(
+def test_invalid_evaluation_settings_are_found_before_a_training(
     tmp_path, monkeypatch, change, message
 ):
     monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("it was trained"))
@@ -290,9 +292,7 @@ def test_what_cannot_be_evaluated_is_found_out_before_a_training(
         train.run(config, str(tmp_path))
 
 
-def test_weights_that_cannot_be_read_are_found_out_before_a_training(
-    tmp_path, monkeypatch
-):
+def test_unreadable_weights_are_found_before_a_training(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("it was trained"))
     config = recipe()
     config.evaluate.networks = ("inception",)
@@ -302,7 +302,7 @@ def test_weights_that_cannot_be_read_are_found_out_before_a_training(
         train.run(config, str(tmp_path / "run"))
 
 
-def test_notes_are_of_one_evaluation(tmp_path, capsys):
+def test_notes_belong_to_one_evaluation(tmp_path, capsys):
     mesh = sharding.make_mesh(-1)
     networks = feature_networks.networks(recipe(), None, None, None)
     compared = comparison.Comparison(
@@ -318,7 +318,7 @@ def test_notes_are_of_one_evaluation(tmp_path, capsys):
     assert capsys.readouterr().out.count("of both") == 1
 
 
-def test_patches_lie_at_places_that_depend_on_the_position_alone():
+def test_patch_corners_depend_only_on_the_position():
     space = np.array([11, 5])
     every = extractor.patch_corners(0, 0, 200, space)
     np.testing.assert_array_equal(

@@ -24,7 +24,7 @@ def test_a_file_that_is_sorted_is_compared_with_fairly(tmp_path):
     assert metrics["precision_thumbnail_240"] > 0.7
 
 
-def test_a_folder_is_at_no_distance_from_itself(tmp_path, photos):
+def test_the_distance_of_a_folder_from_itself_is_zero(tmp_path, photos):
     spec = write_folder(tmp_path / "a", photos)
     metrics = evaluate.run(files_config(spec, spec), str(tmp_path / "out"))
     assert metrics["fd_thumbnail_12"] == pytest.approx(0, abs=1e-9)
@@ -36,7 +36,7 @@ def test_a_folder_is_at_no_distance_from_itself(tmp_path, photos):
     assert record["reference"]["what"] == spec
 
 
-def test_an_npz_counts_as_the_folder_of_its_images(tmp_path, photos):
+def test_an_npz_file_equals_the_folder_of_its_images(tmp_path, photos):
     spec = write_folder(tmp_path / "a", photos)
     np.savez(tmp_path / "in_order.npz", photos // 2)
     np.savez(tmp_path / "turned.npz", np.asfortranarray(photos // 2))
@@ -49,7 +49,7 @@ def test_an_npz_counts_as_the_folder_of_its_images(tmp_path, photos):
     assert found[0] == found[1]
 
 
-def test_published_statistics_are_compared_with(tmp_path, photos):
+def test_published_statistics_can_be_the_reference(tmp_path, photos):
     spec = write_folder(tmp_path / "a", photos)
     rows = np.asarray(
         small_features.corners({}, jnp.asarray(photos)).features, np.float64
@@ -68,7 +68,10 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
         metrics = evaluate.run(config, str(tmp_path))
         assert metrics["fid_12"] == pytest.approx(0, abs=1e-6)
         record = json.loads((tmp_path / "comparison.json").read_text())
-        assert record["counts"]["fid_12"] == [12, None]  # nobody says how many
+        assert record["counts"]["fid_12"] == [
+            12,
+            None,
+        ]  # the file does not state how many
         assert kinds <= {name.split("_")[0] for name in metrics}
         assert ("precision_12" in metrics) == (name == "adm")
         notes = " ".join(record["notes"])
@@ -79,7 +82,9 @@ def test_published_statistics_are_compared_with(tmp_path, photos):
 
 
 @pytest.mark.parametrize("change", [dict(labels="boat"), dict(also_sizes=("8x8",))])
-def test_what_is_of_samples_of_a_model_is_refused_with_files(tmp_path, photos, change):
+def test_settings_for_samples_of_a_model_are_refused_with_files(
+    tmp_path, photos, change
+):
     config = files_config(write_folder(tmp_path / "a", photos), "data")
     config.evaluate.update(change)
     (key,) = change
@@ -124,7 +129,7 @@ def test_images_that_are_enlarged_are_named(tmp_path, photos, caplog):
     assert "b.npz: image 0 of 16x16 pixels is enlarged to 32x32" in caplog.text
 
 
-def test_samples_and_reference_of_two_sizes_say_so(tmp_path, photos):
+def test_samples_and_reference_of_two_sizes_are_an_error(tmp_path, photos):
     large = write_folder(tmp_path / "a", photos)
     small = write_folder(tmp_path / "b", photos[:, :8, :8])
     with pytest.raises(ValueError, match="8x8 pixels cannot be .*evaluate.size"):
@@ -148,7 +153,9 @@ def test_samples_and_reference_of_two_sizes_say_so(tmp_path, photos):
         ),
     ],
 )
-def test_files_that_cannot_be_evaluated_say_why(tmp_path, photos, make, message):
+def test_files_that_cannot_be_evaluated_are_an_error_with_the_reason(
+    tmp_path, photos, make, message
+):
     (tmp_path / "x").mkdir()
     good = write_folder(tmp_path / "good", photos)
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""From files of weights and images to FID, with nothing in between replaced."""
+"""From weight files and images to FID, without any stand-ins."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The modes as a user meets them: one tiny run, and everything it leaves behind."""
+"""The modes from the command line: one tiny run and all its results."""
 
 import json
 import zipfile
@@ -67,7 +67,7 @@ def test_a_run_leaves_pictures_metrics_and_checkpoints(trained):
     assert steps == [2, 4, 6]
 
 
-def test_the_same_command_again_says_that_the_run_is_complete(trained, capsys):
+def test_the_same_command_again_prints_that_the_run_is_complete(trained, capsys):
     folder, result = trained
     again = train.run(tiny(), str(folder))
     assert again.status == loop.ALREADY_COMPLETE
@@ -103,7 +103,7 @@ def test_samples_are_written_for_people_and_for_evaluators(trained):
     )
 
 
-def test_an_image_does_not_depend_on_how_many_are_drawn_with_it(trained):
+def test_an_image_does_not_depend_on_the_other_images(trained):
     folder, _ = trained
     config = tiny()
     config.sample.count = 20
@@ -111,7 +111,7 @@ def test_an_image_does_not_depend_on_how_many_are_drawn_with_it(trained):
     config.sample.count = 3
     config.sample.batch_size = 8
     few = sample.run(config, str(folder)).images
-    # Another batch size may round the last bit another way before uint8.
+    # Another batch size may round the last bit differently before uint8.
     assert np.abs(many[:3].astype(int) - few.astype(int)).max() <= 1
 
 

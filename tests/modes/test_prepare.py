@@ -25,11 +25,11 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def native(images, tmp_path_factory):
-    """One that no test changes."""
+    """A prepared output that no test changes."""
     return pictures.prepare(images, tmp_path_factory.mktemp("native") / "records")
 
 
-def test_the_manifest_counts_what_is_there_and_what_was_left_out(images, native):
+def test_the_manifest_counts_stored_and_skipped_images(images, native):
     found = pictures.manifest_of(native)
     assert found["classes"] == {"cat": 14, "dog": 12, "dog-like": 12}
     assert found["count"] == 38 == sum(shard["count"] for shard in found["shards"])
@@ -54,7 +54,7 @@ def test_an_image_that_cannot_be_read_is_named_and_counted(tmp_path, caplog):
     )
 
 
-def test_without_any_image_that_can_be_read_there_is_no_data_set(tmp_path):
+def test_without_a_readable_image_there_is_no_dataset(tmp_path):
     images = pictures.make(tmp_path / "images", 3, bad=(0, 1, 2))
     with pytest.raises(DataError, match=r"none of 3 images can be read, such as cat/"):
         pictures.prepare(images, tmp_path / "records")
@@ -71,7 +71,7 @@ def test_the_number_of_workers_changes_no_byte(images, tmp_path, size):
     assert all(one == other for other in others)
 
 
-# Runs the command with a pause at each image, so that it can be killed in the middle.
+# Runs the command with a pause at each image, so that a test can kill it.
 SLOWLY = """
 import sys, time
 from simple_diffusion.data.records import encoding
@@ -102,7 +102,9 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-def test_killed_and_started_again_makes_what_one_run_makes(images, native, tmp_path):
+def test_killed_and_restarted_writes_the_same_files_as_one_run(
+    images, native, tmp_path
+):
     root = tmp_path / "records"
     kept = {}
     for shard in ("records-00001", "records-00003"):
@@ -124,7 +126,7 @@ def test_killed_and_started_again_makes_what_one_run_makes(images, native, tmp_p
     assert pictures.contents(root) == pictures.contents(native)
 
 
-def test_killed_in_the_middle_of_a_shard_leaves_nothing_of_it(images, native, tmp_path):
+def test_killed_in_the_middle_of_a_shard_removes_the_shard(images, native, tmp_path):
     root = tmp_path / "records"
     process = start(0.2, command(images, root))
     wait_for(root / "records-00000.array_record.partial", process)
@@ -135,7 +137,7 @@ def test_killed_in_the_middle_of_a_shard_leaves_nothing_of_it(images, native, tm
     assert pictures.contents(root) == pictures.contents(native)
 
 
-def test_two_at_a_time_in_one_folder_are_not_allowed(images, tmp_path):
+def test_two_processes_in_one_folder_are_an_error(images, tmp_path):
     root = tmp_path / "records"
     process = start(0.2, command(images, root))
     try:
@@ -157,7 +159,7 @@ prepare.main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("limit", [50, 100_000])
-def test_no_room_is_a_clear_error_and_what_is_finished_stays(
+def test_a_full_disk_is_a_clear_error_and_finished_shards_stay(
     images, native, tmp_path, limit
 ):
     root = tmp_path / "records"
@@ -170,7 +172,7 @@ def test_no_room_is_a_clear_error_and_what_is_finished_stays(
     assert pictures.contents(root) == pictures.contents(native)
 
 
-def test_the_finished_command_says_so_and_needs_no_images(tmp_path, capsys):
+def test_a_complete_output_is_reported_without_reading_images(tmp_path, capsys):
     images = pictures.make(tmp_path / "images", 9)
     root = pictures.prepare(images, tmp_path / "records")
     before = pictures.contents(root)
@@ -185,7 +187,7 @@ def test_the_finished_command_says_so_and_needs_no_images(tmp_path, capsys):
 
 
 def interrupted(images, root, monkeypatch, **options):
-    """Begins to prepare, and ends as Ctrl-C does."""
+    """Starts the preparation and stops it by Ctrl-C."""
     update, calls = ordered_pool.Progress.update, itertools.count()
 
     def stop(self, done):
@@ -199,9 +201,7 @@ def interrupted(images, root, monkeypatch, **options):
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_finished_shard_that_was_harmed_meanwhile_is_made_again(
-    images, native, tmp_path, monkeypatch, lost
-):
+def test_a_damaged_shard_is_written_again(images, native, tmp_path, monkeypatch, lost):
     root = tmp_path / "records"
     interrupted(images, root, monkeypatch)
     first = root / "records-00000.array_record"
@@ -229,7 +229,7 @@ def test_other_settings_than_before_are_named_with_those(
     pictures.prepare(images, root, **begin)
 
 
-def test_images_that_came_in_between_are_an_error(tmp_path, monkeypatch):
+def test_images_added_in_between_are_an_error(tmp_path, monkeypatch):
     images = pictures.make(tmp_path / "images")
     interrupted(images, tmp_path / "records", monkeypatch)
     pictures.write(images / "cat" / "new.png", pictures.pixels(0, 9, 9))
@@ -237,7 +237,7 @@ def test_images_that_came_in_between_are_an_error(tmp_path, monkeypatch):
         pictures.prepare(images, tmp_path / "records")
 
 
-def test_outputs_that_cannot_be_are_errors(images, tmp_path):
+def test_invalid_outputs_are_errors(images, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
@@ -264,7 +264,7 @@ def test_outputs_that_cannot_be_are_errors(images, tmp_path):
         ("scenes", "must be folder:PATH or tfds:NAME"),
     ],
 )
-def test_inputs_that_cannot_be_are_errors(tmp_path, spec, said):
+def test_invalid_inputs_are_errors(tmp_path, spec, said):
     (tmp_path / "empty").mkdir()
     settings = encoding.Settings(spec.format(tmp_path))
     with pytest.raises(DataError, match=said):
@@ -284,7 +284,7 @@ def test_inputs_that_cannot_be_are_errors(tmp_path, spec, said):
         (["--workers=0"], "0 must be a whole number above 0"),
     ],
 )
-def test_flags_that_make_no_sense_are_errors(images, tmp_path, capsys, flags, said):
+def test_contradicting_flags_are_errors(images, tmp_path, capsys, flags, said):
     with pytest.raises(SystemExit):
         prepare.main([f"--input=folder:{images}", f"--output={tmp_path}", *flags])
     assert said in capsys.readouterr().err
@@ -304,7 +304,7 @@ def test_the_command_takes_its_flags(images, native, tmp_path, capsys):
     assert "--input is required" in capsys.readouterr().err
 
 
-def test_progress_is_told_with_speed_and_time_left(images, tmp_path, monkeypatch):
+def test_progress_is_printed_with_speed_and_time_left(images, tmp_path, monkeypatch):
     monkeypatch.setattr(ordered_pool, "_SECONDS_BETWEEN_REPORTS", 0.0)
     lines = []
     settings = encoding.Settings(f"folder:{images}")
@@ -314,7 +314,7 @@ def test_progress_is_told_with_speed_and_time_left(images, tmp_path, monkeypatch
     assert lines[-2].startswith("40 of 40 images (100.0%)")
 
 
-def test_subfolders_that_look_like_splits_are_pointed_out(tmp_path, caplog):
+def test_subfolders_that_look_like_splits_are_reported(tmp_path, caplog):
     for split in ("train", "val"):
         pictures.write(tmp_path / "images" / split / "1.png", pictures.pixels(0, 9, 9))
     pictures.prepare(tmp_path / "images", tmp_path / "records")

@@ -1,4 +1,4 @@
-"""Mode `restore` as a user meets it: files in, pictures, a sheet and a record out."""
+"""Mode `restore` from the command line: pictures, a sheet and a record."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def picture(seed, size=(16, 16)):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures, one in a folder below."""
+    """Three pictures, one of them in a subfolder."""
     for seed, name in enumerate(("a", "b", "below/c")):
         images.write_png(tmp_path / "photos" / f"{name}.png", picture(seed))
     return tmp_path / "photos"
@@ -87,10 +87,10 @@ def test_in_painting_keeps_known_pixels_to_the_bit(trained, photos, tmp_path, ca
         np.testing.assert_array_equal(hole[..., :1], mask())
     said = capsys.readouterr().out
     rates = [float(v) for v in re.findall(r"([0-9.]+) images/s", said)]
-    # One batch makes all: its rate is the same for each.
+    # One batch restores all: each has the same rate.
     assert "3/3" in said and len(rates) == 3 and len(set(rates)) == 1
     assert "0 s left" in said
-    # No original is known, so nothing is said of how near it is.
+    # Without an original there are no metrics of the distance to it.
     assert set(result.metrics) == {"residual", "residual_stored"}
     assert result.metrics["residual_stored"] < 1e-6
 
@@ -123,7 +123,7 @@ def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path
     np.testing.assert_array_equal(sheet[2:98:12, 2:98:12], small)
 
 
-def test_what_was_degraded_can_be_given_back(trained, photos, tmp_path):
+def test_a_stored_measurement_can_be_an_input(trained, photos, tmp_path):
     first = tmp_path / "first"
     run(trained, first, task="super_resolution", input=str(photos), degrade=True)
     again = run(
@@ -134,7 +134,7 @@ def test_what_was_degraded_can_be_given_back(trained, photos, tmp_path):
     assert found.shape == (16, 16, 3)
     blocks = found.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
     small = images.read_png(first / "inputs" / "b.png")
-    # What was clipped to 0 or 255 may differ, elsewhere only rounding.
+    # Only rounding may differ, except where values were clipped to 0 or 255.
     assert np.median(np.abs(blocks - small)) < 1
 
 
@@ -150,19 +150,19 @@ def test_measurements_are_files_of_numbers(trained, photos, tmp_path):
     np.testing.assert_array_equal(restored(one, "a"), restored(again, "a"))
 
 
-def test_a_restoration_depends_on_its_own_name_alone(trained, photos, tmp_path):
+def test_a_restoration_depends_only_on_its_own_name(trained, photos, tmp_path):
     how = dict(task="colourise", degrade=True)
     many = run(trained, tmp_path / "a", input=str(photos), samples=2, **how)
     config = tiny(output=str(tmp_path / "b"), input=str(photos / "b.png"), **how)
     config.sample.batch_size = 8
     one = restore.run(config, str(trained))
     found = restored(one, "b").astype(int)
-    # Another batch size may round the last bit another way before uint8.
+    # Another batch size may round the last bit differently before uint8.
     assert np.abs(restored(many, "b", 0).astype(int) - found).max() <= 1
     assert np.abs(restored(many, "b", 1).astype(int) - found).max() > 1
 
 
-def test_one_photo_is_no_batch_of_copies(trained, photos, tmp_path, monkeypatch):
+def test_one_photo_is_not_a_batch_of_copies(trained, photos, tmp_path, monkeypatch):
     sizes = []
     compile_program = programs.compile_program
 
@@ -211,11 +211,11 @@ def test_names_that_would_overwrite_each_other_do_not(trained, tmp_path):
         trained, tmp_path / "out", task="inpaint", input=str(tmp_path / "in"),
         hole_mask=str(tmp_path / "in" / "mask.png"),
     )  # fmt: skip
-    # The mask lies among the inputs and is none of them.
+    # The mask is in the input folder but is not an input.
     assert sorted(result.files) == ["a_bmp", "a_png", "sheet"]
 
 
-def test_a_run_that_is_stopped_leaves_what_it_has(
+def test_a_stopped_run_keeps_its_finished_restorations(
     trained, photos, tmp_path, monkeypatch
 ):
     write = outputs.write

@@ -24,7 +24,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run that is evaluated after each second of its six steps."""
+    """A run of six steps that is evaluated every two steps."""
     folder = tmp_path_factory.mktemp("run")
     config = tiny()
     config.train.update(
@@ -41,7 +41,7 @@ def history(folder):
     return report.read_metrics(folder / "evaluations.jsonl")
 
 
-def test_a_training_is_evaluated_on_its_way(trained):
+def test_a_training_is_evaluated_during_the_run(trained):
     records = history(trained)
     assert [r["step"] for r in records] == [2, 4, 6, 6]  # and at its end
     assert all(np.isfinite(r["metrics"]["fd_thumbnail_8"]) for r in records[:3])
@@ -50,7 +50,7 @@ def test_a_training_is_evaluated_on_its_way(trained):
     assert last == records[-1]
 
 
-def test_the_best_checkpoint_is_kept_and_can_be_drawn_from(trained):
+def test_the_best_checkpoint_is_stored_and_can_be_sampled(trained):
     values = [r["metrics"]["fd_thumbnail_8"] for r in history(trained)[:3]]
     best = [2, 4, 6][metric_names.best_index("fd_thumbnail_8", values)]
     assert [p.name for p in (trained / "best").iterdir()] == [str(best)]
@@ -69,7 +69,7 @@ def test_there_is_one_checkpoint_at_a_time(trained, tmp_path):
         sample.run(config, str(trained))
 
 
-def test_evaluations_of_lost_steps_are_made_again(trained, tmp_path, monkeypatch):
+def test_evaluations_of_lost_steps_are_repeated(trained, tmp_path, monkeypatch):
     before = history(trained)[:3]
     config = tiny()
     config.train.update(
@@ -80,7 +80,7 @@ def test_evaluations_of_lost_steps_are_made_again(trained, tmp_path, monkeypatch
     )
     train.run(config, str(tmp_path))
     assert [r["step"] for r in history(tmp_path)] == [2, 4, 4]
-    # As if it had been killed between its evaluation and its last save.
+    # As if the run had been killed between its evaluation and its last checkpoint.
     checkpoints = tmp_path / "checkpoints" / "4"
     checkpoints.rename(tmp_path / "lost")
     config.train.total_steps = 6
@@ -102,7 +102,7 @@ def test_a_metric_that_is_not_measured_cannot_decide(tmp_path):
 
 
 def offered(folder, metric, values):
-    """Returns which of the values, at steps 1, 2 and so on, were kept."""
+    """Returns which of the values, at steps 1, 2 and so on, were stored as the best."""
     best = checkpoint.BestCheckpoint(folder, metric, lower=True)
     kept = [best.save_if_better(k, state_of(k), v) for k, v in enumerate(values, 1)]
     best.close()
@@ -122,7 +122,7 @@ def state_of(step):
     )
 
 
-def test_the_best_is_the_lowest_so_far_and_never_one_that_is_no_number(tmp_path):
+def test_the_best_is_the_lowest_so_far_and_never_nan(tmp_path):
     values = [float("nan"), 3.0, 4.0, 2.0, 2.0]
     assert offered(tmp_path / "best", "fd", values) == [False, True, False, True, False]
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["4"]
@@ -138,7 +138,7 @@ def test_a_value_of_another_metric_does_not_decide(tmp_path):
     best.close()
 
 
-def test_a_best_checkpoint_of_lost_steps_is_forgotten(tmp_path):
+def test_a_best_checkpoint_of_lost_steps_is_deleted(tmp_path):
     assert offered(tmp_path / "best", "fd", [3.0, 2.0]) == [True, True]
     checkpoint.BestCheckpoint.delete_after(tmp_path / "best", 2)
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
@@ -171,7 +171,7 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     plain.sample.update(guidance=3.0, steps=2)
     metrics = evaluate.run(plain, str(trained))
     assert metrics["fd_thumbnail_8"] == points[3]["metrics"]["fd_thumbnail_8"]
-    # Again, and with one more: only that one is drawn.
+    # Repeat with one more point: only that one is sampled.
     draws = []
     draw = programs.Drawer.__call__
 
@@ -185,18 +185,18 @@ def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     again = sweep.run(config, str(trained))
     assert len(draws) == 1
     assert [again[0], again[2]] == [points[0], points[2]]
-    # What was not asked for now is not lost.
+    # Points that this sweep does not ask for are kept.
     config.sweep.guidance, config.sweep.steps = (1.0, 3.0), (1, 2)
     assert sweep.run(config, str(trained)) == points
     assert len(draws) == 1
-    # Compared otherwise, it is another point.
+    # With other settings of the comparison it is another point.
     config.evaluate.seed = 1
     config.sweep.guidance, config.sweep.steps = (1.0,), (1,)
     sweep.run(config, str(trained))
     assert len(draws) == 2
 
 
-def test_an_interval_that_is_no_pair_is_named(trained):
+def test_an_interval_that_is_not_a_pair_is_named(trained):
     config = tiny()
     config.sweep.intervals = (1.0,)
     with pytest.raises(

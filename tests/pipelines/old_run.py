@@ -1,4 +1,4 @@
-"""A small run that version 0.1.0 left: what it wrote must stay usable."""
+"""A small run of version 0.1.0, whose files must stay usable."""
 
 import tarfile
 from pathlib import Path

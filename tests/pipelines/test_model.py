@@ -1,4 +1,4 @@
-"""A trained model in Python, on a small run that version 0.1.0 left."""
+"""The Python API, with a small run of version 0.1.0."""
 
 import json
 
@@ -51,11 +51,11 @@ def test_a_loaded_model_shows_what_it_is(model, workdir):
     assert model.apply(model.params, z_t, logsnr, cond).shape == z_t.shape
 
 
-def test_samples_are_those_that_the_old_version_drew(model, workdir):
+def test_samples_equal_those_of_the_old_version(model, workdir):
     old = np.load(workdir / "samples" / "samples.npz")
     drawn = model.sample()
     assert drawn.dtype == np.uint8 and drawn.shape == (12, 16, 16, 3)
-    # Another compiler may round another way before uint8.
+    # Another compiler may round differently before uint8.
     assert np.abs(drawn.astype(int) - old["arr_0"]).max() <= 1
 
 
@@ -133,7 +133,7 @@ def test_progress_sees_every_step_and_can_cancel(model):
     with pytest.raises(Cancelled, match="by the user"):
         model.sample("boat", progress=cancel)
     assert seen == ["cancelled"]
-    # The same program goes on to serve others.
+    # The same program still serves other calls.
     model.sample("boat", progress=lambda *now: seen.append(now))
     assert len(seen) == 3
 
@@ -178,7 +178,7 @@ def test_the_denoiser_is_the_network_guided_as_samples_are(model):
     np.testing.assert_allclose(clipped, jnp.clip(expected, -1, 1), atol=1e-5)
     mixed = model.denoiser(["boat", "house"], guidance=1.0, clip="none")(z_t, logsnr)
     np.testing.assert_allclose(mixed[0], boat[0], atol=1e-5)
-    # Eight steps of training tell classes apart by little.
+    # After eight training steps the classes hardly differ.
     assert float(jnp.abs(mixed[1] - boat[1]).max()) > 5e-5
 
 
@@ -230,7 +230,7 @@ def test_bad_inputs_are_named(model, hole, given, keys, match):
 def test_keywords_are_the_keys_of_the_config():
     config = base.default()
     of_sample = set(keywords.SampleKeys.__annotations__)
-    # Which weights are loaded is said at loading; further sizes are training's.
+    # `load` decides which weights are loaded; extra sizes belong to training.
     elsewhere = {*keywords.OF_LOAD, "classes", "also_sizes"}
     assert of_sample == set(config.sample) - elsewhere
     of_restore = set(keywords.RestoreKeys.__annotations__)
@@ -252,7 +252,7 @@ def test_other_weights_and_steps_can_be_loaded(workdir, model, weights):
     assert (mine != theirs).any() and np.abs(mine - theirs).max() < 0.5
 
 
-def test_what_cannot_be_loaded_is_named(workdir, tmp_path):
+def test_a_source_that_cannot_be_loaded_is_named(workdir, tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         simple_diffusion.load(tmp_path / "none")
     with pytest.raises(ValueError, match="holds no trained model"):

@@ -1,4 +1,4 @@
-"""Samples of which some are training images: numbers and pictures say which."""
+"""Samples that include training images: metrics and pictures show them."""
 
 import json
 
@@ -17,7 +17,7 @@ SIDE, COPIES = 16, 3
 
 
 def photographs(seed, count):
-    """Returns pictures that differ in what their thumbnails show."""
+    """Returns pictures with different thumbnails."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
     return small.repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
@@ -25,7 +25,7 @@ def photographs(seed, count):
 
 @pytest.fixture
 def config(tmp_path):
-    """Of 60 images three are copied, among nine that are new."""
+    """Twelve samples: copies of three of the 60 training images, and nine new ones."""
     config = test_modes.tiny()
     config.data.source = write_folder(tmp_path / "photographs", photographs(0, 60))
     config.data.holdout_fraction = 0.3
@@ -55,7 +55,7 @@ def cells(path, columns):
     return np.array(rows)
 
 
-def test_copies_are_counted_and_shown_first_beside_what_they_copy(config, tmp_path):
+def test_copies_are_counted_and_shown_first_next_to_their_originals(config, tmp_path):
     metrics = evaluate.run(config, str(tmp_path / "run"))
     assert metrics["copies_thumbnail_12"] == COPIES
     assert metrics["near_training_thumbnail_12"] >= COPIES / 12
@@ -69,7 +69,7 @@ def test_copies_are_counted_and_shown_first_beside_what_they_copy(config, tmp_pa
     assert (apart[:, 0] < apart[:, 1:].mean(1)).all()
 
 
-def test_why_there_is_no_picture_is_noted(config, tmp_path):
+def test_a_note_gives_the_reason_for_a_missing_picture(config, tmp_path):
     source = tmp_path / "photographs"
     opened = data.data(config)
     (source / "060.png").write_bytes(b"no picture")
@@ -84,7 +84,7 @@ def test_why_there_is_no_picture_is_noted(config, tmp_path):
     assert "copies_thumbnail_12" in record["metrics"]
 
 
-def test_without_a_data_source_a_note_says_what_is_missing(config, tmp_path):
+def test_without_a_data_source_a_note_names_what_is_missing(config, tmp_path):
     config.evaluate.reference = config.evaluate.samples
     evaluate.run(config, str(tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "comparison.json").read_text())
