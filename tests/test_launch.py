@@ -104,10 +104,13 @@ def test_an_installation_that_failed_is_tried_again(clone):
 
 def test_tests_add_their_requirements_and_leave_the_first_ones(clone):
     clone.run("local.sh")
-    assert clone.run("test.sh", "-m", "not slow").returncode == 0
+    assert clone.run("test.sh", "--all", "-k", "one").returncode == 0
     assert len(clone.installs()) == 1
     assert "--requirement requirements-test.txt" in clone.installs()[0]
-    assert clone.last()[-6:] == ["-m", "pytest", "-n", "auto", "-m", "not slow"]
+    pytest_call = ["-m", "pytest", *"-n auto --dist loadfile --durations 10".split()]
+    assert clone.last()[-len(pytest_call) - 2 :] == [*pytest_call, "-k", "one"]
+    assert clone.run("test.sh", "-k", "one").returncode == 0
+    assert clone.last()[-4:] == ["-m", "not slow", "-k", "one"]
     (shell,) = [call for call in clone.calls() if call.startswith("shellcheck")]
     assert "launch/slurm.sbatch" in shell and "launch/environment.sh" in shell
 

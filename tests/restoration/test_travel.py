@@ -24,13 +24,13 @@ def same(x):
     return x
 
 
-def restored(way, solver=None, steps=20, count=4, family=process.VP, tick=None):
+def restored(way, solver=None, steps=20, count=4, family=process.VP, progress=None):
     solver = solvers.ddim(family) if solver is None else solver
     grid = grids.uniform_t(schedules.cosine(), steps)
     model = Gaussian().denoiser(family)
     return jax.jit(
         lambda: travel.restore(
-            model, solver, same, grid, keys(count), SHAPE, family, way, tick
+            model, solver, same, grid, keys(count), SHAPE, family, way, progress
         )
     )()
 
@@ -140,18 +140,22 @@ def test_an_image_does_not_depend_on_its_neighbours():
 
 
 @pytest.mark.parametrize(
-    ("steps", "way", "moves", "least"),
-    [(20, Travel(5, 2), 34 + 3, 37), (201, Travel(), 200, 50)],
+    ("steps", "way", "moves"),
+    # Forwards, back, and from the last level to the image.
+    [(20, Travel(5, 2), 34 + 3 + 1), (51, Travel(), 51)],
     ids=["few", "many"],
 )
-def test_progress_is_told_from_the_first_move_to_the_last(steps, way, moves, least):
-    told = []
-    restored(way, steps=steps, tick=lambda done, total: told.append((done, total)))
+def test_progress_is_reported_after_every_move(steps, way, moves):
+    seen = {}
+
+    def progress(done, total, x_hat):
+        assert total == moves
+        seen[done] = np.asarray(x_hat)
+
+    image = restored(way, steps=steps, progress=progress)
     jax.effects_barrier()
-    assert {total for _, total in told} == {moves}
-    done = sorted(done for done, _ in told)
-    assert done[0] == 1 and done[-1] == moves
-    assert least <= len(done) <= least + 2
+    assert sorted(seen) == list(range(1, moves + 1))
+    np.testing.assert_array_equal(seen[moves], image)
 
 
 @pytest.mark.parametrize(
