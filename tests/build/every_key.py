@@ -129,7 +129,7 @@ def check(name: str, case: Case, folder: str = "") -> None:
 
 # What probes returned without a second value; many keys share it.
 _FIRST: dict[Any, Any] = {}
-# The probes that were run twice, to see that nothing but a key changes what they return.
+# The probes that were run twice, to see that they are deterministic.
 _REPEATED: set[Callable] = set()
 
 
