@@ -79,12 +79,12 @@ def prepare_programs(spec: protocol.Spec) -> tuple[dict[str, Any], protocol.Run]
 def build(tree: dict[str, Any], mesh: Mesh) -> tuple[state.Blueprint, step.TrainStep]:
     """Returns the state and the training step of a recipe, as training makes them."""
     config = recipe.sections(tree)
-    net = network.network(config, config.data.num_classes or 0)
+    net = network.build_network(config, config.data.num_classes or 0)
     # The number of steps shapes the learning rate only, which costs nothing.
-    adam = training.adam(config, total_steps=10**9)
-    averages = training.averages(config)
+    adam = training.build_optimizer(config, total_steps=10**9)
+    averages = training.build_averages(config)
     train_step = step.make_train_step(
-        diffusion.objective(config, net),
+        diffusion.build_objective(config, net),
         adam,
         averages,
         accumulate=config.train.accumulate,

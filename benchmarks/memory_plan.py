@@ -102,14 +102,14 @@ def work(args: argparse.Namespace, remat: str) -> dict[str, Any]:
     plain = recipe.changed(planned(args), {"model.remat": remat})
     config = recipe.sections(plain)
     devices = _devices(args.topology)
-    mesh = training.mesh(config, devices)
+    mesh = training.build_mesh(config, devices)
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     training.check_batch(batch_size, mesh, accumulate)
     # A source that is not asked has no classes here: their table is small.
-    model = network.network(config, config.data.num_classes or 0)
-    objective = diffusion.objective(config, model)
-    averages = training.averages(config)
-    adam = training.adam(config, config.train.total_steps or 10**6)
+    model = network.build_network(config, config.data.num_classes or 0)
+    objective = diffusion.build_objective(config, model)
+    averages = training.build_averages(config)
+    adam = training.build_optimizer(config, config.train.total_steps or 10**6)
     plan = state.blueprint(model.init, adam, averages, mesh=mesh)
     split_rows = config.mesh.split_rows
     place = sharding.batch_shardings(mesh, split_rows)

@@ -224,7 +224,7 @@ def picture(rows: list[list[np.ndarray]]) -> np.ndarray:
         if columns:
             gap = 2 * side[0].shape[2] // 16
             columns.append(np.full((columns[0].shape[0], gap, 3), 255, np.uint8))
-        columns.append(images.grid(np.concatenate(side), len(side[0])))
+        columns.append(images.make_grid(np.concatenate(side), len(side[0])))
     sheet = np.concatenate(columns, axis=1)
     return images.enlarge(sheet, max(1, min(3, WIDEST // sheet.shape[1])))
 

@@ -217,7 +217,7 @@ def rows(
     if sigma_y:
         parts["measured"] = measured
     draws, found = np.random.default_rng(0), []
-    keys = rng.per_example(jax.random.key(0), jnp.arange(count))
+    keys = rng.derive_example_keys(jax.random.key(0), jnp.arange(count))
     known = {}
     for name, prior in priors.items():
         x = draws.multivariate_normal(prior.mean, covariance(prior))

@@ -68,11 +68,13 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     folder = files.resolve_folder(workdir)
     classes = runs.load_classes(folder)
     runs.print_differences(config, folder)
-    net = network.network(config, len(classes))
+    net = network.build_network(config, len(classes))
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step, params = open_run.load_named(folder, net, mesh, config.sample.weights)
-    size = parse_size(config.restore.size, diffusion.reference(config), "restore.size")
-    read = list(data.data(config).full_images(count, 1, size))
+    size = parse_size(
+        config.restore.size, diffusion.reference_side(config), "restore.size"
+    )
+    read = list(data.open_data(config).full_images(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])
     labels = np.concatenate([np.asarray(one.label) for one in read])
     return Bench(values, net, params, step, originals, labels, batch_size)
@@ -98,9 +100,9 @@ class Setting:
         config: Config = ConfigDict(recipe.changed(bench.recipe, keys))
         self._bench, self._guided = bench, config.restore.classes is not None
         self._seed = config.sample.seed
-        plan = restoration.plan(config, bench.net, ())
+        plan = restoration.read_plan(config, bench.net, ())
         self.degradation, self.known = plan.degradation, _known(plan, bench)
-        self.how = restoration.restoration(config, bench.net, bench.size)
+        self.how = restoration.build_restoration(config, bench.net, bench.size)
         b, shape = bench.batch_size, jax.ShapeDtypeStruct
         number = shape((b,), np.int32)
         y = shape((b, *self.how.measured), np.float32)
@@ -171,7 +173,7 @@ def _known(plan: restoration.Plan, bench: Bench) -> Float[np.ndarray, "n h w 1"]
     if plan.hole_mask is not None:
         for k in range(len(known)):
             place = f"{k:04d}", bench.size, bench.size, plan.seed
-            known[k] -= masks.hole_mask(plan.hole_mask, *place)
+            known[k] -= masks.load_hole_mask(plan.hole_mask, *place)
     return known
 
 

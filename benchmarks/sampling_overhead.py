@@ -63,7 +63,7 @@ def programs(args: argparse.Namespace, spec: protocol.Spec) -> dict[str, Any]:
     net = ours.network(spec, spec.dtype)
     params = jax.jit(lambda key: ours.initial(net, spec, key))(jax.random.key(0))
     apply, size = ours.apply_fn(net), spec.resolution
-    keys = rng.per_example(jax.random.key(1), jnp.arange(spec.batch))
+    keys = rng.derive_example_keys(jax.random.key(1), jnp.arange(spec.batch))
     grid = grids.uniform_t(schedules.cosine(), args.calls)
 
     def bare(params: Any, z: jax.Array, logsnr: jax.Array) -> jax.Array:

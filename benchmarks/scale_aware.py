@@ -50,11 +50,14 @@ def training_step(which: str, side: int, batch_size: int) -> Callable[[], Any]:
     config.model.safa = (which,)
     config.data.resolution = side
     config.data.patches.update(smallest=side, largest=2 * side)
-    net = network.network(config, 12)
-    optimizer, averages = training.adam(config, 10_000), training.averages(config)
+    net = network.build_network(config, 12)
+    optimizer, averages = (
+        training.build_optimizer(config, 10_000),
+        training.build_averages(config),
+    )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     current = [state.blueprint(net.init, optimizer, averages, mesh=mesh).create()]
-    objective = diffusion.objective(config, net)
+    objective = diffusion.build_objective(config, net)
     one = jax.jit(
         step.make_train_step(objective, optimizer, averages), donate_argnums=0
     )

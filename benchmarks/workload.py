@@ -133,8 +133,8 @@ def _batch(tree: dict[str, Any], images: int) -> Any:
 
 def _kept_bytes(tree: dict[str, Any], images: int) -> int:
     config = recipe.sections(tree)
-    net = network.network(config, config.data.num_classes or 0)
-    objective = diffusion.objective(config, net)
+    net = network.build_network(config, config.data.num_classes or 0)
+    objective = diffusion.build_objective(config, net)
 
     def backward(params: Any, batch: Any) -> Callable[..., Any]:
         draw = objective.draw(jax.random.key(0), batch)

@@ -60,7 +60,7 @@ def main() -> None:
     grid = grids.uniform_t(model.schedule, flags.steps)
     # One key per image: all that is random about an image follows from its own.
     index = jnp.arange(len(classes) or 1)
-    keys = rng.per_example(jax.random.key(flags.seed), index)
+    keys = rng.derive_example_keys(jax.random.key(flags.seed), index)
 
     def draw(solver: Solver) -> np.ndarray:
         def run(keys: jax.Array) -> jax.Array:

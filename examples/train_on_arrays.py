@@ -26,11 +26,14 @@ from simple_diffusion.training import loop, sharding, state, step
 def train(config, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> Model:
     """Returns a model of images [n, side, side, 3], uint8, and their class numbers."""
     total, size = config.train.total_steps, config.train.batch_size
-    net = network.network(config, num_classes=len(classes))
+    net = network.build_network(config, num_classes=len(classes))
     mesh = sharding.make_mesh()  # all devices of this machine
-    optimizer, averages = training.adam(config, total), training.averages(config)
+    optimizer, averages = (
+        training.build_optimizer(config, total),
+        training.build_averages(config),
+    )
     plan = state.blueprint(net.init, optimizer, averages, mesh=mesh)
-    objective = diffusion.objective(config, net)
+    objective = diffusion.build_objective(config, net)
     train_step = step.make_train_step(objective, optimizer, averages)
     train_step = loop.jit_step(train_step, plan.shardings, mesh)
 

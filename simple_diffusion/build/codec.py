@@ -4,7 +4,7 @@ from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import PIXELS, Codec, Params
 
 
-def codec(config: Config) -> tuple[Codec, Params]:
+def build_codec(config: Config) -> tuple[Codec, Params]:
     """Returns the codec of a config and its frozen parameters, none for pixels.
 
     The parameters travel beside those of the denoiser, see `core.types.Weights`, and

@@ -15,20 +15,20 @@ from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Condition, Conditioning
 
 
-def conditions(config: Config, num_classes: int) -> tuple[Condition, ...]:
+def build_conditions(config: Config, num_classes: int) -> tuple[Condition, ...]:
     """Returns the conditions of a config's network.
 
     Args:
       config: the whole config.
       num_classes: 0 for a network without classes.
     """
-    active = [place()]
+    active = [condition_on_place()]
     if num_classes:
-        active.append(class_label(num_classes, config.loss.label_drop))
+        active.append(condition_on_class(num_classes, config.loss.label_drop))
     return tuple(active)
 
 
-def class_label(num_classes: int, drop: float = 0.0) -> Condition:
+def condition_on_class(num_classes: int, drop: float = 0.0) -> Condition:
     """Returns the condition on the class label; its null is the number of classes."""
     return Condition(
         field="label",
@@ -38,7 +38,7 @@ def class_label(num_classes: int, drop: float = 0.0) -> Condition:
     )
 
 
-def place() -> Condition:
+def condition_on_place() -> Condition:
     """Returns the condition on the position of a patch; it is never dropped."""
     return Condition(field="box", of_batch=lambda batch: jnp.asarray(batch.box))
 

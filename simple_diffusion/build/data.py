@@ -47,7 +47,7 @@ class Data:
     class_names: tuple[str, ...]
 
 
-def data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
+def open_data(config: Config, share: Shard = SINGLE_PROCESS) -> Data:
     """Opens the source of a config.
 
     Args:

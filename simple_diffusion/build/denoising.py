@@ -60,7 +60,7 @@ class Denoising:
         return self.clip(_guided(self.weight, strong, weaker, cond, net.num_classes))
 
 
-def denoising(
+def build_denoising(
     config: Config,
     net: Network,
     weak: Network | None = None,
@@ -123,5 +123,7 @@ def _guided(
     if not num_classes:
         return strong(cond)
     # Drop all conditions that have a null together.
-    null = conditions.replace_by_null((conditions.class_label(num_classes),), cond)
+    null = conditions.replace_by_null(
+        (conditions.condition_on_class(num_classes),), cond
+    )
     return guidance.classifier_free(strong, cond, null, weight)

@@ -19,13 +19,15 @@ from simple_diffusion.diffusion import (
 from simple_diffusion.training import objectives
 
 
-def reference(config: Config) -> int:
+def reference_side(config: Config) -> int:
     """Returns the side in pixels of the images that the schedule is defined for."""
     patches = config.data.patches
     return config.data.resolution if patches is None else patches.smallest
 
 
-def schedule(config: Config, side: int | float | None = None) -> schedules.Schedule:
+def build_schedule(
+    config: Config, side: int | float | None = None
+) -> schedules.Schedule:
     """Returns the schedule for images of this side in pixels, sqrt(h w) if not square.
 
     With `diffusion.shift_by_resolution`, a side other than `reference` shifts the
@@ -34,10 +36,10 @@ def schedule(config: Config, side: int | float | None = None) -> schedules.Sched
     Raises:
       ValueError: the name is unknown.
     """
-    unshifted = _schedule(config, reference(config))
+    unshifted = _schedule(config, reference_side(config))
     if side is None or not config.diffusion.shift_by_resolution:
         return unshifted
-    shift = 2.0 * math.log(reference(config) / side)
+    shift = 2.0 * math.log(reference_side(config) / side)
     return schedules.ShiftedSchedule(unshifted, shift) if shift else unshifted
 
 
@@ -64,7 +66,7 @@ def _schedule(config: Config, side: int) -> schedules.Schedule:
     )
 
 
-def weight(
+def build_weighting(
     config: Config, family: process.Family
 ) -> Callable[[schedules.Schedule], WeightFn]:
     """Returns a function from the schedule to the loss weighting.
@@ -75,7 +77,7 @@ def weight(
     c, gamma = config.loss, config.loss.min_snr_gamma
     bias = c.sigmoid_bias
     if bias is None:
-        bias = weighting.sigmoid_bias(reference(config))
+        bias = weighting.sigmoid_bias(reference_side(config))
     edm = weighting.edm(c.edm_mean, c.edm_std, c.edm_sigma_data)
     table = {
         "eps_mse": functools.partial(weighting.eps_mse, family=family),
@@ -91,7 +93,7 @@ def weight(
     return pick(table, c.weighting, "loss.weighting")
 
 
-def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
+def build_objective(config: Config, net: Network) -> objectives.DiffusionObjective:
     """Returns the training objective."""
     c, d = config.loss, config.diffusion
     distributions = {
@@ -101,18 +103,18 @@ def objective(config: Config, net: Network) -> objectives.DiffusionObjective:
     }
     # Without patches all images have the reference side, and the shift is 0.
     shifts = d.shift_by_resolution and config.data.patches is not None
-    codec, codec_params = codecs.codec(config)
+    codec, codec_params = codecs.build_codec(config)
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
         apply=net.apply,
-        schedule=schedule(config),
+        schedule=build_schedule(config),
         time_distribution=pick(distributions, d.time_law, "diffusion.time_law"),
-        weight=weight(config, net.family),
+        weight=build_weighting(config, net.family),
         loss=multiscale if c.multiscale else loss.mse,
         kind=net.kind,
         family=net.family,
         codec=codec,
         codec_params=codec_params,
-        conditions=conditions.conditions(config, net.num_classes),
-        reference=reference(config) if shifts else None,
+        conditions=conditions.build_conditions(config, net.num_classes),
+        reference=reference_side(config) if shifts else None,
     )

@@ -72,7 +72,7 @@ class Plan:
     best_metric: str | None
 
 
-def plan(config: Config) -> Plan:
+def read_plan(config: Config) -> Plan:
     """Returns the plan of an evaluation.
 
     Raises:
@@ -158,7 +158,7 @@ def plan(config: Config) -> Plan:
     )
 
 
-def plan_of_model(config: Config, doing: str) -> Plan:
+def read_model_plan(config: Config, doing: str) -> Plan:
     """Returns the plan of an evaluation that supports only samples of a model.
 
     Args:
@@ -168,7 +168,7 @@ def plan_of_model(config: Config, doing: str) -> Plan:
     Raises:
       ValueError: as `plan`, or the config asks to evaluate files.
     """
-    model_plan = plan(config)
+    model_plan = read_plan(config)
     if model_plan.samples != MODEL:
         raise ValueError(
             f"evaluate.samples={model_plan.samples} is for --mode evaluate; {doing} "
@@ -177,7 +177,7 @@ def plan_of_model(config: Config, doing: str) -> Plan:
     return model_plan
 
 
-def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
+def read_sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
     """Returns the number of samples per point of a sweep, and the points.
 
     Each point has values for some keys of `sample`. The points are all combinations of
@@ -210,7 +210,7 @@ def sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
     ]
 
 
-def evaluator(
+def build_evaluator(
     config: Config,
     net: Network,
     params: Params,
@@ -226,25 +226,25 @@ def evaluator(
       held_out: starts a pass over held-out batches on the devices.
       mesh: the devices.
     """
-    objective = diffusion.objective(config, net)
+    objective = diffusion.build_objective(config, net)
     stratified = time_distributions.stratified()
-    seed = plan(config).seed
+    seed = read_plan(config).seed
 
     def measure(
         params: Params, batch: Batch, number: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        key = rng.key_for(seed, number, "evaluate")
+        key = rng.derive_key(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
         cond, b = objective.condition(batch), len(batch.label)
         denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
-        time_key, key = jax.random.split(rng.key_for(seed, number, "likelihood"))
+        time_key, key = jax.random.split(rng.derive_key(seed, number, "likelihood"))
         bound = likelihood.bound(
             denoise,
             objective.encode(batch),
             objective.schedule,
             stratified.sample(time_key, b),
-            rng.per_example(key, jnp.arange(b)),
+            rng.derive_example_keys(key, jnp.arange(b)),
             net.family,
         )
         return loss, aux["logsnr"], bound.total

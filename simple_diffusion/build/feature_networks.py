@@ -28,7 +28,7 @@ _MAX_SIDE = 64  # largest side in pixels of the classifier's input
 Notify = Callable[[str], None]
 
 
-def check(config: Config) -> None:
+def check_networks(config: Config) -> None:
     """Raises ValueError for networks that are unknown or lack their weights."""
     c = config.evaluate
     if not c.networks:
@@ -67,12 +67,12 @@ def check_weights(config: Config) -> None:
       ValueError: as `check`, or a weight file cannot be used.
       OSError: a weight file cannot be read.
     """
-    check(config)
+    check_networks(config)
     for name in config.evaluate.networks:
         _load_from_file(config, name)
 
 
-def networks(
+def load_networks(
     config: Config, folder: epath.Path, notify: Notify, dataset: Data | None
 ) -> list[FeatureNetwork]:
     """Returns the feature networks, with their weights on the host.
@@ -87,7 +87,7 @@ def networks(
       ValueError: as `check`, or a weight file cannot be used.
       OSError: a weight file cannot be read.
     """
-    check(config)
+    check_networks(config)
     c = config.evaluate
     loaded = []
     for name in c.networks:
@@ -118,7 +118,7 @@ def _classifier(config: Config, folder: epath.Path, notify: Notify) -> FeatureNe
     """Returns the classifier of the data source; trains it if it is not stored."""
     # Open the source again: a process that shares a dataset reads only a part of each
     # batch.
-    dataset = data_section.data(config)
+    dataset = data_section.open_data(config)
     size = training_size(config)
     name = config.data.source.partition(":")[0]
     recipe = classifier.Recipe(

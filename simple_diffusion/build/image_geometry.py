@@ -69,7 +69,7 @@ class ImageGeometry:
         return large[:, top : top + height, left : left + width]
 
 
-def image_geometry(
+def build_geometry(
     config: Config,
     net: Network,
     text: str | None,
@@ -92,7 +92,7 @@ def image_geometry(
       ValueError: the size cannot be parsed, or the network does not support it.
     """
     c = config.sample
-    size = parse_size(text, diffusion.reference(config), key)
+    size = parse_size(text, diffusion.reference_side(config), key)
     tiles = _windows(c, *size, mesh)
     if tiles:
         check_size(net, tiles.size, "sample.window")
@@ -106,7 +106,9 @@ def image_geometry(
         longest = net.largest * net.aspect
         factor = min(1.0, net.largest / min(full_size), longest / max(full_size))
         network_size = round(factor * full_size[0]), round(factor * full_size[1])
-    schedule = diffusion.schedule(config, math.sqrt(network_size[0] * network_size[1]))
+    schedule = diffusion.build_schedule(
+        config, math.sqrt(network_size[0] * network_size[1])
+    )
     fuse = tiles.fuse if tiles else lambda bind: bind
     count = tiles.count if tiles else None
     input_size = tiles.size if tiles else size

@@ -53,7 +53,7 @@ class Network:
     aspect: float = 1.0
 
 
-def network(config: Config, num_classes: int) -> Network:
+def build_network(config: Config, num_classes: int) -> Network:
     """Returns the network of a config, without parameters.
 
     Args:
@@ -75,7 +75,7 @@ def network(config: Config, num_classes: int) -> Network:
             f"model.position={config.model.position!r} is a table that treats every "
             "patch as a full image; with data.patches use rope or none"
         )
-    net = module(config.model, size, num_classes, scale)
+    net = build_module(config.model, size, num_classes, scale)
 
     def apply(
         params: Params,
@@ -116,7 +116,9 @@ def _knows_place(m: Config) -> bool:
     return m.place_bands > 0 or knows_scale or m.position == "rope"
 
 
-def module(m: Config, size: Size, num_classes: int, scale: position.Scale) -> nn.Module:
+def build_module(
+    m: Config, size: Size, num_classes: int, scale: position.Scale
+) -> nn.Module:
     """Returns the linen module of a `model` section for inputs of this size.
 
     `scale` has the range of sides of their full images.

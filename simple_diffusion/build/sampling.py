@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simple_diffusion.build.codec import PIXELS
-from simple_diffusion.build.denoising import denoising
-from simple_diffusion.build.image_geometry import ImageGeometry, image_geometry
+from simple_diffusion.build.denoising import build_denoising
+from simple_diffusion.build.image_geometry import ImageGeometry, build_geometry
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.options import Config, pick
@@ -33,7 +33,7 @@ class Plan:
     batch_size: int
 
 
-def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
+def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
     """Returns the images that `config.sample` asks for.
 
     Raises:
@@ -65,7 +65,7 @@ class CheckpointChoice:
     guidance_step: int | None
 
 
-def checkpoint_choice(config: Config) -> CheckpointChoice:
+def read_checkpoint_choice(config: Config) -> CheckpointChoice:
     """Returns the checkpoint that `config.sample` asks for.
 
     Raises:
@@ -108,7 +108,7 @@ class Sampling:
     windows: int | None
 
 
-def sampling(
+def build_sampling(
     config: Config,
     net: Network,
     weak: Network | None = None,
@@ -141,17 +141,17 @@ def sampling(
     key = "sample.size" if size is None else size_key
     if c.steps < 1:
         raise ValueError(f"sample.steps={c.steps} must be at least 1")
-    fine = image_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
+    fine = build_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
     coarse = _coarse(config, net, fine)
     # Without classes and a weaker model the weight is 1: the guidance of a recipe must
     # not be an error for an image folder without classes.
     guided = net.num_classes > 0 or weak is not None
-    guided_model = denoising(config, net, weak, guided=guided, clip=c.clip)
+    guided_model = build_denoising(config, net, weak, guided=guided, clip=c.clip)
     for geometry in (fine, coarse or fine):
         guided_model.check(geometry)
     # Read the config here: traced functions must not depend on it later.
     channels, family = net.size[2], net.family
-    step = solver(config, c.solver, family, c.eta)
+    step = build_solver(config, c.solver, family, c.eta)
     if not 0 < c.coarse_time <= 1:
         raise ValueError(f"sample.coarse_time={c.coarse_time} must be in (0, 1]")
     late = fine.start_index(c.coarse_time)
@@ -163,7 +163,9 @@ def sampling(
         weights: Weights, seed: jax.Array, index: jax.Array, label: jax.Array
     ) -> jax.Array:
         def keys(name: str) -> Key:
-            return jax.vmap(lambda s, k: rng.example_key(s, name, k))(seed, index)
+            return jax.vmap(lambda s, k: rng.derive_example_key(s, name, k))(
+                seed, index
+            )
 
         def sample(geometry: ImageGeometry) -> jax.Array:
             denoise = guided_model.on(geometry, weights, label)
@@ -204,12 +206,12 @@ def _stage(progress: Progress | None, steps: list[int], stage: int) -> Progress 
     return lambda done, _, x_hat: progress(before + done, sum(steps), x_hat)
 
 
-def samplers_of_extra_sizes(
+def build_extra_sizes(
     config: Config, net: Network, mesh: Mesh | None = None
 ) -> dict[str, Sampling]:
     """Returns samplers of the extra sizes that are sampled at the end of training."""
     sizes = config.sample.also_sizes
-    return {size: sampling(config, net, size=size, mesh=mesh) for size in sizes}
+    return {size: build_sampling(config, net, size=size, mesh=mesh) for size in sizes}
 
 
 def _coarse(config: Config, net: Network, fine: ImageGeometry) -> ImageGeometry | None:
@@ -218,7 +220,7 @@ def _coarse(config: Config, net: Network, fine: ImageGeometry) -> ImageGeometry 
     if text is None:
         return None
     steps, key = config.sample.steps, "sample.coarse_size"
-    small = image_geometry(config, net, text, steps, key=key)
+    small = build_geometry(config, net, text, steps, key=key)
     if math.prod(small.full_size) >= math.prod(fine.full_size):
         return None
     (y0, x0, y1, x1), (a, b, c, d) = small.box, fine.box
@@ -264,7 +266,9 @@ def parse_classes(
     return chosen
 
 
-def solver(config: Config, name: str, family: process.Family, eta: float) -> Solver:
+def build_solver(
+    config: Config, name: str, family: process.Family, eta: float
+) -> Solver:
     """Returns a solver by name.
 
     Raises:

@@ -41,7 +41,7 @@ class Plan:
     profile: int
 
 
-def plan(config: Config, epoch: int) -> Plan:
+def read_plan(config: Config, epoch: int) -> Plan:
     """Returns the plan of a run.
 
     Args:
@@ -79,7 +79,7 @@ def plan(config: Config, epoch: int) -> Plan:
         return value
 
     def optional(name: str) -> int | None:
-        return steps_of(c, name, c.batch_size, epoch)
+        return read_duration(c, name, c.batch_size, epoch)
 
     return Plan(
         seed=c.seed,
@@ -98,7 +98,9 @@ def plan(config: Config, epoch: int) -> Plan:
     )
 
 
-def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | None:
+def read_duration(
+    section: Config, name: str, batch_size: int, epoch: int
+) -> int | None:
     """Returns a duration in steps, or None if all its keys are 0.
 
     Args:
@@ -130,7 +132,7 @@ def steps_of(section: Config, name: str, batch_size: int, epoch: int) -> int | N
     return value if unit == "steps" else math.ceil(value * examples[unit] / batch_size)
 
 
-def mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+def build_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh over all devices, or over the given ones.
 
     Raises:
@@ -169,7 +171,7 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def watch(config: Config) -> cluster.Watchdog:
+def build_watchdog(config: Config) -> cluster.Watchdog:
     """Returns the watchdog that reports a stalled run; every process prints its own.
 
     Raises:
@@ -191,7 +193,7 @@ def watch(config: Config) -> cluster.Watchdog:
     )
 
 
-def adam(config: Config, total_steps: int) -> optimizer.Optimizer:
+def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
     """Returns the optimizer of a run of `total_steps` steps.
 
     Raises:
@@ -225,7 +227,7 @@ def adam(config: Config, total_steps: int) -> optimizer.Optimizer:
     )
 
 
-def averages(config: Config) -> dict[str, ema.Average]:
+def build_averages(config: Config) -> dict[str, ema.Average]:
     """Returns the tracked averages: "main", and for example "power_0.05"."""
     c = config.ema
     tracked: dict[str, ema.Average] = {"main": ema.Exponential(c.decay, c.warmup)}

@@ -71,14 +71,14 @@ def _installed(module: str) -> bool:
         return False
 
 
-def write(path: epath.Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes JSON; if the process is killed meanwhile, the old file stays."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
 
 
-def read(path: epath.Path) -> Any:
+def read_json(path: epath.Path) -> Any:
     """Returns the content of a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
@@ -93,20 +93,20 @@ def write_metrics(folder: epath.Path, record: dict[str, Any]) -> epath.Path:
     """Writes the record of the newest metrics; returns its path."""
     path = folder / METRICS
     if console.is_first_process():
-        write(path, record)
+        write_json(path, record)
     return path
 
 
 def read_metrics(folder: epath.Path) -> dict[str, Any]:
     """Returns the record that `write_metrics` wrote; {} if there is none."""
-    return read(folder / METRICS) or {}
+    return read_json(folder / METRICS) or {}
 
 
-def differences(before: Any, now: Any, path: str) -> list[str]:
+def list_differences(before: Any, now: Any, path: str) -> list[str]:
     """Returns "path: before -> now" for every leaf that differs in two JSON trees."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [f"{path}: {before} -> {now}"]
     lines = []
     for key in sorted(before.keys() | now.keys()):
-        lines += differences(before.get(key), now.get(key), f"{path}.{key}")
+        lines += list_differences(before.get(key), now.get(key), f"{path}.{key}")
     return lines

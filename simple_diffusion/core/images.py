@@ -21,7 +21,7 @@ def to_uint8(x: Float[HostOrDevice, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
-def grid(
+def make_grid(
     images: UInt8[np.ndarray, "n h w c"], columns: int | None = None, pad: int = 2
 ) -> UInt8[np.ndarray, "H W c"]:
     """Returns all images side by side on white, in rows of `columns`.

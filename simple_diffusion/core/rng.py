@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Integer
 from simple_diffusion.core.types import Key
 
 
-def key_for(
+def derive_key(
     seed: int | Integer[Array, ""], step: int | Int[Array, ""], name: str
 ) -> Key:
     """Returns the key for one purpose at one step.
@@ -28,21 +28,23 @@ def key_for(
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
 
 
-def per_example(key: Key, index: Int[Array, "b"]) -> Key:
+def derive_example_keys(key: Key, index: Int[Array, "b"]) -> Key:
     """Returns one key [b] per example, from its index and not from its batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
-def example_key(seed: Integer[Array, ""], name: str, index: Int[Array, ""]) -> Key:
+def derive_example_key(
+    seed: Integer[Array, ""], name: str, index: Int[Array, ""]
+) -> Key:
     """Returns the key for one purpose of one sampled image, from its seed and index.
 
     It equals one element of `per_example(key_for(seed, 0, name), index)`, but allows
     images with different seeds in one batch.
     """
-    return jax.random.fold_in(key_for(seed, 0, name), index)
+    return jax.random.fold_in(derive_key(seed, 0, name), index)
 
 
-def at(keys: Key, index: Int[Array, ""]) -> Key:
+def fold_in_all(keys: Key, index: Int[Array, ""]) -> Key:
     """Returns the keys [b] of the same examples for one of several draws."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
 

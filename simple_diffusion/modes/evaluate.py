@@ -15,18 +15,20 @@ def run(config: Config, workdir: str) -> dict[str, float]:
     The metrics of a model are written to `metrics.json` in the workdir and appended to
     `evaluations.jsonl`, those of files are written to `comparison.json`.
     """
-    plan, folder = evaluation.plan(config), files.resolve_folder(workdir)
-    with training.watch(config):
+    plan, folder = evaluation.read_plan(config), files.resolve_folder(workdir)
+    with training.build_watchdog(config):
         if plan.samples == evaluation.MODEL:
             runs.load_classes(folder)  # raises if there is no trained model
             runs.print_differences(config, folder)
-            mesh = training.mesh(config)
+            mesh = training.build_mesh(config)
             # Open the data first: it may report that data.source has changed.
-            dataset = data.data(config, sharding.data_shard(mesh))
+            dataset = data.open_data(config, sharding.data_shard(mesh))
             trained = open_run.open_run(config, workdir).trained
             record = evaluate.evaluate_model(config, folder, trained, dataset)
         else:
-            record = evaluate.evaluate_files(config, folder, training.mesh(config))
+            record = evaluate.evaluate_files(
+                config, folder, training.build_mesh(config)
+            )
     if plan.report:
         report.run(config, workdir)
     return record["metrics"]

@@ -34,7 +34,7 @@ def run(config: Config, workdir: str) -> Path:
       ValueError: the workdir holds no trained model, or the folder holds other files.
     """
     output, dtype = plan(config)
-    with training.watch(config):
+    with training.build_watchdog(config):
         folder = files.resolve_folder(workdir)
         runs.print_differences(config, folder)
         model = open_run.open_run(config, workdir)

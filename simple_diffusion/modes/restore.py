@@ -45,7 +45,7 @@ def run(config: Config, workdir: str) -> Result:
     Raises:
       ValueError: settings are invalid, or no input can be restored.
     """
-    with training.watch(config):
+    with training.build_watchdog(config):
         return _run(config, workdir)
 
 
@@ -54,9 +54,9 @@ def _run(config: Config, workdir: str) -> Result:
     classes = runs.load_classes(folder)
     runs.print_differences(config, folder)
     # Check the settings before loading the weights, so that errors come at once.
-    net = network.network(config, len(classes))
-    plan = restoration.plan(config, net, classes)
-    output = record.output_folder(plan, folder)
+    net = network.build_network(config, len(classes))
+    plan = restoration.read_plan(config, net, classes)
+    output = record.choose_output(plan, folder)
     items = inputs.find(config, plan)
     lpips = record.load_lpips(plan)
     trained = open_run.open_run(config, workdir).trained
@@ -86,7 +86,7 @@ def _run(config: Config, workdir: str) -> Result:
             f"none of {len(items)} inputs could be restored; the first: "
             f"{next(iter(failed.values()))}"
         )
-    intervals = outputs.confidence(list(results.inputs.values()))
+    intervals = outputs.estimate_intervals(list(results.inputs.values()))
     for name, value in results.metrics.items():
         bounds = intervals.get(name)
         interval = f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""

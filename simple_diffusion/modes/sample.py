@@ -32,7 +32,7 @@ def run(config: Config, workdir: str) -> Result:
     `grid.png` with all images, and `samples.npz` with `arr_0` (images) and `arr_1`
     (labels), the format of common evaluators.
     """
-    with training.watch(config):
+    with training.build_watchdog(config):
         return _run(config, workdir)
 
 
@@ -67,7 +67,7 @@ def _run(config: Config, workdir: str) -> Result:
             old.unlink()  # so that the folder holds the samples of one run only
         for k, (image, label) in enumerate(zip(pixels, samples.labels, strict=True)):
             name = names[label] if names else str(label)
-            images.write_png(output / image_grids.file_name(k, 5, name), image)
+            images.write_png(output / image_grids.format_file_name(k, 5, name), image)
         image_grids.write_grid(grid, pixels, samples.labels)
         with (output / "samples.npz").open("wb") as file:
             np.savez(file, pixels, samples.labels)

@@ -26,7 +26,7 @@ def run(config: Config, workdir: str) -> list[dict[str, Any]]:
     folder. Another sweep does not evaluate stored points again; `others` in the file
     holds the stored points that this sweep does not ask for.
     """
-    with training.watch(config):
+    with training.build_watchdog(config):
         return _run(config, workdir)
 
 
@@ -34,11 +34,11 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     folder = files.resolve_folder(workdir)
     runs.load_classes(folder)  # raises if there is no trained model
     runs.print_differences(config, folder)
-    sweep_plan = evaluation.sweep(config)
-    dataset = data.data(config, sharding.data_shard(training.mesh(config)))
+    sweep_plan = evaluation.read_sweep(config)
+    dataset = data.open_data(config, sharding.data_shard(training.build_mesh(config)))
     trained = open_run.open_run(config, workdir).trained
     output, points = folder / FOLDER, []
-    stored = files.read(output / RECORD) or {}
+    stored = files.read_json(output / RECORD) or {}
     known = {p.get("mark"): p for kind in KINDS for p in stored.get(kind, [])}
     for point, about in sweep.evaluate_points(
         config, folder, trained, dataset, sweep_plan, known
@@ -57,7 +57,7 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = about | dict(zip(KINDS, (points, others), strict=True))
-    files.write(folder / RECORD, record)
+    files.write_json(folder / RECORD, record)
     (folder / "table.md").write_text(plots.format_markdown(points))
     for name, draw in (
         ("sweep", plots.plot_sweep),

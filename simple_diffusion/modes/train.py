@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 def run(config: Config, workdir: str) -> Result:
     """Trains, resuming from an existing checkpoint; then samples and evaluates."""
-    with training.watch(config) as watch:
+    with training.build_watchdog(config) as watch:
         return _run(config, workdir, watch)
 
 
@@ -60,15 +60,15 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     # Build all objects before allocating arrays, so that a wrong key fails within
     # seconds.
     folder = files.resolve_folder(workdir)
-    mesh = training.mesh(config)
-    dataset = data.data(config, sharding.data_shard(mesh))
-    net = network.network(config, dataset.num_classes)
-    plan = training.plan(config, dataset.epoch)
+    mesh = training.build_mesh(config)
+    dataset = data.open_data(config, sharding.data_shard(mesh))
+    net = network.build_network(config, dataset.num_classes)
+    plan = training.read_plan(config, dataset.epoch)
     training.check_batch(plan.batch_size, mesh, plan.accumulate)
-    codec, codec_params = codecs.codec(config)
+    codec, codec_params = codecs.build_codec(config)
     frozen = Weights(network=None, codec=codec_params)
     untrained = Trained(net, frozen, mesh, dataset.class_names, codec=codec)
-    sampling.checkpoint_choice(config)  # raise errors of later sampling now
+    sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
     def write_grids(now: int, current: state.TrainState) -> None:
@@ -110,13 +110,13 @@ def _train(
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
-    optimizer = training.adam(config, plan.total)
-    averages = training.averages(config)
+    optimizer = training.build_optimizer(config, plan.total)
+    averages = training.build_averages(config)
     blueprint = state.blueprint(
         net.init, optimizer, averages, mesh=mesh, seed=plan.seed
     )
     train_step = step.make_train_step(
-        diffusion.objective(config, net),
+        diffusion.build_objective(config, net),
         optimizer,
         averages,
         seed=plan.seed,

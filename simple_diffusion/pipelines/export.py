@@ -131,11 +131,11 @@ def load(folder: Path) -> Exported:
     _check_sums(folder)
     config = runs.complete_config(_read_json(folder / files.CONFIG))
     classes = tuple(_read_json(folder / files.CLASSES))
-    net = network.network(config, len(classes))
+    net = network.build_network(config, len(classes))
     mesh = sharding.make_mesh()
     params = _read_params(folder / PARAMS, net)
     params = jax.device_put(params, sharding.state_shardings(params, mesh))
-    codec, codec_params = codecs.codec(config)
+    codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, None, codec_params)
     trained = Trained(net, weights, mesh, classes, process["step"], None, codec)
     metrics, sheet = folder / files.METRICS, folder / files.SAMPLES

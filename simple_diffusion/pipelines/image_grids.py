@@ -23,10 +23,10 @@ def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> No
 def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> None:
     """Writes images in rows; small images are enlarged by an integer factor."""
     factor = max(1, VISIBLE // min(pictures.shape[1:3]))
-    images.write_png(path, images.enlarge(images.grid(pictures, columns), factor))
+    images.write_png(path, images.enlarge(images.make_grid(pictures, columns), factor))
 
 
-def file_name(number: int, digits: int, name: str) -> str:
+def format_file_name(number: int, digits: int, name: str) -> str:
     """Returns "007_some_name.png"; special characters are replaced by underscores."""
     safe = "".join(c if c.isalnum() else "_" for c in name)
     return f"{number:0{digits}d}_{safe}.png"

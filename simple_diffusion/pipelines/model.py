@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from simple_diffusion.build import diffusion, network, sampling
-from simple_diffusion.build.denoising import denoising
-from simple_diffusion.build.image_geometry import image_geometry
+from simple_diffusion.build.denoising import build_denoising
+from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.core import images as pixels
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import (
@@ -103,7 +103,7 @@ class Model:
     @property
     def schedule(self) -> Schedule:
         """Time t in [0, 1] -> logsnr, for images of the training size."""
-        return diffusion.schedule(self.config)
+        return diffusion.build_schedule(self.config)
 
     def __repr__(self) -> str:
         h, w = self.size
@@ -251,9 +251,11 @@ class Model:
             text = keywords.join_classes(classes)
             label = sampling.parse_classes(text, trained.classes, net.num_classes)
         mesh = trained.mesh
-        geometry = image_geometry(config, net, c.size, c.steps, mesh=mesh)
+        geometry = build_geometry(config, net, c.size, c.steps, mesh=mesh)
         guided = trained.weak is not None or (bool(net.num_classes) and bool(classes))
-        guided_model = denoising(config, net, trained.weak, guided=guided, clip=c.clip)
+        guided_model = build_denoising(
+            config, net, trained.weak, guided=guided, clip=c.clip
+        )
         guided_model.check(geometry)
         labels = jnp.asarray(label, jnp.int32)
 
@@ -273,7 +275,7 @@ class Model:
         Args:
           images: as in `restore`; a uint8 array may have a batch axis.
         """
-        batch = arrays.batch_of(images, network.CHANNELS)
+        batch = arrays.stack_images(images, network.CHANNELS)
         codec, weights = self.trained.codec, self.trained.weights
         return codec.encode(weights.codec, pixels.to_unit_range(batch))
 

@@ -32,11 +32,11 @@ def open_run(config: Config, workdir: str) -> Model:
     """
     folder = files.resolve_folder(workdir)
     classes = runs.load_classes(folder)
-    net = network.network(config, len(classes))
-    mesh = training.mesh(config)
+    net = network.build_network(config, len(classes))
+    mesh = training.build_mesh(config)
     step, params = load_weights(folder, net, mesh, config)
     weak, weak_params = load_weak(config, len(classes), mesh)
-    codec, codec_params = codecs.codec(config)
+    codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, weak_params, codec_params)
     trained = Trained(net, weights, mesh, classes, step, weak, codec)
     sheet = folder / files.SAMPLES
@@ -58,7 +58,7 @@ def load_weights(
       ValueError: as `load_named`, or there is no best checkpoint.
       CheckpointError: as `load_named`.
     """
-    choice = sampling.checkpoint_choice(config)
+    choice = sampling.read_checkpoint_choice(config)
     folder = workdir / (BEST if choice.is_best else CHECKPOINTS)
     if choice.is_best and not (folder.exists() and any(folder.iterdir())):
         raise ValueError(
@@ -144,12 +144,12 @@ def load_weak(
       ValueError: another version of this library wrote it, or it was never trained.
       CheckpointError: as `load_named`.
     """
-    choice = sampling.checkpoint_choice(config)
+    choice = sampling.read_checkpoint_choice(config)
     if choice.guidance_workdir is None:
         return None, None
     folder = files.resolve_folder(choice.guidance_workdir, "sample.guidance_workdir")
     try:
-        weak = network.network(runs.load_config(folder), num_classes)
+        weak = network.build_network(runs.load_config(folder), num_classes)
     except (AttributeError, KeyError) as error:
         raise ValueError(
             f"sample.guidance_workdir={folder}: another version of this library wrote "

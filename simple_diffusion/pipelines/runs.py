@@ -24,12 +24,12 @@ def save_config(
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    before = files.read(folder / files.CONFIG)
+    before = files.read_json(folder / files.CONFIG)
     for section in _SECTIONS if before else ():
-        for line in files.differences(before.get(section), now[section], section):
+        for line in files.list_differences(before.get(section), now[section], section):
             console.print_line(f"changed since this run began: {line}")
-    files.write(folder / files.CONFIG, now)
-    files.write(folder / files.CLASSES, class_names)
+    files.write_json(folder / files.CONFIG, now)
+    files.write_json(folder / files.CLASSES, class_names)
 
 
 def print_differences(config: Config, folder: epath.Path) -> None:
@@ -38,12 +38,12 @@ def print_differences(config: Config, folder: epath.Path) -> None:
     Many settings of a training cannot be recognised in the parameters, such as the
     range of image sizes.
     """
-    before = files.read(folder / files.CONFIG)
+    before = files.read_json(folder / files.CONFIG)
     if jax.process_index() or not before:
         return
     now = json.loads(config.to_json_best_effort())
     for section in ("data", "model", "diffusion"):
-        for line in files.differences(before.get(section), now[section], section):
+        for line in files.list_differences(before.get(section), now[section], section):
             console.print_line(f"differs from the training: {line}")
 
 
@@ -53,7 +53,7 @@ def load_config(folder: epath.Path) -> Config:
     Raises:
       ValueError: the folder holds no trained model.
     """
-    stored = files.read(folder / files.CONFIG)
+    stored = files.read_json(folder / files.CONFIG)
     if stored is None:
         raise ValueError(f"{folder} holds no trained model ({files.CONFIG} is missing)")
     return complete_config(stored)
@@ -99,7 +99,7 @@ def load_classes(folder: epath.Path) -> tuple[str, ...]:
     Raises:
       ValueError: the folder holds no trained model.
     """
-    names = files.read(folder / files.CLASSES)
+    names = files.read_json(folder / files.CLASSES)
     if names is None:
         raise ValueError(
             f"--workdir {folder} holds no trained model ({files.CLASSES} is missing); "

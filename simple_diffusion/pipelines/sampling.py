@@ -48,7 +48,7 @@ class Samples:
           progress: called at every step of the solver, for each batch.
           programs: cache of compiled programs, by the settings that they depend on.
         """
-        plan = sampling.plan(config, trained.net, trained.classes)
+        plan = sampling.read_plan(config, trained.net, trained.classes)
         programs = {} if programs is None else programs
         # Reduce the batch to the number of images: two must not cost as much as 64.
         batch_size = min(plan.batch_size, len(plan.labels))
@@ -91,7 +91,7 @@ def _compile(
     trained: Trained, config: Config, batch_size: int, reports: bool
 ) -> tuple[sampling.Sampling, Drawer, ProgressRelay]:
     relay = ProgressRelay()
-    sampler = sampling.sampling(
+    sampler = sampling.build_sampling(
         config,
         trained.net,
         trained.weak,

@@ -34,10 +34,12 @@ class TrainingGrids:
           trained: the model; its weights are not used.
         """
         net, mesh = trained.net, trained.mesh
-        plan = sampling.plan(config, net, trained.classes)
-        self.sampler = sampling.sampling(config, net, mesh=mesh, codec=trained.codec)
+        plan = sampling.read_plan(config, net, trained.classes)
+        self.sampler = sampling.build_sampling(
+            config, net, mesh=mesh, codec=trained.codec
+        )
         self.drawer = make_drawer(self.sampler, mesh, plan.batch_size)
-        extra = sampling.samplers_of_extra_sizes(config, net, mesh)
+        extra = sampling.build_extra_sizes(config, net, mesh)
         self._extra: dict[str, Drawer] = {
             size: make_drawer(sampler, mesh, plan.batch_size)
             for size, sampler in extra.items()

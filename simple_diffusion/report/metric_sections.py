@@ -52,7 +52,7 @@ def metrics(record: Record, training: Record) -> Section:
         line
         for section in ("data", "model", "diffusion")
         if section in config and section in training
-        for line in files.differences(training[section], config[section], section)
+        for line in files.list_differences(training[section], config[section], section)
     ]
     if changed:
         lines = "<br>".join(map(page.escape, changed))

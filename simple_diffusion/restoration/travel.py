@@ -144,7 +144,7 @@ def restore(
 
     def move(carry, at):
         index, a, b = at
-        here = a, b, rng.at(keys, index)
+        here = a, b, rng.fold_in_all(keys, index)
         if travel.repeat == 1:
             carry = down(carry, *here)
         else:
@@ -154,7 +154,7 @@ def restore(
         return carry, None
 
     _, sigma = family.alpha_sigma(grid[0])
-    z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
+    z = sigma * rng.normal_per_example(rng.fold_in_all(keys, jnp.int32(0)), shape)
     # Index 0 is the initial noise.
     index = jnp.arange(1, len(start) + 1)
     levels = index, grid[last - start], grid[last - end]

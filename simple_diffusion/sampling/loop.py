@@ -42,7 +42,7 @@ def sample(
     """
     grid = jnp.asarray(grid, jnp.float32)
     _, sigma = family.alpha_sigma(grid[0])
-    z = sigma * rng.normal_per_example(rng.at(keys, jnp.int32(0)), shape)
+    z = sigma * rng.normal_per_example(rng.fold_in_all(keys, jnp.int32(0)), shape)
     return _finish(denoise, solver, z, grid, keys, progress)
 
 
@@ -64,7 +64,7 @@ def refine(
       x: images, for example smaller ones enlarged.
     """
     grid = jnp.asarray(grid, jnp.float32)
-    noise = rng.normal_per_example(rng.at(keys, jnp.int32(0)), x.shape[1:])
+    noise = rng.normal_per_example(rng.fold_in_all(keys, jnp.int32(0)), x.shape[1:])
     level = jnp.broadcast_to(grid[0], keys.shape)
     z = process.add_noise(family, x, noise, level)
     return _finish(denoise, solver, z, grid, keys, progress)
@@ -115,7 +115,7 @@ def integrate(
             estimates.append(denoise(z, logsnr))
             return estimates[-1]
 
-        step_keys = rng.at(keys, index)
+        step_keys = rng.fold_in_all(keys, index)
         carry = solver.step(recorded_denoise, z_t, state, logsnr_t, logsnr_s, step_keys)
         if progress is not None:
             report(progress, index, len(grid), estimates[-1])

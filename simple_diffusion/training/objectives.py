@@ -110,7 +110,7 @@ class DiffusionObjective:
         time_key, example_key = jax.random.split(key)
         return Draw(
             t=self.time_distribution.sample(time_key, b),
-            keys=rng.per_example(example_key, jnp.arange(b)),
+            keys=rng.derive_example_keys(example_key, jnp.arange(b)),
         )
 
     def __call__(

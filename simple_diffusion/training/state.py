@@ -79,7 +79,7 @@ def blueprint(
     """
 
     def initial() -> TrainState:
-        params = init(rng.key_for(seed, 0, "init"))
+        params = init(rng.derive_key(seed, 0, "init"))
         return TrainState(
             step=jnp.int32(0),
             params=params,

@@ -57,7 +57,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        draw = objective.draw(rng.key_for(seed, state.step, "objective"), batch)
+        draw = objective.draw(rng.derive_key(seed, state.step, "objective"), batch)
         mask = jnp.asarray(batch.mask, jnp.float32)
         # Weights in the mean over the full batch: microbatches only have to be summed.
         share = mask / jnp.maximum(jnp.sum(mask), 1.0)

@@ -163,8 +163,8 @@ def test_a_recipe_of_plain_values_builds_the_network_of_its_config(variant):
     tree = recipe.load(f"configs/imagenet512.py:{variant}")
     plain = recipe.sections(json.loads(json.dumps(tree)))
     scale = position.Scale(512, None, "log2")
-    wanted = network.module(config.model, (512, 512), 1000, scale)
-    assert network.module(plain.model, (512, 512), 1000, scale) == wanted
+    wanted = network.build_module(config.model, (512, 512), 1000, scale)
+    assert network.build_module(plain.model, (512, 512), 1000, scale) == wanted
 
 
 def test_changes_are_values_or_words_and_reach_only_keys_that_exist():

@@ -18,7 +18,7 @@ from benchmarks import recipe, restoration, restoration_priors, restoration_runs
 from simple_diffusion.build import network, training
 from simple_diffusion.build.restoration.degradation import parse_degradation
 from simple_diffusion.build.restoration.restoration import (
-    restoration as build_restoration,
+    build_restoration as build_restoration,
 )
 from simple_diffusion.core import images, rng
 from simple_diffusion.data.scenes import scenes
@@ -117,7 +117,7 @@ def test_every_task_is_measured_and_its_plain_method_gives_images(name):
 def test_every_variant_is_a_way_to_restore(name):
     keys = {"restore.hole_mask": "box:6x6", **restoration.VARIANTS[name]}
     config = config_with(keys)
-    how = build_restoration(config, network.network(config, 12), (16, 16))
+    how = build_restoration(config, network.build_network(config, 12), (16, 16))
     calls = {"25 steps": 25, "50 steps": 50, "heun": 99, "travel (10, 3)": 280}
     assert how.network_calls == calls.get(name, 100)
 
@@ -185,7 +185,7 @@ def test_the_variance_of_ddnm_tends_to_the_limit_that_is_stated(eta, name):
     prior = jax.tree.map(jnp.float32, restoration_priors.independent())
     operator = operators.average((8, 8), 2)
     y = operator.forward(jnp.zeros((1, 8, 8, 1)))
-    keys = rng.per_example(jax.random.key(0), jnp.arange(512))
+    keys = rng.derive_example_keys(jax.random.key(0), jnp.arange(512))
     family, make = restoration_priors.table()[f"ddnm, {name}"]
     run = restoration_priors.program(family, make, operator, 300, noisy=False)
     samples = np.asarray(run(prior, y, keys), np.float64)
@@ -203,8 +203,11 @@ def folder(tmp_path_factory):
     config: Any = tiny.get_config()
     folder = epath.Path(tmp_path_factory.mktemp("run"))
     runs.save_config(config, folder, scenes.CLASS_NAMES)
-    net = network.network(config, len(scenes.CLASS_NAMES))
-    optimizer, averages = training.adam(config, 10), training.averages(config)
+    net = network.build_network(config, len(scenes.CLASS_NAMES))
+    optimizer, averages = (
+        training.build_optimizer(config, 10),
+        training.build_averages(config),
+    )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     plan = state.blueprint(net.init, optimizer, averages, mesh=mesh)
     saved = checkpoint.Checkpoints(folder / open_run.CHECKPOINTS)

@@ -17,7 +17,7 @@ def config():
 
 
 def test_training_and_held_out_images_are_patches_if_the_config_has_them(config):
-    opened = data.data(config)
+    opened = data.open_data(config)
     for batches in (opened.train(0), opened.held_out(8, 8)):
         batch = next(batches)
         assert batch.image.shape == (8, 8, 8, 3)
@@ -31,14 +31,14 @@ def test_full_images_are_full_at_any_size_with_or_without_patches(config):
     for with_patches in (True, False):
         if not with_patches:
             config.data.patches = None
-        batch = next(data.data(config).full_images(4, 4, (8, 20)))
+        batch = next(data.open_data(config).full_images(4, 4, (8, 20)))
         assert batch.image.shape == (4, 8, 20, 3)
         assert batch.box.tolist() == [[0, 0, 1, 1]] * 4
 
 
 def test_without_patches_images_are_full_squares(config):
     config.data.patches = None
-    opened = data.data(config)
+    opened = data.open_data(config)
     for batches in (opened.train(0), opened.held_out(8, 8)):
         batch = next(batches)
         assert batch.image.shape == (8, 8, 8, 3)
@@ -49,11 +49,11 @@ def test_without_patches_images_are_full_squares(config):
 def test_the_keys_of_patches_reach_their_distribution(config):
     config.data.patches.probability_smallest = 1.0
     config.data.patches.aspect = None
-    boxes = next(data.data(config).train(0)).box
+    boxes = next(data.open_data(config).train(0)).box
     assert np.allclose(boxes[:, 2:] - boxes[:, :2], 8 / 12)
     config.data.patches.law = "normal"
     with pytest.raises(ValueError, match="data.patches.law='normal' must be one of"):
-        data.data(config)
+        data.open_data(config)
 
 
 def test_a_number_of_classes_for_images_without_any_is_an_error(config, tmp_path):
@@ -61,23 +61,23 @@ def test_a_number_of_classes_for_images_without_any_is_an_error(config, tmp_path
     config.data.source = f"folder:{tmp_path}"
     config.data.num_classes = 3
     with pytest.raises(ValueError, match="data.num_classes=3 needs label, which this"):
-        data.data(config)
+        data.open_data(config)
 
 
 def test_impossible_patches_are_an_error_before_the_source_is_opened(config):
     config.data.source = "folder:/nowhere"
     config.data.patches.smallest = 20
     with pytest.raises(ValueError, match="data.patches.smallest=20 must not exceed"):
-        data.data(config)
+        data.open_data(config)
     config.data.patches.smallest = 4
     with pytest.raises(ValueError, match="data.resolution=8 must not exceed"):
-        data.data(config)
+        data.open_data(config)
 
 
 def test_sizes_up_to_the_stored_size_need_images_that_have_one(config):
     config.data.patches = base.patches(12, None)
     with pytest.raises(ValueError, match="data.patches.largest=None .* say how large"):
-        data.data(config)
+        data.open_data(config)
 
 
 def test_the_crop_box_reaches_the_source(config, tmp_path):
@@ -88,7 +88,7 @@ def test_the_crop_box_reaches_the_source(config, tmp_path):
     config.data.source = f"folder:{tmp_path}"
     config.data.crop_box = (10, 5, 22, 17)
     config.data.patches.largest = 12
-    opened = data.data(config)
+    opened = data.open_data(config)
     for batches in (
         opened.train(0),
         opened.held_out(1, 8),

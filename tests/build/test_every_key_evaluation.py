@@ -131,11 +131,11 @@ def in_training(config):
         mock.patch.object(during_training.checkpoint, "BestCheckpoint") as best,
     ):
         trained = trained_model(config)
-        how = sampling.sampling(config, trained.net)
+        how = sampling.build_sampling(config, trained.net)
         drawer = make_drawer(how, trained.mesh, 8)
         grids = mock.Mock(spec=TrainingGrids, sampler=how, drawer=drawer)
         evaluations = during_training.TrainingEvaluations(
-            config, folder, data.data(config), trained, grids
+            config, folder, data.open_data(config), trained, grids
         )
         evaluations.evaluate_during(3, state)
         records = [plain(evaluations.evaluate_final(state))]
@@ -167,8 +167,8 @@ def networks(config):
         mock.patch.object(feature_networks.classifier, "train", classifier),
         mock.patch.object(feature_networks.classifier, "save"),
     ):
-        opened = data.data(config)
-        made = feature_networks.networks(
+        opened = data.open_data(config)
+        made = feature_networks.load_networks(
             config, epath.Path(folder), lambda line: None, opened
         )
     return found, len(made)
@@ -194,8 +194,8 @@ def swept(config):
         steps.open_comparison.return_value.record.return_value = {}
         for name in ("metric_fields", "sampling_settings", "provenance"):
             getattr(record, name).return_value = {}
-        plan = build_evaluation.sweep(config)
-        trained, opened = trained_model(config), data.data(config)
+        plan = build_evaluation.read_sweep(config)
+        trained, opened = trained_model(config), data.open_data(config)
         folder = epath.Path("nowhere")
         list(sweep.evaluate_points(config, folder, trained, opened, plan, {}))
     return points

@@ -35,15 +35,15 @@ def module(config):
         made.append(build(*args))
         return made[-1]
 
-    build = network.module
+    build = network.build_module
     with mock.patch.object(network, "module", keep):
-        network.network(config, CLASSES)
+        network.build_network(config, CLASSES)
     return made[-1]
 
 
 def shapes(config):
     """The parameters by name, with their shapes."""
-    net = network.network(config, CLASSES)
+    net = network.build_network(config, CLASSES)
     made = jax.eval_shape(net.init, jax.random.key(0))
     return {
         jax.tree_util.keystr(path): leaf.shape
@@ -65,7 +65,7 @@ def random_params(net):
 
 def call(config, train=False):
     """The output for two patches of two noise levels and classes."""
-    net = network.network(config, CLASSES)
+    net = network.build_network(config, CLASSES)
 
     def apply(params, z_t, logsnr, label, box):
         cond = Conditioning(label=label, box=box)
@@ -81,7 +81,7 @@ def call(config, train=False):
 
 def program(config):
     """The network as JAX traces it: what changes no numbers."""
-    net = network.network(config, CLASSES)
+    net = network.build_network(config, CLASSES)
     z_t = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
 
     def apply(params, z_t):
@@ -233,7 +233,7 @@ def test_masks_are_drawn_at_the_levels_with_dropout_only():
 
 def masks(config):
     """The shapes of the masks that a step of the training draws."""
-    net, drawn = network.network(config, CLASSES), []
+    net, drawn = network.build_network(config, CLASSES), []
     bernoulli = jax.random.bernoulli
 
     def draw(key, p=0.5, shape=None, **options):

@@ -29,7 +29,7 @@ SIZE = (8, 16)
 def restored(config):
     """A measurement, its pseudo-inverse, the restoration, and the network's calls."""
     net, calls = looking(config)
-    how = restoration.restoration(config, net, SIZE)
+    how = restoration.build_restoration(config, net, SIZE)
     x = np.random.default_rng(0).uniform(-1, 1, (2, *SIZE, 3)).astype(np.float32)
     known = np.ones((2, *SIZE, 1), np.float32)
     known[:, 2:6, 4:9] = 0
@@ -59,7 +59,7 @@ def known_latents(config):
         return seen[-1]
 
     with mock.patch.object(latent, "known_cells", known_cells):
-        how = restoration.restoration(config, net, (32, 32), codec=codec)
+        how = restoration.build_restoration(config, net, (32, 32), codec=codec)
         known = jnp.ones((1, 32, 32, 1)).at[:, 13:18, 13:18].set(0)
         zero, y = jnp.zeros(1, jnp.int32), jnp.zeros((1, 32, 32, 3))
         with jax.disable_jit():

@@ -39,15 +39,15 @@ def looking(config, answer=None):
             told = told + cond.box @ jnp.array([0.1, 0.2, 0.3, 0.4])
         return 0.5 * z_t + told[:, None, None, None]
 
-    net = network.network(config, len(NAMES))
+    net = network.build_network(config, len(NAMES))
     return dataclasses.replace(net, apply=apply, init=lambda key: {}), calls
 
 
 def drawing(config):
     """The images of a batch, all calls of the network, and what is said of them."""
     net, calls = looking(config)
-    plan = sampling.plan(config, net, NAMES)
-    how = sampling.sampling(config, net)
+    plan = sampling.read_plan(config, net, NAMES)
+    how = sampling.build_sampling(config, net)
     labels = jnp.asarray(plan.labels[: plan.batch_size])
     index, seed = jnp.arange(len(labels)), jnp.full(len(labels), how.seed, jnp.uint32)
     with jax.disable_jit():
@@ -59,13 +59,13 @@ def drawing(config):
 def extra_sizes(config):
     """The sizes of the samplers that `TrainingGrids` draws its last grids with."""
     net, _ = looking(config)
-    found = sampling.samplers_of_extra_sizes(config, net)
+    found = sampling.build_extra_sizes(config, net)
     return {name: how.size for name, how in found.items()}
 
 
 def parameters(config):
     """Which parameters are read to sample, and to guide by."""
-    mesh, read = training.mesh(config), []
+    mesh, read = training.build_mesh(config), []
 
     def restore(folder, abstract, average=None, step=None):
         read.append((epath.Path(folder).name, average, step))
@@ -158,7 +158,7 @@ def test_a_network_is_called_for_two_classes_inside_the_interval_of_guidance_onl
     config = tiny()
     config.sample.update(steps=6, guidance=2.0, guidance_low=-1.0, guidance_high=3.0)
     net, _ = looking(config)
-    grid = image_geometry.image_geometry(config, net, None, 6).grid
+    grid = image_geometry.build_geometry(config, net, None, 6).grid
     assert 0 < ((grid >= -1) & (grid < 3)).sum() < 6
     _, calls, _ = drawing(config)
     assert len(calls) == 6
@@ -184,7 +184,7 @@ def test_an_estimate_out_of_range_is_clipped_as_the_config_says(clip, low, high)
     def progress(done, steps, x_hat):
         seen.append(np.asarray(x_hat))
 
-    how = sampling.sampling(config, net, progress=progress)
+    how = sampling.build_sampling(config, net, progress=progress)
     zero = jnp.zeros(1, jnp.int32)
     with jax.disable_jit():
         how.draw(Weights({}), zero, zero, zero)

@@ -23,7 +23,7 @@ from tests.build.every_key import Case, check, kinds, set_keys, tiny, write_imag
 
 def first_batches(config):
     """The classes, and the first batches of the training and of held-out images."""
-    opened = data.data(config)
+    opened = data.open_data(config)
     found = []
     for batches in (opened.train(0), opened.held_out(4, 8)):
         batch = next(batches)
@@ -37,13 +37,13 @@ def tfds_folder(config):
     with mock.patch.object(catalogue.tfds_source, "TfdsSource") as source:
         source.return_value.class_names = ()
         source.return_value.__len__.return_value = 1
-        data.data(config)
+        data.open_data(config)
     return source.call_args.args[1]
 
 
 def with_apply(config, apply, num_classes=3):
     """The network of a config with another function in place of its own."""
-    return dataclasses.replace(network.network(config, num_classes), apply=apply)
+    return dataclasses.replace(network.build_network(config, num_classes), apply=apply)
 
 
 def linear(params, z_t, logsnr, cond, dropout_key=None):
@@ -52,7 +52,7 @@ def linear(params, z_t, logsnr, cond, dropout_key=None):
 
 def losses(config):
     """Losses and noise levels of a batch of patches, whatever the data is."""
-    objective = diffusion.objective(config, with_apply(config, linear))
+    objective = diffusion.build_objective(config, with_apply(config, linear))
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     box = np.tile(np.array([[0, 0, 1, 1], [0.5, 0.25, 1, 0.75]], np.float32), (4, 1))
     label = jnp.arange(8, dtype=jnp.int32) % 3
@@ -64,7 +64,7 @@ def losses(config):
 def updates(config):
     """Three updates of a kernel and a bias; or why there is no optimizer."""
     try:
-        adam = training.adam(config, total_steps=4)
+        adam = training.build_optimizer(config, total_steps=4)
     except ValueError as error:
         return str(error)
     params = {"kernel": jnp.array([2.0, -3.0]), "bias": jnp.array([1.0])}
@@ -79,7 +79,7 @@ def updates(config):
 def averages(config):
     """The decay of each average at some steps."""
     steps = (1, 3, 100)
-    tracked = training.averages(config)
+    tracked = training.build_averages(config)
     return {
         name: [float(a(jnp.int32(k))) for k in steps] for name, a in tracked.items()
     }
@@ -88,7 +88,7 @@ def averages(config):
 def placement(config):
     """The devices along each axis, and how they share a batch of images."""
     try:
-        mesh = training.mesh(config)
+        mesh = training.build_mesh(config)
     except ValueError as error:  # these devices are in one slice
         return str(error)
     return dict(mesh.shape), str(training.batch_shardings(config, mesh)(4).spec)
@@ -98,7 +98,7 @@ def patience(config):
     """What the watchdog is made with that each mode enters before all else."""
     made = training.cluster.Watchdog
     with mock.patch.object(training.cluster, "Watchdog", wraps=made) as watchdog:
-        training.watch(config)
+        training.build_watchdog(config)
     return dict(watchdog.call_args.kwargs)
 
 
@@ -307,7 +307,7 @@ def test_a_key_changes_what_it_describes(key, folder):
 
 def objective_of(config, apply, count):
     """The objective with a network that only looks, and a batch of black images."""
-    objective = diffusion.objective(config, with_apply(config, apply))
+    objective = diffusion.build_objective(config, with_apply(config, apply))
     batch = Batch(
         image=np.zeros((count, 2, 2, 3), np.uint8),
         label=np.arange(count, dtype=np.int32) % 3,
@@ -341,9 +341,9 @@ def test_as_many_labels_are_dropped_as_the_config_says(rate):
 def test_gamma_bounds_the_weight_of_the_clean_image(weighting, gamma):
     config = tiny()
     config.loss.update(weighting=weighting, min_snr_gamma=gamma)
-    own = diffusion.schedule(config)
+    own = diffusion.build_schedule(config)
     logsnr = jnp.linspace(-4, 8, 13)
-    weight = diffusion.weight(config, process.VP)(own)(logsnr)
+    weight = diffusion.build_weighting(config, process.VP)(own)(logsnr)
     snr = np.exp(np.asarray(logsnr, np.float64))
     bound = np.minimum(snr, gamma)
     if weighting == "soft_min_snr":
@@ -358,7 +358,7 @@ def test_the_first_update_is_that_of_the_clipped_gradient(limit, norm):
     config = tiny()
     # With a large eps Adam's first step depends on the size of the gradient.
     config.optimizer.update(clip_norm=limit, eps=1.0, warmup_steps=0)
-    adam = training.adam(config, total_steps=4)
+    adam = training.build_optimizer(config, total_steps=4)
     grads = {"kernel": jnp.array([3.0]), "bias": jnp.array([-4.0])}
     update, _ = adam.transform.update(grads, adam.transform.init(grads), grads)
     for name, sign in (("kernel", 0.6), ("bias", -0.8)):
@@ -369,7 +369,7 @@ def test_the_first_update_is_that_of_the_clipped_gradient(limit, norm):
 
 def images_by_pixels(config):
     """The images of the first epoch, by what identifies them in either direction."""
-    batches = data.data(config).train(0)
+    batches = data.open_data(config).train(0)
     found = np.concatenate([next(batches).image for _ in range(2)])
     batches.close()
     return found
@@ -409,8 +409,8 @@ def test_the_loss_on_held_out_images_drops_neither_labels_nor_units():
     config.loss.label_drop = 1.0
     _, batch = objective_of(config, apply, count=8)
     net = with_apply(config, apply)
-    measured = evaluation.evaluator(
-        config, net, {}, lambda: iter([batch]), training.mesh(config)
+    measured = evaluation.build_evaluator(
+        config, net, {}, lambda: iter([batch]), training.build_mesh(config)
     )
     nothing = mock.patch.object(  # a loop over 256 levels, which calls no network
         likelihood, "reconstruction", lambda x, eps, logsnr: jnp.zeros(len(x))

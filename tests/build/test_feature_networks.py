@@ -17,8 +17,8 @@ def tiny():
 
 def test_a_classifier_is_trained_once_and_stored(tmp_path, monkeypatch):
     config, said = tiny(), []
-    opened = data.data(config)
-    (made,) = feature_networks.networks(
+    opened = data.open_data(config)
+    (made,) = feature_networks.load_networks(
         config, epath.Path(tmp_path), said.append, opened
     )
     assert made.name == "digits"
@@ -26,14 +26,14 @@ def test_a_classifier_is_trained_once_and_stored(tmp_path, monkeypatch):
     assert any("training a classifier of digits" in line for line in said)
     train = classifier.train
     monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained again"))
-    (again,) = feature_networks.networks(
+    (again,) = feature_networks.load_networks(
         config, epath.Path(tmp_path), said.append, opened
     )
     assert again.digest == made.digest
     # Other images or training settings give another classifier.
     monkeypatch.setattr(classifier, "train", train)
     config.evaluate.classifier_steps = 3
-    (other,) = feature_networks.networks(
+    (other,) = feature_networks.load_networks(
         config, epath.Path(tmp_path), said.append, opened
     )
     assert other.digest != made.digest
@@ -42,8 +42,8 @@ def test_a_classifier_is_trained_once_and_stored(tmp_path, monkeypatch):
 def test_without_classes_features_are_thumbnails(tmp_path):
     config, said = tiny(), []
     config.data.num_classes = 0
-    (made,) = feature_networks.networks(
-        config, epath.Path(tmp_path), said.append, data.data(config)
+    (made,) = feature_networks.load_networks(
+        config, epath.Path(tmp_path), said.append, data.open_data(config)
     )
     assert made.name == "thumbnail"
     assert "without classes" in said[0]
@@ -53,8 +53,8 @@ def test_duplicate_features_are_removed(tmp_path):
     config = tiny()
     config.data.num_classes = 0
     config.evaluate.networks = ("source", "thumbnail")
-    opened = data.data(config)
-    made = feature_networks.networks(
+    opened = data.open_data(config)
+    made = feature_networks.load_networks(
         config, epath.Path(tmp_path), lambda line: None, opened
     )
     assert [network.name for network in made] == ["thumbnail"]
@@ -78,7 +78,7 @@ def test_invalid_networks_are_named(change, message):
     config = tiny()
     config.evaluate.update(change)
     with pytest.raises(ValueError, match=message):
-        feature_networks.check(config)
+        feature_networks.check_networks(config)
 
 
 def test_missing_weights_name_the_command_that_converts_them(tmp_path):
@@ -86,7 +86,11 @@ def test_missing_weights_name_the_command_that_converts_them(tmp_path):
     config.evaluate.networks = ("inception",)
     config.evaluate.inception_weights = str(tmp_path / "none.npz")
     with pytest.raises(FileNotFoundError, match="modes.convert inception"):
-        feature_networks.networks(config, epath.Path(tmp_path), lambda line: None, None)
+        feature_networks.load_networks(
+            config, epath.Path(tmp_path), lambda line: None, None
+        )
     np.savez(tmp_path / "none.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="none.npz"):
-        feature_networks.networks(config, epath.Path(tmp_path), lambda line: None, None)
+        feature_networks.load_networks(
+            config, epath.Path(tmp_path), lambda line: None, None
+        )

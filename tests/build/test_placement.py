@@ -74,9 +74,9 @@ def shapes():
     """Returns the state of a run as shapes."""
     config = imagenet512.get_config("uvit")
     plan = state.blueprint(
-        network.network(config, num_classes=1000).init,
-        training.adam(config, total_steps=500_000),
-        training.averages(config),
+        network.build_network(config, num_classes=1000).init,
+        training.build_optimizer(config, total_steps=500_000),
+        training.build_averages(config),
         mesh=sharding.make_mesh(devices=jax.devices()[:1]),
     )
     return plan.abstract

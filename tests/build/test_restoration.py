@@ -59,7 +59,7 @@ def half():
 
 def restored(config, net=None, codec=PIXELS, n=4):
     net = gaussian() if net is None else net
-    how = restoration.restoration(config, net, SIZE, codec=codec)
+    how = restoration.build_restoration(config, net, SIZE, codec=codec)
     x = jax.random.uniform(jax.random.key(0), (n, *SIZE, 3), minval=-1.0)
     seed, index = jnp.zeros(n, jnp.uint32), jnp.arange(n)
     label = jnp.full(n, net.num_classes)
@@ -111,15 +111,17 @@ def test_every_solver_keeps_known_pixels_to_the_bit(solver, family):
 def test_noise_is_stated_for_images_from_0_to_1(task):
     config = settings(task=task, sigma_y=0.1)
     how, x, y, known, found = restored(config)
-    clean = restoration.restoration(settings(task="super_resolution"), gaussian(), SIZE)
+    clean = restoration.build_restoration(
+        settings(task="super_resolution"), gaussian(), SIZE
+    )
     if task == "super_resolution":
         noise = y - clean.measure(x, known, jnp.zeros(4, int), jnp.arange(4))
         np.testing.assert_allclose(noise.std(), 0.2, rtol=0.1)
     # The solver uses the same scale.
     operator = parse_degradation(config).operator(SIZE, known)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(4))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(4))
     solver = ddnm.ddnm_plus(operator, y, 0.2)
-    own = diffusion.schedule(config, (SIZE[0] * SIZE[1]) ** 0.5)
+    own = diffusion.build_schedule(config, (SIZE[0] * SIZE[1]) ** 0.5)
     how = Gaussian().denoiser(), solver, lambda x: x, grids.uniform_t(own, 10), keys
     want = travel.restore(*how, (*SIZE, 3))
     np.testing.assert_allclose(found, want, atol=1e-4)
@@ -127,7 +129,7 @@ def test_noise_is_stated_for_images_from_0_to_1(task):
 
 def test_the_measurement_of_an_image_depends_only_on_its_index():
     config = settings(task="denoise", sigma_y=0.1)
-    how = restoration.restoration(config, gaussian(), SIZE)
+    how = restoration.build_restoration(config, gaussian(), SIZE)
     x, known = jnp.zeros((3, *SIZE, 3)), jnp.ones((3, *SIZE, 1))
     every = how.measure(x, known, jnp.zeros(3, int), jnp.array([4, 5, 6]))
     one = how.measure(x[:1], known[:1], jnp.zeros(1, int), jnp.array([5]))
@@ -142,7 +144,7 @@ def test_network_calls_are_counted(solver, length, repeat, calls):
     config = settings(
         solver=solver, steps=20, travel_length=length, travel_repeat=repeat
     )
-    how = restoration.restoration(config, gaussian(), SIZE)
+    how = restoration.build_restoration(config, gaussian(), SIZE)
     assert how.network_calls == calls
 
 
@@ -170,12 +172,12 @@ def test_a_weaker_model_guides_without_classes():
     )
     config = settings(task="super_resolution", solver="ddim", eta=0.0)
     config.sample.guidance = 2.0
-    how = restoration.restoration(config, gaussian(), SIZE, zero)
+    how = restoration.build_restoration(config, gaussian(), SIZE, zero)
     twice = dataclasses.replace(
         gaussian(), apply=lambda *args, **_: 2 * gaussian().apply(*args)
     )
     plain = settings(task="super_resolution", solver="ddim", eta=0.0)
-    want = restoration.restoration(plain, twice, SIZE)
+    want = restoration.build_restoration(plain, twice, SIZE)
     arguments = jnp.arange(1), jnp.zeros(1, jnp.int32), jnp.zeros((1, 4, 8, 3))
     known = jnp.ones((1, *SIZE, 1))
     np.testing.assert_allclose(
@@ -194,8 +196,8 @@ def seen_labels(config, label, names=()):
         return jnp.zeros_like(z_t)
 
     net = dataclasses.replace(gaussian(num_classes=3), apply=apply)
-    plan = restoration.plan(config, net, names)
-    how = restoration.restoration(config, net, SIZE)
+    plan = restoration.read_plan(config, net, names)
+    how = restoration.build_restoration(config, net, SIZE)
     seen.clear()
     known = jnp.ones((1, *SIZE, 1))
     with jax.disable_jit():
@@ -248,7 +250,9 @@ def patch_codec(kept=4):
 def in_latents(n=512, dilate=(0, 0), **changes):
     config = settings(solver="ddim", eta=1.0, steps=64, dilate=dilate, **changes)
     codec, size = patch_codec(), (16, 16)
-    how = restoration.restoration(config, gaussian(channels=12), size, codec=codec)
+    how = restoration.build_restoration(
+        config, gaussian(channels=12), size, codec=codec
+    )
     x = jax.random.uniform(jax.random.key(0), (1, *size, 3), minval=-1.0)
     known = np.ones((1, *size, 1), np.float32)
     known[:, 4:8, 4:8] = 0  # one cell of the latent image
@@ -294,7 +298,7 @@ def test_the_hole_grows_in_latents_and_the_known_pixels_stay(dilate, imposed):
         return codec.decode(params, cells)
 
     spy = codec._replace(decode=decode)
-    how = restoration.restoration(config, net, (16, 16), codec=spy)
+    how = restoration.build_restoration(config, net, (16, 16), codec=spy)
     x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3), minval=-1.0)
     known = np.ones((1, 16, 16, 1), np.float32)
     known[:, 4:8, 4:8] = 0
@@ -411,7 +415,7 @@ def test_only_in_painting_is_linear_in_latents():
 def test_a_plan_names_the_key_that_is_wrong(changes, match):
     net = gaussian(num_classes=3)
     with pytest.raises(ValueError, match=match):
-        restoration.plan(settings(**changes), net, ("a", "b", "c"))
+        restoration.read_plan(settings(**changes), net, ("a", "b", "c"))
 
 
 def test_a_blur_of_another_sigma_has_taps_up_to_three_sigma():

@@ -23,7 +23,7 @@ def tiny(num_classes=3):
         base_channels=4,
         emb_channels=8,
     )
-    return config, network.network(config, num_classes)
+    return config, network.build_network(config, num_classes)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_class_that_does_not_exist_lists_those_that_do(text):
 def test_labels_cycle_through_the_classes():
     config, net = tiny()
     config.sample.count = 5
-    plan = sampling.plan(config, net, ("a", "b", "c"))
+    plan = sampling.read_plan(config, net, ("a", "b", "c"))
     assert plan.labels.tolist() == [0, 1, 2, 0, 1]
 
 
@@ -57,14 +57,14 @@ def test_an_indivisible_size_names_the_multiple():
     config, net = tiny()
     config.sample.size = "9x8"
     with pytest.raises(ValueError, match="sample.size=9x8.*multiples of 2"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 def test_an_indivisible_resolution_names_the_key():
     config, _ = tiny()
     config.data.resolution = 9
     with pytest.raises(ValueError, match="data.resolution=9.*multiples of 2"):
-        network.network(config, 3)
+        network.build_network(config, 3)
 
 
 def test_a_model_without_classes_is_sampled_without_guidance():
@@ -72,11 +72,11 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     params = net.init(jax.random.key(0))
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     config.sample.update(steps=2, guidance=1.0)
-    plain = sampling.sampling(config, net).draw(
+    plain = sampling.build_sampling(config, net).draw(
         Weights(params), 0 * index, index, label
     )
     config.sample.guidance = 3.0
-    sampler = sampling.sampling(config, net)
+    sampler = sampling.build_sampling(config, net)
     assert sampler.guidance == 1.0  # which the record must contain
     guided = sampler.draw(*arguments)
     np.testing.assert_array_equal(plain, guided)
@@ -86,7 +86,7 @@ def test_a_weaker_model_of_another_scale_is_an_error():
     config, net = tiny()
     weak = dataclasses.replace(net, family=process.FLOW)
     with pytest.raises(ValueError, match="family=flow, this one vp"):
-        sampling.sampling(config, net, weak)
+        sampling.build_sampling(config, net, weak)
 
 
 @pytest.mark.parametrize("key", ["solver", "grid", "clip"])
@@ -94,7 +94,7 @@ def test_an_unknown_option_lists_the_known_ones(key):
     config, net = tiny()
     config.sample[key] = "magic"
     with pytest.raises(ValueError, match=f"sample.{key}='magic' must be one of"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_an_unknown_option_lists_the_known_ones(key):
 def test_counted_network_calls_are_those_of_the_solver(solver, calls):
     config, net = tiny()
     config.sample.solver, config.sample.steps = solver, 7
-    assert sampling.sampling(config, net).network_calls == calls
+    assert sampling.build_sampling(config, net).network_calls == calls
 
 
 def test_a_level_table_with_a_missing_entry_names_the_column():
     config, _ = tiny()
     config.model.blocks = (1, 1, 1)
     with pytest.raises(ValueError, match="blocks: 3"):
-        network.network(config, 3)
+        network.build_network(config, 3)
 
 
 def anyres(**model):
@@ -118,7 +118,7 @@ def anyres(**model):
     config, _ = tiny()
     config.data.patches = base.patches(8, 16)
     config.model.update(place_bands=2, scale_embedding=True, **model)
-    return config, network.network(config, 3)
+    return config, network.build_network(config, 3)
 
 
 def seen_by_the_network(config, net, monkeypatch):
@@ -132,7 +132,7 @@ def seen_by_the_network(config, net, monkeypatch):
 
     looking = dataclasses.replace(net, apply=apply)
     monkeypatch.setattr(image_geometry, "check_size", lambda *_: None)  # it divides all
-    sampler = sampling.sampling(config, looking)
+    sampler = sampling.build_sampling(config, looking)
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     with jax.disable_jit():
         sampler.draw(Weights({}), 0 * index, index, label)
@@ -165,7 +165,7 @@ def test_noise_levels_follow_the_resolution(shifts, steps):
     config, _ = anyres()
     config.diffusion.shift_by_resolution = shifts
     t = jnp.linspace(0.1, 0.9, 5)
-    own, larger = diffusion.schedule(config), diffusion.schedule(config, 16)
+    own, larger = diffusion.build_schedule(config), diffusion.build_schedule(config, 16)
     np.testing.assert_allclose(larger(t) - own(t), steps, atol=1e-5)
 
 
@@ -175,9 +175,9 @@ def test_windows_as_large_as_the_image_change_nothing(guided):
     params = lively(net)
     config.sample.update(size="16x16", steps=2, guidance=guided)
     index, label = jnp.arange(2), jnp.array([0, 2])
-    whole = sampling.sampling(config, net)
+    whole = sampling.build_sampling(config, net)
     config.sample.window = 16
-    windows = sampling.sampling(config, net)
+    windows = sampling.build_sampling(config, net)
     assert (whole.windows, windows.windows) == (None, 1)
     a, b = (
         jax.jit(s.draw)(Weights(params), 0 * index, index, label)
@@ -189,13 +189,13 @@ def test_windows_as_large_as_the_image_change_nothing(guided):
 def test_windows_are_counted_and_must_fit_the_network():
     config, net = anyres()
     config.sample.update(size="16x24", window=8, window_stride=4)
-    assert sampling.sampling(config, net).windows == 3 * 5
+    assert sampling.build_sampling(config, net).windows == 3 * 5
     config.sample.window = 7
     with pytest.raises(ValueError, match="sample.window=7x7.*multiples of 2.*8x8"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
     config.sample.window = 0
     with pytest.raises(ValueError, match="sample.window=0"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_which_models_use_positions():
     # Only patches have positions: without them every image is a full image.
     config, _ = anyres()
     config.data.patches = None
-    assert not network.network(config, 3).knows_place
+    assert not network.build_network(config, 3).knows_place
 
 
 def lively(net):
@@ -227,11 +227,11 @@ def test_a_coarse_image_gives_its_structure_to_a_larger_one():
     config, net = anyres()
     params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
-    small = jax.jit(sampling.sampling(config, net).draw)(
+    small = jax.jit(sampling.build_sampling(config, net).draw)(
         Weights(params), 0 * index, index, label
     )
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
-    sampler = sampling.sampling(config, net)
+    sampler = sampling.build_sampling(config, net)
     # So late that the noise hides almost nothing of the small image. (Sampled directly
     # from noise, the large image is 80 grey levels away.)
     large = jax.jit(sampler.draw)(*arguments)
@@ -244,7 +244,7 @@ def test_a_coarse_image_gives_its_structure_to_a_larger_one():
 def test_the_cut_of_a_coarse_image_is_its_middle():
     config, net = anyres()
     config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
-    one = image_geometry.image_geometry(config, net, "8x16", config.sample.steps)
+    one = image_geometry.build_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
     cut = one.enlarged(x, (0.0, 0.0, 1.0, 1.0))
     assert cut.shape == (1, 8, 16, 3)
@@ -255,7 +255,7 @@ def test_the_cut_of_a_coarse_image_is_its_middle():
 def test_a_coarse_image_that_is_not_smaller_is_skipped():
     config, net = anyres()
     config.sample.update(size="8x8", coarse_size="8x8", steps=4)
-    assert sampling.sampling(config, net).network_calls == 4
+    assert sampling.build_sampling(config, net).network_calls == 4
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
     config.sample.update(size="16x16", coarse_size="8x8")
     config.sample[key] = value
     with pytest.raises(ValueError, match=f"sample.{key}={value!r}".replace("'", ".?")):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 @pytest.mark.parametrize(("extrapolate", "told"), [(False, (8, 16)), (True, (32, 64))])
@@ -276,19 +276,21 @@ def test_above_the_largest_training_size_the_network_is_given_that_size(
 ):
     config, net = anyres()
     config.sample.extrapolate = extrapolate
-    one = image_geometry.image_geometry(config, net, "32x64", config.sample.steps)
+    one = image_geometry.build_geometry(config, net, "32x64", config.sample.steps)
     assert one.network_size == told
-    first = diffusion.schedule(config, (told[0] * told[1]) ** 0.5)(jnp.float32(1.0))
+    first = diffusion.build_schedule(config, (told[0] * told[1]) ** 0.5)(
+        jnp.float32(1.0)
+    )
     np.testing.assert_allclose(one.grid[0], first, rtol=1e-6)
-    within = image_geometry.image_geometry(config, net, "12x16", config.sample.steps)
+    within = image_geometry.build_geometry(config, net, "12x16", config.sample.steps)
     assert within.network_size == (12, 16)
 
 
 def test_a_coarse_image_that_was_cut_is_not_cut_again():
     config, net = anyres()
     config.sample.update(frame="cut")
-    coarse = image_geometry.image_geometry(config, net, "4x8", config.sample.steps)
-    fine = image_geometry.image_geometry(config, net, "8x16", config.sample.steps)
+    coarse = image_geometry.build_geometry(config, net, "4x8", config.sample.steps)
+    fine = image_geometry.build_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 8, 3))
     want = jax.image.resize(x, (1, 8, 16, 3), "cubic")
     np.testing.assert_array_equal(fine.enlarged(x, coarse.box), want)
@@ -298,28 +300,28 @@ def test_a_coarse_image_that_shows_too_little_is_an_error():
     config, net = anyres()
     config.sample.update(frame="cut", size="16x16", coarse_size="4x8")
     with pytest.raises(ValueError, match="sample.coarse_size=4x8 shows less"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 def test_a_size_of_zero_names_the_nearest():
     config, net = tiny()
     config.sample.size = "0x8"
     with pytest.raises(ValueError, match="sample.size=0x8.*nearest is 2x8"):
-        sampling.sampling(config, net)
+        sampling.build_sampling(config, net)
 
 
 def test_an_extra_size_that_does_not_divide_names_its_key():
     config, net = anyres()
     config.sample.also_sizes = ("8x9",)
     with pytest.raises(ValueError, match="sample.also_sizes=8x9"):
-        sampling.samplers_of_extra_sizes(config, net)
+        sampling.build_extra_sizes(config, net)
 
 
 def test_the_default_size_is_the_smallest_full_image_size():
     config, _ = anyres()
     config.data.patches.smallest = 12
-    net = network.network(config, 3)
-    assert sampling.sampling(config, net).size == (12, 12)
+    net = network.build_network(config, 3)
+    assert sampling.build_sampling(config, net).size == (12, 12)
 
 
 @pytest.mark.parametrize(
@@ -335,9 +337,9 @@ def test_the_default_size_is_the_smallest_full_image_size():
 def test_each_use_of_positions_is_recognised(model):
     config, _ = tiny()
     config.data.patches = base.patches(8, 16)
-    assert not network.network(config, 3).knows_place
+    assert not network.build_network(config, 3).knows_place
     config.model.update(model)
-    assert network.network(config, 3).knows_place
+    assert network.build_network(config, 3).knows_place
 
 
 def test_a_table_of_positions_is_refused_for_patches():
@@ -345,7 +347,7 @@ def test_a_table_of_positions_is_refused_for_patches():
     config.data.patches = base.patches(8, 16)
     config.model = networks.uvit()
     with pytest.raises(ValueError, match="model.position='learned' is a table"):
-        network.network(config, 3)
+        network.build_network(config, 3)
 
 
 def test_a_size_that_the_weaker_model_does_not_support_names_the_key():
@@ -353,7 +355,7 @@ def test_a_size_that_the_weaker_model_does_not_support_names_the_key():
     other, _ = tiny()
     other.data.resolution = 16
     other.model.update(channels=(8, 8, 8, 8), blocks=(1,) * 4, heads=(1,) * 4)
-    weak = network.network(other, 3)
+    weak = network.build_network(other, 3)
     config.sample.size = "12x12"
     with pytest.raises(ValueError, match="guidance_workdir.*multiples of 8"):
-        sampling.sampling(config, net, weak)
+        sampling.build_sampling(config, net, weak)

@@ -18,59 +18,59 @@ def config(**train):
 def test_a_duration_may_be_given_in_steps_epochs_or_examples(keys):
     # 200 examples in an epoch, 10 in a batch.
     made = config(**({"total_steps": 0, "batch_size": 10} | keys))
-    assert training.plan(made, epoch=200).total == 30
+    assert training.read_plan(made, epoch=200).total == 30
 
 
 def test_a_part_of_a_batch_counts_as_a_step():
     made = config(total_steps=0, total_examples=301, batch_size=10)
-    assert training.plan(made, epoch=200).total == 31
+    assert training.read_plan(made, epoch=200).total == 31
 
 
 def test_a_duration_given_twice_names_both_keys():
     with pytest.raises(ValueError, match=r"total_steps=500000 and train.total_epochs"):
-        training.plan(config(total_epochs=2.0), epoch=100)
+        training.read_plan(config(total_epochs=2.0), epoch=100)
 
 
 def test_a_missing_duration_is_an_error():
     with pytest.raises(ValueError, match="train.total_steps, _epochs or _examples"):
-        training.plan(config(total_steps=0), epoch=100)
+        training.read_plan(config(total_steps=0), epoch=100)
 
 
 def test_a_negative_duration_names_its_key():
     with pytest.raises(ValueError, match="train.sample_every_steps=-1 must not"):
-        training.plan(config(sample_every_steps=-1), epoch=100)
+        training.read_plan(config(sample_every_steps=-1), epoch=100)
 
 
 @pytest.mark.parametrize("key", ["skips_allowed", "profile_steps"])
 def test_a_negative_number_of_steps_names_its_key(key):
     with pytest.raises(ValueError, match=f"train.{key}=-1 is negative"):
-        training.plan(config(**{key: -1}), epoch=100)
+        training.read_plan(config(**{key: -1}), epoch=100)
 
 
 def test_an_endless_source_has_no_epochs():
     with pytest.raises(ValueError, match="train.total_epochs=2.0.*endless"):
-        training.plan(config(total_steps=0, total_epochs=2.0), epoch=2**40)
+        training.read_plan(config(total_steps=0, total_epochs=2.0), epoch=2**40)
 
 
 @pytest.mark.parametrize("key", ["batch_size", "accumulate", "keep_checkpoints"])
 def test_a_number_out_of_range_names_its_key(key):
     with pytest.raises(ValueError, match=f"train.{key}=0"):
-        training.plan(config(**{key: 0}), epoch=100)
+        training.read_plan(config(**{key: 0}), epoch=100)
 
 
 def test_a_batch_that_cannot_be_cut_names_both_keys():
     with pytest.raises(ValueError, match="batch_size=10 .* train.accumulate=4"):
-        training.plan(config(batch_size=10, accumulate=4), epoch=100)
+        training.read_plan(config(batch_size=10, accumulate=4), epoch=100)
 
 
 def test_a_batch_that_the_devices_cannot_share_names_the_axes():
     assert jax.device_count() == 8
     with pytest.raises(ValueError, match="train.batch_size=12 .* 8 devices"):
-        training.check_batch(12, training.mesh(config()))
+        training.check_batch(12, training.build_mesh(config()))
 
 
 def test_parts_of_a_batch_that_the_devices_cannot_share_name_the_keys():
-    devices = training.mesh(config())
+    devices = training.build_mesh(config())
     training.check_batch(32, devices, accumulate=4)
     with pytest.raises(ValueError, match="train.accumulate=4 parts gives 6 images"):
         training.check_batch(24, devices, accumulate=4)
@@ -81,39 +81,41 @@ def test_rows_that_the_devices_cannot_share_name_the_keys():
     made.mesh.update(data=1, tensor=-1, split_rows=True)
     made.data.resolution = 60
     with pytest.raises(ValueError, match="data.resolution=60 .* mesh.tensor=8"):
-        training.mesh(made)
+        training.build_mesh(made)
     made.data.resolution = 64
-    place = training.batch_shardings(made, training.mesh(made))
+    place = training.batch_shardings(made, training.build_mesh(made))
     assert place(4).shard_shape((1, 64, 64, 3)) == (1, 8, 64, 3)
     made.mesh.split_rows = False
-    assert training.batch_shardings(made, training.mesh(made))(4).is_fully_replicated
+    assert training.batch_shardings(made, training.build_mesh(made))(
+        4
+    ).is_fully_replicated
 
 
 def test_slices_come_from_the_config():
     made = config()
     made.mesh.slices = 2
     with pytest.raises(ValueError, match="mesh.slices=2 does not divide"):
-        training.mesh(made)
+        training.build_mesh(made)
 
 
 def test_a_weight_decay_that_nothing_uses_is_an_error():
     made = config()
     made.optimizer.weight_decay = 0.1
     with pytest.raises(ValueError, match="optimizer.weight_decay=0.1 .*adamw"):
-        training.adam(made, 100)
+        training.build_optimizer(made, 100)
 
 
 def test_a_warm_up_longer_than_a_cosine_names_both_keys():
     made = config()
     made.optimizer.decay = "cosine"
     with pytest.raises(ValueError, match="optimizer.warmup_steps=10000 .*total_steps"):
-        training.adam(made, 100)
+        training.build_optimizer(made, 100)
 
 
 def test_each_power_average_has_a_name_of_its_own():
     made = config()
     made.ema.power = (0.05, 0.1)
-    averages = training.averages(made)
+    averages = training.build_averages(made)
     assert list(averages) == ["main", "power_0.05", "power_0.1"]
     # After two updates a short average follows the parameters more closely.
     rates = [float(averages[n](jnp.int32(2))) for n in ("power_0.05", "power_0.1")]

@@ -73,28 +73,28 @@ def sections(config, path="config"):
 
 def build_everything(config):
     try:
-        data.data(config)
+        data.open_data(config)
     except ValueError as error:
         # The user must prepare ImageNet; all keys are read before that error.
         assert config.data.source in str(error)
-    plan = training.plan(config, epoch=1000)
-    training.mesh(config)
-    training.watch(config)
-    training.adam(config, plan.total)
-    training.averages(config)
-    net = network.network(config, classes(config))
-    diffusion.objective(config, net)
-    sampling.plan(config, net, ())
-    sampling.checkpoint_choice(config)
+    plan = training.read_plan(config, epoch=1000)
+    training.build_mesh(config)
+    training.build_watchdog(config)
+    training.build_optimizer(config, plan.total)
+    training.build_averages(config)
+    net = network.build_network(config, classes(config))
+    diffusion.build_objective(config, net)
+    sampling.read_plan(config, net, ())
+    sampling.read_checkpoint_choice(config)
     export.plan(config)
-    sampling.sampling(config, net)
-    sampling.samplers_of_extra_sizes(config, net)
-    build_evaluation.plan(config)
-    build_evaluation.sweep(config)
-    feature_networks.check(config)
+    sampling.build_sampling(config, net)
+    sampling.build_extra_sizes(config, net)
+    build_evaluation.read_plan(config)
+    build_evaluation.read_sweep(config)
+    feature_networks.check_networks(config)
     config.restore.update(input="photo.png", hole_mask="mask.png")
-    restoration.plan(config, net, ())
-    restoration.restoration(config, net, net.size[:2])
+    restoration.read_plan(config, net, ())
+    restoration.build_restoration(config, net, net.size[:2])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def build_everything(config):
 )
 def test_the_papers_networks_have_the_papers_number_of_parameters(name, count):
     config = recipe(name)
-    net = network.network(config, classes(config))
+    net = network.build_network(config, classes(config))
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     assert arrays.tree_size(shapes) == count
 
@@ -146,12 +146,12 @@ def reduced(config):
 @pytest.mark.parametrize("name", [r for r in RECIPES if not r.endswith("_center")])
 def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
     config = reduced(recipe(name))
-    net = network.network(config, num_classes=3)
-    optimizer = training.adam(config, total_steps=10**6)
-    averages = training.averages(config)
+    net = network.build_network(config, num_classes=3)
+    optimizer = training.build_optimizer(config, total_steps=10**6)
+    averages = training.build_averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     start = state.blueprint(net.init, optimizer, averages, mesh=mesh).create()
-    objective = diffusion.objective(config, net)
+    objective = diffusion.build_objective(config, net)
     train_step = jax.jit(step.make_train_step(objective, optimizer, averages))
     b, side = config.train.batch_size, config.data.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)

@@ -20,7 +20,7 @@ def test_values_outside_the_range_are_clipped_and_do_not_wrap():
 
 
 def test_grid_holds_each_image_once_on_white():
-    sheet = images.grid(np.zeros((3, 4, 5, 3), np.uint8), columns=2, pad=1)
+    sheet = images.make_grid(np.zeros((3, 4, 5, 3), np.uint8), columns=2, pad=1)
     assert sheet.shape == (2 * 5 + 1, 2 * 6 + 1, 3)
     assert (sheet == 0).sum() == 3 * 4 * 5 * 3
 

@@ -93,7 +93,7 @@ def test_bound_with_the_exact_denoiser_is_the_entropy_of_the_data():
     u_key, x_key, key = jax.random.split(jax.random.key(6), 3)
     x = jax.random.choice(x_key, LEVELS, (n, 4, 4, 1), p=jnp.asarray(p, jnp.float32))
     u = time_distributions.stratified().sample(u_key, n)
-    keys = rng.per_example(key, jnp.arange(n))
+    keys = rng.derive_example_keys(key, jnp.arange(n))
     got = jax.jit(lambda x, u: likelihood.bound(denoise, x, COSINE, u, keys))(x, u)
     # 32768 squared normals of uneven size: a standard error of 0.8 %.
     np.testing.assert_allclose(got.total.mean(), entropy, rtol=0.03)
@@ -104,7 +104,7 @@ def test_bound_with_the_exact_denoiser_is_the_entropy_of_the_data():
 def test_bound_ends_where_the_schedule_does():
     n, schedule = 512, schedules.cosine(-4.0, 9.0)
     x = jax.random.choice(jax.random.key(9), LEVELS, (n, 4, 4, 1))
-    keys = rng.per_example(jax.random.key(10), jnp.arange(n))
+    keys = rng.derive_example_keys(jax.random.key(10), jnp.arange(n))
     u = jnp.arange(n) / n
     got = likelihood.bound(Gaussian().denoiser(), x, schedule, u, keys)
     np.testing.assert_allclose(got.prior, likelihood.prior(x, at(-4.0, x)), rtol=1e-5)
@@ -118,7 +118,7 @@ def test_bound_ends_where_the_schedule_does():
 def test_bound_of_an_image_does_not_depend_on_its_batch():
     x = jax.random.choice(jax.random.key(7), LEVELS, (4, 3, 3, 1))
     u = jnp.array([0.1, 0.4, 0.6, 0.9])
-    keys = rng.per_example(jax.random.key(8), jnp.arange(4))
+    keys = rng.derive_example_keys(jax.random.key(8), jnp.arange(4))
     denoise = Gaussian().denoiser()
     bound = jax.jit(lambda x, u, keys: likelihood.bound(denoise, x, COSINE, u, keys))
     together, alone = bound(x, u, keys), bound(x[2:3], u[2:3], keys[2:3])

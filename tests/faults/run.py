@@ -28,7 +28,7 @@ class Poisoned:
     def __init__(self, inner, seed, number):
         self._inner = inner
         # The key of a step says which one it is; steps are counted from 0 there.
-        self._key = jax.random.key_data(rng.key_for(seed, number - 1, "objective"))
+        self._key = jax.random.key_data(rng.derive_key(seed, number - 1, "objective"))
 
     def draw(self, key, batch):
         found = jnp.all(jax.random.key_data(key) == self._key)

@@ -8,8 +8,8 @@ from tests.modes import small_features
 @pytest.fixture
 def small_networks(monkeypatch):
     """Replaces the feature networks by fast ones."""
-    monkeypatch.setattr(feature_networks, "networks", small_features.networks)
-    monkeypatch.setattr(feature_networks, "check", lambda config: None)
+    monkeypatch.setattr(feature_networks, "load_networks", small_features.networks)
+    monkeypatch.setattr(feature_networks, "check_networks", lambda config: None)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def corners(params, images):
 
 
 def networks(config, folder, say, opened):
-    """Replaces `feature_networks.networks`; uses the class names of the data."""
+    """Replaces `feature_networks.load_networks`; uses the class names of the data."""
     names = opened.class_names if opened is not None else ()
     return [
         FeatureNetwork(name, "0" * 12, "none", {}, corners, names)

@@ -181,12 +181,12 @@ def test_features_of_another_version_of_a_network_are_not_used(
     config = recipe()
     config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
     run(config, workdir)
-    plain = feature_networks.networks
+    plain = feature_networks.load_networks
 
     def changed(*args):
         return [dataclasses.replace(n, version=n.version + 1) for n in plain(*args)]
 
-    monkeypatch.setattr(feature_networks, "networks", changed)
+    monkeypatch.setattr(feature_networks, "load_networks", changed)
     message = "networks: .*, 1.* in the file, .*, 2.* expected"
     with pytest.raises(ValueError, match=message):
         run(config, workdir)
@@ -304,9 +304,9 @@ def test_unreadable_weights_are_found_before_a_training(tmp_path, monkeypatch):
 
 def test_notes_belong_to_one_evaluation(tmp_path, capsys):
     mesh = sharding.make_mesh(-1)
-    networks = feature_networks.networks(recipe(), None, None, None)
+    networks = feature_networks.load_networks(recipe(), None, None, None)
     compared = comparison.Comparison(
-        evaluation.plan(recipe()), networks, None, mesh, epath.Path(tmp_path)
+        evaluation.read_plan(recipe()), networks, None, mesh, epath.Path(tmp_path)
     )
     compared.note("of the first")
     first = compared.record()

@@ -439,4 +439,4 @@ def test_a_checkpoint_without_an_average_names_the_key(trained, tmp_path, monkey
 
 def test_the_mask_of_an_input_is_found_whatever_its_suffix(tmp_path):
     images.write_png(tmp_path / "a.png", mask())
-    assert masks.mask_of(tmp_path, "a") == tmp_path / "a.png"
+    assert masks.find_mask(tmp_path, "a") == tmp_path / "a.png"

@@ -23,7 +23,7 @@ from simple_diffusion.training import loop
 from tests.faults import tiny
 
 STEPS = 2
-real_network, real_mesh = networks.network, training.mesh
+real_network, real_mesh = networks.build_network, training.build_mesh
 
 
 def linear_network(config, num_classes):
@@ -69,11 +69,11 @@ def build(tmp_path_factory):
                 yield np.zeros((len(labels), 16, 16, 3), np.uint8)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(networks, "network", linear_network)
+            patch.setattr(networks, "build_network", linear_network)
             patch.setattr(loop, "train", take_loop)
             drawer = SpyDrawer(programs.Program(4, None), seed=0)
             patch.setattr(training_grids, "make_drawer", lambda *args: drawer)
-            patch.setattr(training, "mesh", one_device_mesh)
+            patch.setattr(training, "build_mesh", one_device_mesh)
             train.run(config, str(tmp_path_factory.mktemp("run")))
         found.initial = jax.device_get(found.blueprint.create())
         found.take = jax.jit(found.train_step)

@@ -33,7 +33,9 @@ def sd_alpha_bar():
 
 
 def step(solver, z, alpha_bar, alpha_bar_next, denoise, seed=0):
-    keys = rng.per_example(rng.key_for(seed, 0, "restore"), jnp.arange(len(z)))
+    keys = rng.derive_example_keys(
+        rng.derive_key(seed, 0, "restore"), jnp.arange(len(z))
+    )
     levels = logsnr_of(alpha_bar), logsnr_of(alpha_bar_next)
     z_s, _ = solver.step(denoise, z, (), *levels, keys)
     return np.asarray(z_s), np.asarray(rng.normal_per_example(keys, z.shape[1:]))
@@ -103,7 +105,7 @@ def test_a_step_commutes_with_the_change_of_family(make):
     y = operator.forward(jax.random.normal(jax.random.key(1), (2, *SHAPE)))
     z = jax.random.normal(jax.random.key(0), (2, *SHAPE))
     levels = jnp.float32(-1.0), jnp.float32(0.5)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(2))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(2))
     extra = {"sigma_y": 0.1} if make == "ddnm_plus" else {}
     ends = {}
     for family in (VP, FLOW):
@@ -240,7 +242,7 @@ def test_restoring_from_noise_beats_the_measurement_alone(name):
     noise = sigma_y * jax.random.normal(jax.random.key(2), operator.forward(x).shape)
     y = operator.forward(x) + noise
     grid = grids.uniform_t(schedules.cosine(), 50)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(128))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(128))
     solver = ddnm.ddnm_plus(operator, y, sigma_y)
     found = jax.jit(
         lambda: travel.restore(model.denoiser(), solver, lambda x: x, grid, keys, SHAPE)

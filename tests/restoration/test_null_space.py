@@ -44,7 +44,7 @@ OPERATORS = {
 def drawn(solver, operator, y, family=process.VP, steps=20, count=6, model=None):
     model = Gaussian() if model is None else model
     grid = grids.uniform_t(schedules.cosine(), steps)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(count))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(count))
     denoise = null_space.project_denoiser(model.denoiser(family), operator, y)
     return jax.jit(
         lambda y: loop.sample(denoise, solver, grid, keys, (*SIZE, 3), family)
@@ -89,7 +89,7 @@ def test_a_projecting_solver_is_the_solver_on_a_projected_denoise_function(solve
     y = operator.forward(jnp.full((1, *SIZE, 3), 0.2))
     model = Gaussian()
     grid = grids.uniform_t(schedules.cosine(), 8)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(6))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(6))
     own = null_space.project_solver(solver(family), operator, y)
     found = travel.restore(
         model.denoiser(family),
@@ -136,7 +136,7 @@ def test_the_mean_of_samples_is_that_of_the_posterior(name, family, sampler):
 def restored(solver, operator, y, family, count, steps=20):
     """Draws with a solver that projects by itself."""
     grid = grids.uniform_t(schedules.cosine(), steps)
-    keys = rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(count))
+    keys = rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(count))
 
     def finish(x):
         return null_space.project(operator, x, y)

@@ -17,7 +17,7 @@ ROWS = vector("restoration.time_travel_nfe")
 
 
 def keys(count=4):
-    return rng.per_example(rng.key_for(0, 0, "restore"), jnp.arange(count))
+    return rng.derive_example_keys(rng.derive_key(0, 0, "restore"), jnp.arange(count))
 
 
 def same(x):

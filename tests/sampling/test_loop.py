@@ -13,7 +13,7 @@ from tests.gaussian import Gaussian
 
 SHAPE = (6, 4, 2)
 GRID = grids.uniform_t(schedules.cosine(), 8)
-KEYS = rng.per_example(jax.random.key(0), jnp.arange(16))
+KEYS = rng.derive_example_keys(jax.random.key(0), jnp.arange(16))
 SOLVERS = {
     "ancestral": solvers.ancestral(),
     "heun": solvers.heun(),

@@ -27,7 +27,7 @@ DATA = Gaussian()
 
 
 def keys(n, seed=0):
-    return rng.per_example(jax.random.key(seed), jnp.arange(n))
+    return rng.derive_example_keys(jax.random.key(seed), jnp.arange(n))
 
 
 def constant(value):

@@ -310,7 +310,7 @@ SOLVERS = {
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
 def test_every_solver_draws_the_image_that_it_draws_without_windows(solver):
     grid = grids.uniform_t(schedules.cosine(), 5)
-    keys = rng.per_example(jax.random.key(3), jnp.arange(2))
+    keys = rng.derive_example_keys(jax.random.key(3), jnp.arange(2))
 
     def draw(bind):
         return jax.jit(

@@ -16,7 +16,7 @@ from simple_diffusion.diffusion import (
 from simple_diffusion.training import objectives
 from tests.training import toy
 
-KEY = rng.key_for(0, 0, "test")
+KEY = rng.derive_key(0, 0, "test")
 FAMILIES = [process.VP, process.FLOW]
 
 
@@ -83,7 +83,7 @@ def test_an_example_s_loss_does_not_depend_on_its_batch(params):
 
 def test_draws_differ_between_examples_and_between_keys():
     draw = jax.jit(objective().draw)
-    one, other = draw(KEY, toy.batch()), draw(rng.key_for(0, 1, "test"), toy.batch())
+    one, other = draw(KEY, toy.batch()), draw(rng.derive_key(0, 1, "test"), toy.batch())
     assert len(np.unique(one.t)) == len(one.t)
     keys = np.concatenate([jax.random.key_data(d.keys) for d in (one, other)])
     assert len(np.unique(keys, axis=0)) == len(keys)

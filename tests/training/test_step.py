@@ -309,5 +309,5 @@ def test_the_random_numbers_of_a_step_follow_from_seed_and_step():
 
     found = [*drawn(0), *drawn(7)]
     numbers = [(0, 0), (0, 3), (7, 0), (7, 3)]
-    assert found == [key_data(rng.key_for(*at, "objective")) for at in numbers]
+    assert found == [key_data(rng.derive_key(*at, "objective")) for at in numbers]
     assert len(set(found)) == 4

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build import sampling
 from simple_diffusion.build.codec import PIXELS
-from simple_diffusion.build.denoising import denoising
-from simple_diffusion.build.image_geometry import image_geometry, parse_size
+from simple_diffusion.build.denoising import build_denoising
+from simple_diffusion.build.image_geometry import build_geometry, parse_size
 from simple_diffusion.build.network import Network
 from simple_diffusion.build.restoration.degradation import (
     Degradation,
@@ -53,7 +53,7 @@ class Plan:
     lpips_weights: str | None
 
 
-def plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
+def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
     """Returns the settings of `config.restore`.
 
     Raises:
@@ -126,7 +126,7 @@ class Restoration:
     windows: int | None
 
 
-def restoration(
+def build_restoration(
     config: Config,
     net: Network,
     size: Size,
@@ -160,11 +160,11 @@ def restoration(
             "autoencoder only inpaint without noise is linear"
         )
     observe, cells = _cells(config, size, degradation, codec)
-    geometry = image_geometry(
+    geometry = build_geometry(
         config, net, f"{cells[0]}x{cells[1]}", c.steps, mesh=mesh, key="restore.size"
     )
     guided = weak is not None or (net.num_classes > 0 and c.classes is not None)
-    guided_model = denoising(
+    guided_model = build_denoising(
         config, net, weak, guided=guided, clip=c.clip, clip_key="restore.clip"
     )
     guided_model.check(geometry)
@@ -177,7 +177,9 @@ def restoration(
         y = degradation.operator(size, known_mask).forward(x)
         if not noise:
             return y
-        keys = jax.vmap(lambda s, k: rng.example_key(s, "measurement", k))(seed, index)
+        keys = jax.vmap(lambda s, k: rng.derive_example_key(s, "measurement", k))(
+            seed, index
+        )
         y = y + noise * rng.normal_per_example(keys, y.shape[1:])
         return y * known_mask if degradation.keeps_pixels else y
 
@@ -190,7 +192,9 @@ def restoration(
         known_mask: jax.Array,
     ) -> jax.Array:
         operator, target = observe(weights.codec, y, known_mask)
-        keys = jax.vmap(lambda s, k: rng.example_key(s, "restore", k))(seed, index)
+        keys = jax.vmap(lambda s, k: rng.derive_example_key(s, "restore", k))(
+            seed, index
+        )
 
         def finish(x_hat: jax.Array) -> jax.Array:
             # At the last noise level the projection weight of DDNM+ is 0.
@@ -276,7 +280,7 @@ def _solver(
         return ddnm.ddnm_simplified(operator, y, sigma_y, family, eta)
 
     def projected(name: str) -> Callable[[LinearOperator, jax.Array], Solver]:
-        solver = sampling.solver(config, name, family, eta)
+        solver = sampling.build_solver(config, name, family, eta)
         return functools.partial(null_space.project_solver, solver)
 
     if as_ddim and (sigma_y or c.solver != "ddnm"):

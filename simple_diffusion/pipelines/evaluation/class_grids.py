@@ -37,5 +37,5 @@ def write(
     rows = np.split(pixels, np.cumsum([len(row) for row in indices])[:-1])
     for k, (name, row) in enumerate(zip(names, rows, strict=True)):
         if len(row):
-            path = folder / FOLDER / image_grids.file_name(k, 2, name)
+            path = folder / FOLDER / image_grids.format_file_name(k, 2, name)
             image_grids.write_sheet(path, row, len(row))

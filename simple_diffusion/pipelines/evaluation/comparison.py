@@ -334,7 +334,7 @@ class Comparison:
         if count is None:
             endless_count = max(self.plan.count, self.plan.reference_features)
             count = examples if examples < ENDLESS else endless_count
-        return image_sets.of_data(
+        return image_sets.from_data(
             dataset,
             self._mesh,
             count=min(count, examples, examples if most is None else most),

@@ -57,12 +57,12 @@ class TrainingEvaluations:
         trained: Trained,
         grids: TrainingGrids,
     ):
-        plan = self._plan = build_evaluation.plan_of_model(config, "a training")
-        record.commit()
+        plan = self._plan = build_evaluation.read_model_plan(config, "a training")
+        record.find_commit()
         feature_networks.check_weights(config)
         networks, size = config.evaluate.networks, grids.sampler.size
         references.check(plan, networks, dataset, size)
-        evaluation.label_of(plan.labels, trained.net, dataset.class_names)
+        evaluation.read_label(plan.labels, trained.net, dataset.class_names)
         # A training samples from these weights; it ignores the keys of `sample`.
         config = config.copy_and_resolve_references()
         for key, value in _TRAINING_SETTINGS.items():
@@ -100,7 +100,7 @@ class TrainingEvaluations:
             assert lower is not None and self._comparison is not None
             folder = self._folder / open_run.BEST
             # Compare only values with equal settings of sampling and comparison.
-            settings = record.sampling_settings(
+            settings = record.describe_sampling(
                 self._config, self._grids.sampler, None
             ) | self._comparison.settings(self._grids.sampler.size, label)
             name = f"{metric.name} {feature_bank.digest(settings)}"
@@ -115,7 +115,7 @@ class TrainingEvaluations:
         count = self._plan.after_training
         console.print_line(f"evaluating with {count} samples and held-out images")
         trained = self._trained(last)
-        loss = evaluation.held_out(self._config, trained, self._dataset, count)
+        loss = evaluation.measure_held_out(self._config, trained, self._dataset, count)
         metrics = list(record.print_metrics(loss))
         metrics += self._measure(last, count)[0]
         final_record = self._describe(last, metrics)
@@ -146,7 +146,7 @@ class TrainingEvaluations:
             )
         comparison = self._comparison
         comparison.clear_notes()
-        samples = evaluation.samples(
+        samples = evaluation.draw_samples(
             self._config,
             self._trained(current),
             comparison,

@@ -40,23 +40,25 @@ def evaluate_model(
     Raises:
       ValueError: settings are invalid; raised before anything that takes long.
     """
-    feature_networks.check(config)
-    plan = build_evaluation.plan(config)
+    feature_networks.check_networks(config)
+    plan = build_evaluation.read_plan(config)
     comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
-    sampler = evaluation.sampler_of(config, trained)
-    others = [evaluation.sampler_of(config, trained, size) for size in plan.also_sizes]
+    sampler = evaluation.build_sampler(config, trained)
+    others = [
+        evaluation.build_sampler(config, trained, size) for size in plan.also_sizes
+    ]
     for each in (sampler, *others):
         references.check_size(plan, each.size)
     console.print_line(f"evaluating step {trained.step} with {plan.count} samples")
-    samples = evaluation.samples(config, trained, comparison, sampler, plan.count)
-    loss = evaluation.held_out(config, trained, dataset, plan.count)
+    samples = evaluation.draw_samples(config, trained, comparison, sampler, plan.count)
+    loss = evaluation.measure_held_out(config, trained, dataset, plan.count)
     metrics = list(record.print_metrics(loss))
     features = evaluation.extract_features(comparison, samples)
     metrics += record.print_metrics(
         evaluation.measure(comparison, samples, features, plan.metrics)
     )
     for each in others:
-        other = evaluation.samples(config, trained, comparison, each, plan.count)
+        other = evaluation.draw_samples(config, trained, comparison, each, plan.count)
         h, w = each.size
         banks = evaluation.extract_features(comparison, other)
         for metric in evaluation.measure(comparison, other, banks, plan.metrics):
@@ -92,11 +94,11 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
     Raises:
       ValueError: images cannot be read or compared.
     """
-    feature_networks.check(config)
-    plan, dataset = build_evaluation.plan(config), None
+    feature_networks.check_networks(config)
+    plan, dataset = build_evaluation.read_plan(config), None
     needs_data = plan.reference.partition(":")[0] in ("data", "statistics")
     if needs_data or "source" in config.evaluate.networks:
-        dataset = data.data(config, sharding.data_shard(mesh))
+        dataset = data.open_data(config, sharding.data_shard(mesh))
     comparison = evaluation.open_comparison(config, folder, mesh, dataset)
     images = image_files.open_files(
         plan.samples,
@@ -120,16 +122,16 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
             memorisation.measure(comparison, images, features, output)
         )
     result = {
-        **record.metric_fields(metrics),
+        **record.describe_metrics(metrics),
         **comparison.record(),
-        **record.provenance(config),
+        **record.describe_provenance(config),
         "samples": plan.samples,
         "identity": images.identity,
     }
     path = folder / record.COMPARISON
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write(path, result)
+        files.write_json(path, result)
     comparison.remove_unused()
     console.print_line(f"metrics: {path}")
     return result

@@ -54,10 +54,12 @@ def open_comparison(
     Raises:
       ValueError: networks or the reference cannot be used.
     """
-    plan, output = plan or evaluation.plan(config), folder / FOLDER
+    plan, output = plan or evaluation.read_plan(config), folder / FOLDER
     references.check(plan, config.evaluate.networks, dataset)
-    record.commit()
-    networks = feature_networks.networks(config, output, console.print_line, dataset)
+    record.find_commit()
+    networks = feature_networks.load_networks(
+        config, output, console.print_line, dataset
+    )
     return Comparison(plan, networks, dataset, mesh, output)
 
 
@@ -68,11 +70,11 @@ class SampleSet(NamedTuple):
     label: int | None
 
 
-def sampler_of(
+def build_sampler(
     config: Config, trained: Trained, size: str | None = None
 ) -> sampling.Sampling:
     """Returns the sampler of a model, at `sample.size` or another size."""
-    return sampling.sampling(
+    return sampling.build_sampling(
         config,
         trained.net,
         trained.weak,
@@ -83,7 +85,7 @@ def sampler_of(
     )
 
 
-def samples(
+def draw_samples(
     config: Config,
     trained: Trained,
     comparison: Comparison,
@@ -106,7 +108,7 @@ def samples(
     """
     choice, net, size = comparison.plan.labels, trained.net, sampler.size
     names = trained.classes
-    label = label_of(choice, net, names)
+    label = read_label(choice, net, names)
     if label is not None:
         labels = np.full(count, label, np.int32)
     elif choice == "as_data":
@@ -119,21 +121,26 @@ def samples(
         labels = generate.balanced_labels(classes, count)
     if drawer is None:
         drawer = programs.make_drawer(sampler, trained.mesh, config.sample.batch_size)
-    identity = record.sampling_settings(config, sampler, trained.step)
+    identity = record.describe_sampling(config, sampler, trained.step)
     # Samples also depend on settings that the parameters do not show, such as the
     # schedule, and on the code.
     full_config = json.loads(config.to_json_best_effort())
     identity |= {name: full_config[name] for name in ("data", "model", "diffusion")}
-    identity |= {"params": store.digest(trained.weights.network), "code": record.code()}
+    identity |= {
+        "params": store.digest(trained.weights.network),
+        "code": record.hash_code(),
+    }
     if trained.weights.weak is not None:
         weak = runs.load_config(files.resolve_folder(config.sample.guidance_workdir))
         identity["weak"] = json.loads(weak.to_json_best_effort())
         identity["weak_params"] = store.digest(trained.weights.weak)
-    images = image_sets.of_model(drawer, trained.weights, labels, size, names, identity)
+    images = image_sets.from_model(
+        drawer, trained.weights, labels, size, names, identity
+    )
     return SampleSet(images, label)
 
 
-def label_of(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:
+def read_label(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:
     """Returns the class of all samples; None if they have several classes.
 
     Args:
@@ -193,20 +200,20 @@ def measure(
     yield from comparison.metrics(generated, images.size, names, drawn.label)
 
 
-def held_out(
+def measure_held_out(
     config: Config, trained: Trained, dataset: data.Data, count: int
 ) -> Iterator[Metric]:
     """Yields the loss on held-out images, also per bin of logsnr, and the bound."""
     mesh = trained.mesh
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     # Round up: the last batch is padded and masked anyway.
-    batch_size = math.ceil(evaluation.plan(config).batch_size / devices) * devices
+    batch_size = math.ceil(evaluation.read_plan(config).batch_size / devices) * devices
 
     def batches() -> Iterator[Batch]:
         images = dataset.held_out(count, batch_size)
         return feed.Feed(images, sharding.batch_sharding(mesh))
 
-    evaluator = evaluation.evaluator(
+    evaluator = evaluation.build_evaluator(
         config, trained.net, trained.weights.network, batches, mesh
     )
     images = None
@@ -225,9 +232,9 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the record of an evaluation of a model."""
     return {
-        **record.sampling_settings(config, sampler, step),
+        **record.describe_sampling(config, sampler, step),
         "labels": comparison.plan.labels,
         **comparison.record(),
-        **record.metric_fields(metrics),
-        **record.provenance(config),
+        **record.describe_metrics(metrics),
+        **record.describe_provenance(config),
     }

@@ -42,7 +42,7 @@ class ImageSet:
     at: Callable[[list[int]], UInt8[np.ndarray, "n h w c"]]
 
 
-def of_model(
+def from_model(
     draw: Drawer,
     weights: Weights,
     labels: Int[np.ndarray, "n"],
@@ -74,7 +74,7 @@ def of_model(
     return ImageSet(identity | label_hash, len(labels), size, classes, parts, at)
 
 
-def of_data(
+def from_data(
     dataset: Data,
     mesh: Mesh,
     *,

@@ -24,7 +24,7 @@ COMPARISON = "comparison.json"
 Record = dict[str, Any]
 
 
-def sampling_settings(
+def describe_sampling(
     config: Config, sampler: sampling.Sampling, step: int | None
 ) -> Record:
     """Returns the settings of sampling that metrics depend on."""
@@ -51,7 +51,7 @@ def sampling_settings(
     }
 
 
-def metric_fields(metrics: Iterable[Metric]) -> Record:
+def describe_metrics(metrics: Iterable[Metric]) -> Record:
     """Returns metrics, their intervals, standard errors and counts, by name."""
     metrics = list(metrics)
     errors = {m.name: m.standard_error for m in metrics if m.standard_error is not None}
@@ -63,18 +63,18 @@ def metric_fields(metrics: Iterable[Metric]) -> Record:
     }
 
 
-def provenance(config: Config) -> Record:
+def describe_provenance(config: Config) -> Record:
     """Returns time, commit and config of an evaluation."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "time": now.isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": find_commit(),
         "config": json.loads(config.to_json_best_effort()),
     }
 
 
 @functools.cache
-def commit() -> str | None:
+def find_commit() -> str | None:
     """Returns the commit of this code, with "+" if it was changed; None without git.
 
     The result is that of the first call: call it before anything that takes long.
@@ -95,7 +95,7 @@ def commit() -> str | None:
 
 
 @functools.cache
-def code() -> str:
+def hash_code() -> str:
     """Returns a digest of this library's code, on which its results may depend."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[2]

@@ -42,16 +42,19 @@ def evaluate_points(
         sampled.
     """
     count, settings = plan
-    names = build_evaluation.plan_of_model(config, "a sweep").metrics
+    names = build_evaluation.read_model_plan(config, "a sweep").metrics
     names = tuple(name for name in names if name != "memorisation")
     comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
     # Build all samplers first, to find invalid settings: sampling may take an hour.
     samplers = [
-        evaluation.sampler_of(_with_point(config, point), trained) for point in settings
+        evaluation.build_sampler(_with_point(config, point), trained)
+        for point in settings
     ]
     for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
         point_config = _with_point(config, point)
-        samples = evaluation.samples(point_config, trained, comparison, sampler, count)
+        samples = evaluation.draw_samples(
+            point_config, trained, comparison, sampler, count
+        )
         # The mark covers the samples, the comparison and the metrics.
         comparison_settings = comparison.settings(samples.images.size, samples.label)
         mark = feature_bank.digest(
@@ -68,13 +71,13 @@ def evaluate_points(
             known[mark] = {
                 "network_calls": sampler.network_calls,
                 "mark": mark,
-                **record.metric_fields(record.print_metrics(metrics)),
+                **record.describe_metrics(record.print_metrics(metrics)),
             }
         about = {
             "count": count,
-            **record.sampling_settings(point_config, sampler, trained.step),
+            **record.describe_sampling(point_config, sampler, trained.step),
             **comparison.record(),
-            **record.provenance(config),
+            **record.describe_provenance(config),
         }
         # Points whose settings have no effect, such as guidance without classes, share
         # one result.

@@ -88,7 +88,7 @@ def restore(
         if len(holes) != len(values):
             raise ValueError(f"got {len(holes)} hole masks for {len(values)} inputs")
         config.restore.hole_mask = _IN_MEMORY
-    plan = restoration.plan(config, trained.net, trained.classes)
+    plan = restoration.read_plan(config, trained.net, trained.classes)
     is_image = plan.degrade or plan.degradation.is_image
     items = [
         _input(k, value, hole, is_image)
@@ -110,7 +110,7 @@ def restore(
     return [_restoration(restored[item.name], plan) for item in items]
 
 
-def batch_of(
+def stack_images(
     given: ImageLike | Sequence[ImageLike], channels: int
 ) -> UInt8[np.ndarray, "b h w c"]:
     """Returns images of one size as one array.
@@ -146,7 +146,7 @@ def _photo(value: Any) -> photos.Photo:
     if isinstance(value, Image.Image):
         is_grey = value.mode in ("1", "L")
         value = np.asarray(value.convert("L" if is_grey else "RGB"))
-    return photos.of_pixels(_check_pixels(value))
+    return photos.from_pixels(_check_pixels(value))
 
 
 def _check_pixels(value: Any) -> UInt8[np.ndarray, "*b h w c"]:

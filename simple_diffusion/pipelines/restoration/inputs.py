@@ -129,7 +129,9 @@ def load(plan: Plan, item: Input, channels: int) -> Loaded:
     if item.hole is not None:
         known = 1 - masks.fit_hole(item.hole, item.name, item.name, shape, stored)
     elif plan.hole_mask is not None:
-        known = 1 - masks.hole_mask(plan.hole_mask, item.stem, shape, stored, plan.seed)
+        known = 1 - masks.load_hole_mask(
+            plan.hole_mask, item.stem, shape, stored, plan.seed
+        )
     if plan.degrade:
         return Loaded(pixels, None, known)
     y = np.asarray(images.to_unit_range(pixels))
@@ -176,16 +178,16 @@ def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
         )
     if not plan.degrade:
         raise ValueError(f"restore.input={text} needs restore.degrade=True")
-    side = diffusion.reference(config)
+    side = diffusion.reference_side(config)
     size = (side, side) if plan.size is None else plan.size
-    dataset, number = data.data(config), 0
+    dataset, number = data.open_data(config), 0
     for batch in dataset.full_images(int(count), 1, size):
         if not batch.mask[0]:  # padding, or an unreadable image
             continue
         names = dataset.class_names
         label = names[int(batch.label[0])] if names else ""
         name = f"{number:04d}" + (f"_{label}" if label else "")
-        photo = photos.of_pixels(np.asarray(batch.image[0]))
+        photo = photos.from_pixels(np.asarray(batch.image[0]))
         yield Input(name, name, Path(f"{text}/{name}"), photo)
         number += 1
     if number < int(count):

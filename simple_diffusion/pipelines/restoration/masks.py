@@ -13,7 +13,7 @@ from simple_diffusion.pipelines.restoration import photos
 Size = tuple[int, int]
 
 
-def hole_mask(
+def load_hole_mask(
     text: str, name: str, size: Size, stored: Size, seed: int
 ) -> Float[np.ndarray, "h w 1"]:
     """Returns a mask with 1 where an image must be filled, else 0.
@@ -37,7 +37,7 @@ def hole_mask(
         return _random(value, size, seed, name)
     path = Path(text)
     if path.is_dir():
-        path = mask_of(path, name)
+        path = find_mask(path, name)
     return fit_hole(photos.read(path).pixels, path, name, size, stored)
 
 
@@ -78,7 +78,7 @@ def fit_hole(
     return (mask[..., :1] == 255).astype(np.float32)
 
 
-def mask_of(root: Path, name: str) -> Path:
+def find_mask(root: Path, name: str) -> Path:
     """Returns the mask file of an image: it has the same name and any suffix.
 
     Raises:

@@ -107,7 +107,7 @@ def measure(one: Restored, lpips: Lpips | None) -> dict[str, list[float]]:
     return {name: [float(v) for v in column] for name, column in values.items()}
 
 
-def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
+def average(records: list[dict[str, list[float]]]) -> dict[str, float]:
     """Returns metric -> mean over all restorations that have it."""
     names = {name: None for record in records for name in record}
     return {
@@ -116,7 +116,7 @@ def means(records: list[dict[str, list[float]]]) -> dict[str, float]:
     }
 
 
-def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+def estimate_intervals(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Returns metric -> 95 % interval of its mean, by bootstrap over the inputs.
 
     The bootstrap is not over restorations, because those of one input are correlated.
@@ -132,7 +132,7 @@ def confidence(records: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     return intervals_by_name
 
 
-def sheet(degradation: Degradation, results: list[Restored]) -> Picture:
+def render_sheet(degradation: Degradation, results: list[Restored]) -> Picture:
     """Returns a picture with a row per input: input, restorations and original.
 
     Only the first inputs are shown. Small pictures are enlarged by integer factors,
@@ -148,7 +148,7 @@ def sheet(degradation: Degradation, results: list[Restored]) -> Picture:
         for x, picture in enumerate(row):
             h, w, _ = picture.shape
             cells[y, x, :h, :w] = picture  # repeats a single channel
-    return images.grid(cells.reshape(-1, height, width, 3), columns)
+    return images.make_grid(cells.reshape(-1, height, width, 3), columns)
 
 
 def _row(degradation: Degradation, one: Restored) -> list[Picture]:

@@ -48,7 +48,7 @@ def read(path: Path) -> Photo:
     return Photo(pixels, (pixels.shape[0], pixels.shape[1]), is_grey)
 
 
-def of_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
+def from_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
     """Returns an image that has no file; with one channel it is grey."""
     is_grey = pixels.shape[2] == 1
     if is_grey:

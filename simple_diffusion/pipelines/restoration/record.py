@@ -51,7 +51,7 @@ class RestorationRecord:
     @property
     def metrics(self) -> dict[str, float]:
         """Means over all restorations."""
-        return outputs.means(list(self.inputs.values()))
+        return outputs.average(list(self.inputs.values()))
 
     def line(self, name: str) -> str:
         """Returns the metrics of one input as text."""
@@ -79,7 +79,7 @@ class RestorationRecord:
         if jax.process_index():
             return
         if complete:
-            sheet = outputs.sheet(self._plan.degradation, self._shown)
+            sheet = outputs.render_sheet(self._plan.degradation, self._shown)
             images.write_png(self._output / SHEET, sheet)
         c, restorer = self._config, self._restorer
         lpips = self._lpips
@@ -91,7 +91,7 @@ class RestorationRecord:
             "sample": json.loads(c.sample.to_json_best_effort()),
             "lpips": lpips and {"trunk": lpips.trunk, "sha256": lpips.digest},
             "means": _finite(self.metrics),
-            "intervals": outputs.confidence(list(self.inputs.values())),
+            "intervals": outputs.estimate_intervals(list(self.inputs.values())),
             "failed": failed,
             "inputs": {
                 name: _finite(metrics) | {"label": self._labels[name]}
@@ -99,10 +99,10 @@ class RestorationRecord:
             },
             "files": self.files,
         }
-        files.write(self._output / RECORD, about)
+        files.write_json(self._output / RECORD, about)
 
     def _remove_old(self) -> None:
-        old = files.read(self._output / RECORD)
+        old = files.read_json(self._output / RECORD)
         if isinstance(old, dict):
             for paths in old.get("files", {}).values():
                 outputs.remove(self._output, paths)
@@ -136,7 +136,7 @@ def load_lpips(plan: restoration.Plan) -> Lpips | None:
         raise ValueError(f"restore.lpips_weights: {error}") from error
 
 
-def output_folder(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
+def choose_output(plan: restoration.Plan, folder: epath.Path) -> epath.Path:
     """Returns the output folder, which must not contain the inputs.
 
     Raises:

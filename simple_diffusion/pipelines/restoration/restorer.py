@@ -129,7 +129,7 @@ class Restorer:
 
     def _new_programs(self, size: tuple[int, int]) -> "_Programs":
         trained, relay = self._trained, programs.ProgressRelay()
-        functions = restoration.restoration(
+        functions = restoration.build_restoration(
             self._config,
             trained.net,
             size,

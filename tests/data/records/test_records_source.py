@@ -139,7 +139,7 @@ def test_a_config_trains_on_records(native):
     config.data.source = f"records:{native}"
     config.data.resolution = 16
     config.train.batch_size = 4
-    data = build_data.data(config)
+    data = build_data.open_data(config)
     assert data.class_names == ("cat", "dog", "dog-like")
     batches = data.train(5)
     assert next(batches).image.shape == (4, 16, 16, 3)

@@ -38,8 +38,8 @@ def evaluate(tmp_path, monkeypatch):
     comparison = mock.Mock()
     comparison.settings.return_value = {}
     monkeypatch.setattr(evaluation, "open_comparison", lambda *args: comparison)
-    monkeypatch.setattr(evaluation, "samples", note)
-    monkeypatch.setattr(evaluation, "held_out", note_loss)
+    monkeypatch.setattr(evaluation, "draw_samples", note)
+    monkeypatch.setattr(evaluation, "measure_held_out", note_loss)
     monkeypatch.setattr(evaluation, "extract_features", mock.Mock())
     monkeypatch.setattr(evaluation, "describe", lambda *args: {})
     monkeypatch.setattr(record, "append", lambda *args: None)
@@ -48,8 +48,8 @@ def evaluate(tmp_path, monkeypatch):
         config.evaluate.update(
             best_metric=best_metric, metrics_during_training=measured
         )
-        dataset, folder = data.data(config), epath.Path(tmp_path)
-        net = network.network(config, dataset.num_classes)
+        dataset, folder = data.open_data(config), epath.Path(tmp_path)
+        net = network.build_network(config, dataset.num_classes)
         untrained = Trained(net, Weights(None), toy.ONE_DEVICE, dataset.class_names)
         grids = TrainingGrids(config, folder, untrained)
         evaluations = during_training.TrainingEvaluations(

@@ -29,7 +29,7 @@ def config(tmp_path):
     config = test_modes.tiny()
     config.data.source = write_folder(tmp_path / "photographs", photographs(0, 60))
     config.data.holdout_fraction = 0.3
-    opened = data.data(config)
+    opened = data.open_data(config)
     size = SIDE, SIDE
     whole = next(opened.full_images(opened.epoch, COPIES, size, "train"))
     new = photographs(1, 9)
@@ -71,11 +71,11 @@ def test_copies_are_counted_and_shown_first_next_to_their_originals(config, tmp_
 
 def test_a_note_gives_the_reason_for_a_missing_picture(config, tmp_path):
     source = tmp_path / "photographs"
-    opened = data.data(config)
+    opened = data.open_data(config)
     (source / "060.png").write_bytes(b"no picture")
     for k in range(61, 80):  # whatever is held out, some of them are not
         (source / f"{k:03d}.png").write_bytes(b"no picture")
-    assert data.data(config).epoch > opened.epoch
+    assert data.open_data(config).epoch > opened.epoch
     evaluate.run(config, str(tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "comparison.json").read_text())
     assert any(
