@@ -30,6 +30,19 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("simple_diffusion", "beartype.beartype")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import config as jaxtyping_config  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
+
+
+@pytest.fixture
+def no_shape_checks():
+    """For large programs, whose tracing the checks make much longer.
+
+    The same code is checked at small sizes.
+    """
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)

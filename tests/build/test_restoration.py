@@ -178,7 +178,8 @@ def test_a_weaker_model_guides_without_classes():
     )
     plain = settings(task="super_resolution", solver="ddim", eta=0.0)
     want = restoration.build_restoration(plain, twice, SIZE)
-    arguments = jnp.arange(1), jnp.zeros(1, jnp.int32), jnp.zeros((1, 4, 8, 3))
+    zero = jnp.zeros(1, jnp.int32)
+    arguments = zero, zero, zero, jnp.zeros((1, 4, 8, 3))
     known = jnp.ones((1, *SIZE, 1))
     np.testing.assert_allclose(
         how.restore(Weights({}, {}), *arguments, known),

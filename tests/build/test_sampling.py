@@ -72,9 +72,8 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     params = net.init(jax.random.key(0))
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     config.sample.update(steps=2, guidance=1.0)
-    plain = sampling.build_sampling(config, net).draw(
-        Weights(params), 0 * index, index, label
-    )
+    arguments = Weights(params), 0 * index, index, label
+    plain = sampling.build_sampling(config, net).draw(*arguments)
     config.sample.guidance = 3.0
     sampler = sampling.build_sampling(config, net)
     assert sampler.guidance == 1.0  # which the record must contain
@@ -227,9 +226,8 @@ def test_a_coarse_image_gives_its_structure_to_a_larger_one():
     config, net = anyres()
     params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
-    small = jax.jit(sampling.build_sampling(config, net).draw)(
-        Weights(params), 0 * index, index, label
-    )
+    arguments = Weights(params), 0 * index, index, label
+    small = jax.jit(sampling.build_sampling(config, net).draw)(*arguments)
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
     sampler = sampling.build_sampling(config, net)
     # So late that the noise hides almost nothing of the small image. (Sampled directly
@@ -246,7 +244,7 @@ def test_the_cut_of_a_coarse_image_is_its_middle():
     config.sample.update(size="8x16", coarse_size="8x8", frame="cut", steps=2)
     one = image_geometry.build_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 3))
-    cut = one.enlarged(x, (0.0, 0.0, 1.0, 1.0))
+    cut = one.enlarge(x, (0.0, 0.0, 1.0, 1.0))
     assert cut.shape == (1, 8, 16, 3)
     want = jax.image.resize(x, (1, 16, 16, 3), "cubic")[:, 4:12]
     np.testing.assert_array_equal(cut, want)
@@ -293,7 +291,7 @@ def test_a_coarse_image_that_was_cut_is_not_cut_again():
     fine = image_geometry.build_geometry(config, net, "8x16", config.sample.steps)
     x = jnp.broadcast_to(jnp.arange(4.0)[None, :, None, None], (1, 4, 8, 3))
     want = jax.image.resize(x, (1, 8, 16, 3), "cubic")
-    np.testing.assert_array_equal(fine.enlarged(x, coarse.box), want)
+    np.testing.assert_array_equal(fine.enlarge(x, coarse.box), want)
 
 
 def test_a_coarse_image_that_shows_too_little_is_an_error():

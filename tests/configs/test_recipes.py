@@ -39,12 +39,21 @@ RECIPES = [
 ]
 
 
+# One of each kind of network, and one of patches, is enough to notice most faults.
+QUICK = ("quickstart", "imagenet64:unet", "imagenet512:sid2", "anyres_scenes:ours")
+
+
+def quick_for(names):
+    """The names as parameters; all but those of QUICK are marked slow."""
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in names]
+
+
 def classes(config):
     return config.data.num_classes or 12
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_key_of_a_recipe_is_read(name, monkeypatch):
+@pytest.mark.parametrize("name", quick_for(RECIPES))
+def test_every_key_of_a_recipe_is_read(name, monkeypatch, no_shape_checks):
     config = recipe(name)
     read = set()
     plain = ConfigDict.__getitem__
@@ -143,8 +152,10 @@ def reduced(config):
 
 
 # The variants of another crop have the same network, loss and optimiser.
-@pytest.mark.parametrize("name", [r for r in RECIPES if not r.endswith("_center")])
-def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name):
+@pytest.mark.parametrize(
+    "name", quick_for([r for r in RECIPES if not r.endswith("_center")])
+)
+def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_checks):
     config = reduced(recipe(name))
     net = network.build_network(config, num_classes=3)
     optimizer = training.build_optimizer(config, total_steps=10**6)
