@@ -43,9 +43,17 @@ def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Pla
     for key in ("count", "batch_size"):
         if c[key] < 1:
             raise ValueError(f"sample.{key}={c[key]} must be at least 1")
+    check_seed(config)
     classes = parse_classes(c.classes, class_names, net.num_classes)
     labels = generate.balanced_labels(classes, c.count)
     return Plan(labels, c.batch_size)
+
+
+def check_seed(config: Config) -> None:
+    """Raises ValueError for a `sample.seed` that has no 32 bits."""
+    seed = config.sample.seed
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"sample.seed={seed} must be at least 0 and less than 2**32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,6 +201,8 @@ def test_encode_and_decode_are_inverse_for_pixels(model, photo):
         (dict(weights="params"), r"load\(..., weights=...\)"),
         (dict(classes=["bot"]), "sample.classes has 'bot'.*boat"),
         (dict(classes=[12]), "12 classes, 0 to 11"),
+        (dict(seed=-1), "sample.seed=-1 must be at least 0"),
+        (dict(seed=2**32), "sample.seed=4294967296"),
     ],
 )
 def test_bad_keywords_are_named(model, keys, match):

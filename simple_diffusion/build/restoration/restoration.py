@@ -61,6 +61,7 @@ def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Pla
         not set.
     """
     c, degradation = config.restore, parse_degradation(config)
+    sampling.check_seed(config)
     if c.samples < 1:
         raise ValueError(f"restore.samples={c.samples} must be at least 1")
     classes = [net.num_classes]
