@@ -129,7 +129,8 @@ class Model:
           as_pil: return a list of PIL images.
           progress: called on the host as (done, steps, x_hat) at every step of every
             batch; x_hat is the current estimate of the image, float32 in [-1, 1],
-            [b, h, w, c]. An exception that it raises stops sampling and is raised here.
+            [b, h, w, c]. An exception that it raises stops sampling, on several devices
+            at the end of the batch, and is raised here.
           **keys: keys of the section `sample`.
 
         Raises:

@@ -95,22 +95,29 @@ class ProgressRelay:
     """Passes the progress of a compiled program on to the current listener.
 
     The program is compiled with the relay, so that a new listener does not compile it
-    again.
+    again. An exception of the listener ends the program at once on one device. On
+    several devices it is raised when the batch is complete: a device that stops alone
+    leaves the others waiting for it, until the runtime aborts the process.
+
+    Args:
+      mesh: the devices of the program.
     """
 
-    def __init__(self):
+    def __init__(self, mesh: Mesh):
+        self._stops_at_once = mesh.size == 1
         self._listener: Progress | None = None
         self._error: BaseException | None = None
 
     def __call__(self, done: int, steps: int, x_hat: Any) -> None:
         """Called by the program."""
-        if self._listener is None:
+        if self._listener is None or self._error is not None:
             return
         try:
             self._listener(done, steps, np.asarray(x_hat))
         except BaseException as error:
             self._error = error
-            raise  # ends the program
+            if self._stops_at_once:
+                raise
 
     @contextlib.contextmanager
     def listen(self, listener: Progress | None) -> Iterator[None]:
@@ -123,6 +130,8 @@ class ProgressRelay:
             yield
             if listener is not None:
                 jax.effects_barrier()
+            if self._error is not None:
+                raise self._error
         except jax.errors.JaxRuntimeError:
             if self._error is not None:
                 raise self._error from None

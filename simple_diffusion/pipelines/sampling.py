@@ -90,7 +90,7 @@ class Samples:
 def _compile(
     trained: Trained, config: Config, batch_size: int, reports: bool
 ) -> tuple[sampling.Sampling, Drawer, ProgressRelay]:
-    relay = ProgressRelay()
+    relay = ProgressRelay(trained.mesh)
     sampler = sampling.build_sampling(
         config,
         trained.net,

@@ -1,5 +1,6 @@
 """The Python API, with a small run of version 0.1.0."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,6 +15,8 @@ from simple_diffusion.configs import base
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.modes import restore, sample
 from simple_diffusion.pipelines import keywords, programs, runs
+from simple_diffusion.pipelines.model import Model
+from simple_diffusion.training import sharding
 from tests.pipelines import old_run
 
 
@@ -116,8 +119,18 @@ def test_a_measurement_is_an_array(model, photo):
     assert again.original is None
 
 
-def test_progress_sees_every_step_and_can_cancel(model):
-    seen = []
+@pytest.fixture(scope="module")
+def on_one_device(model):
+    """The same model, on one of the eight devices."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    weights = jax.device_put(model.trained.weights, jax.devices()[0])
+    trained = dataclasses.replace(model.trained, mesh=mesh, weights=weights)
+    return Model(model.config, trained)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_progress_sees_every_step_and_can_cancel(model, on_one_device, devices):
+    model, seen = (on_one_device if devices == 1 else model), []
     model.sample("boat", progress=lambda *now: seen.append(now))
     assert [(done, steps) for done, steps, _ in seen] == [(1, 2), (2, 2)]
     assert seen[0][2].shape == (1, 16, 16, 3)

@@ -128,7 +128,8 @@ class Restorer:
         return size_programs
 
     def _new_programs(self, size: tuple[int, int]) -> "_Programs":
-        trained, relay = self._trained, programs.ProgressRelay()
+        trained = self._trained
+        relay = programs.ProgressRelay(trained.mesh)
         functions = restoration.build_restoration(
             self._config,
             trained.net,
