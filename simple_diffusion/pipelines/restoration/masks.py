@@ -47,7 +47,7 @@ def fit_hole(
     name: str,
     size: Size,
     stored: Size,
-) -> Float[np.ndarray, "h w 1"]:
+) -> Float[np.ndarray, "H W 1"]:
     """Returns a mask with 1 where an image must be filled, else 0, from mask pixels.
 
     Args:
