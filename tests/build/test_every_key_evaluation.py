@@ -79,12 +79,12 @@ def without_compiling(config, log):
     trained = trained_model(config)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         for place, name, value in (
-            (feature_networks, "networks", small_features.networks),
+            (feature_networks, "load_networks", small_features.networks),
             (open_run, "open_run", lambda *_: mock.Mock(spec=Model, trained=trained)),
             (evaluate.runs, "load_classes", lambda folder: trained.classes),
             (evaluate.report, "run", lambda *_: log.append("report")),
-            (training, "mesh", lambda config: trained.mesh),
-            (evaluation, "held_out", held_out),
+            (training, "build_mesh", lambda config: trained.mesh),
+            (evaluation, "measure_held_out", held_out),
             (programs, "make_drawer", make_drawer),
             (programs, "compile_program", compile_program),
         ):
@@ -189,10 +189,10 @@ def swept(config):
         mock.patch.object(sweep, "record") as record,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        steps.samples = samples
+        steps.draw_samples = samples
         steps.open_comparison.return_value.settings.return_value = {}
         steps.open_comparison.return_value.record.return_value = {}
-        for name in ("metric_fields", "sampling_settings", "provenance"):
+        for name in ("describe_metrics", "describe_sampling", "describe_provenance"):
             getattr(record, name).return_value = {}
         plan = build_evaluation.read_sweep(config)
         trained, opened = trained_model(config), data.open_data(config)

@@ -36,7 +36,7 @@ def module(config):
         return made[-1]
 
     build = network.build_module
-    with mock.patch.object(network, "module", keep):
+    with mock.patch.object(network, "build_module", keep):
         network.build_network(config, CLASSES)
     return made[-1]
 

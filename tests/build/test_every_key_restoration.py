@@ -85,7 +85,7 @@ def mode(config):
         for place, name, value in (
             (open_run, "open_run", mock.Mock()),
             (restore.runs, "load_classes", lambda folder: NAMES),
-            (restore.network, "network", lambda config, classes: net),
+            (restore.network, "build_network", lambda config, classes: net),
             (programs, "compile_program", compile_program),
             (record.lpips_network, "load", mock.Mock(side_effect=LoadedLpips)),
         ):

@@ -13,6 +13,7 @@ from etils import epath
 
 from simple_diffusion.build import image_geometry, network, sampling, training
 from simple_diffusion.configs import base
+from simple_diffusion.core import rng
 from simple_diffusion.core.types import Weights
 from simple_diffusion.modes import export
 from simple_diffusion.pipelines import open_run
@@ -205,10 +206,10 @@ def test_noise_after_the_first_counts_for_ddim_if_eta_says_so():
 
 def last_of(config, other):
     """The images of a batch, with other noise after the first if asked for."""
-    keys_at = sampling.rng.at
+    fold_in = rng.fold_in_all
 
     def at(keys, index):
-        return keys_at(keys, index + 100 if other and index > 0 else index)
+        return fold_in(keys, index + 100 if other and index > 0 else index)
 
-    with mock.patch.object(sampling.rng, "at", at):
+    with mock.patch.object(rng, "fold_in_all", at):
         return drawing(config)[0]

@@ -110,7 +110,9 @@ def run(config):
         "state": mock.patch.object(state, "blueprint"),
         "checkpoints": mock.patch.object(checkpoint, "Checkpoints"),
         "report": mock.patch.object(report, "Report"),
-        "network": mock.patch.object(network, "network", lambda config, classes: CHEAP),
+        "network": mock.patch.object(
+            network, "build_network", lambda config, classes: CHEAP
+        ),
     }
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         found = {name: stack.enter_context(spy) for name, spy in spies.items()}
