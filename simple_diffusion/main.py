@@ -57,6 +57,7 @@ def main(argv: list[str]) -> None:
         if _DISTRIBUTED.value:
             flag_values = _COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value
             cluster.join(*flag_values)
+        recipes.check(_CONFIG.value)
         result = mode.run(_CONFIG.value, _WORKDIR.value)
     except _EXPECTED as error:
         if os.environ.get("SIMPLE_DIFFUSION_TRACEBACK"):

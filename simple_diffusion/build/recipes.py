@@ -69,5 +69,15 @@ def defaults() -> ConfigDict:
     return importlib.import_module(f"{configs.__name__}.base").default()
 
 
+def check(config: ConfigDict) -> None:
+    """Checks numbers and names of a config against what configs/base.py declares.
+
+    Raises:
+      ValueError: a number is out of range, or a name is unknown; the message names the
+        key, the value and what is valid.
+    """
+    importlib.import_module(f"{configs.__name__}.keys").check(config)
+
+
 def _folder() -> Path:
     return Path(configs.__path__[0])

@@ -49,21 +49,10 @@ def read_plan(config: Config, epoch: int) -> Plan:
       epoch: number of examples in an epoch.
 
     Raises:
-      ValueError: a duration is set twice, a required one is not set, or a number is out
-        of range. The message names the key.
+      ValueError: a duration is set twice, a required one is not set, or the batch has
+        no equal parts. The message names the key.
     """
     c = config.train
-    # At least two checkpoints: if the newest is damaged, the other one is loaded.
-    for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
-        if c[key] < least:
-            raise ValueError(f"train.{key}={c[key]} must be at least {least}")
-    for section, key in (
-        ("train", "skips_allowed"),
-        ("train", "profile_steps"),
-        ("ema", "snapshot_every_steps"),
-    ):
-        if config[section][key] < 0:
-            raise ValueError(f"{section}.{key}={config[section][key]} is negative")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -110,8 +99,8 @@ def read_duration(
       epoch: examples in an epoch.
 
     Raises:
-      ValueError: two of the three keys are set, one is negative, or it counts epochs
-        of a source that has none.
+      ValueError: two of the three keys are set, or it counts epochs of a source that
+        has none.
     """
     examples = {"steps": batch_size, "epochs": epoch, "examples": 1}
     values = {unit: section[f"{name}_{unit}"] for unit in examples}
@@ -122,8 +111,6 @@ def read_duration(
     if not given:
         return None
     ((unit, value),) = given.items()
-    if value < 0:
-        raise ValueError(f"train.{name}_{unit}={value} must not be negative")
     if unit == "epochs" and epoch >= ENDLESS:
         raise ValueError(
             f"train.{name}_epochs={value}: this data.source is endless and has no "
@@ -172,19 +159,8 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
 
 
 def build_watchdog(config: Config) -> cluster.Watchdog:
-    """Returns the watchdog that reports a stalled run; every process prints its own.
-
-    Raises:
-      ValueError: a number of seconds is out of range.
-    """
+    """Returns the watchdog that reports a stalled run; every process prints its own."""
     c = config.train
-    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
-        if c[key] <= 0:
-            raise ValueError(f"train.{key}={c[key]} must be positive")
-    if c.stall_limit_seconds < 0:
-        raise ValueError(
-            f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
-        )
     return cluster.Watchdog(
         partial(print, flush=True),
         warn_after=c.stall_warning_seconds,
