@@ -81,6 +81,15 @@ def flow() -> ConfigDict:
     )
 
 
+# By the key `name` of the section.
+SCHEDULES = {
+    "cosine": cosine,
+    "shifted_cosine": shifted_cosine,
+    "interpolated_cosine": interpolated_cosine,
+    "flow": flow,
+}
+
+
 def patches(smallest: int, largest: int | None) -> ConfigDict:
     """Patches of side `data.resolution`, cropped from randomly resized full images.
 

@@ -110,7 +110,8 @@ def parse_range(text: str) -> Range:
     return interval
 
 
-# What each section declares by key, filled by `section`.
+# All keys of each section, and what it declares by key; filled by `section`.
+_KEYS: dict[str, set[str]] = {}
 _DECLARED: dict[str, dict[str, Declaration]] = {}
 
 
@@ -121,6 +122,7 @@ def section(name: str, keys: Mapping[str, Any]) -> ConfigDict:
       name: of the section; with several kinds, "model:unet".
       keys: each default, or what `number` or `choice` returns.
     """
+    _KEYS[name] = set(keys)
     _DECLARED[name] = {
         key: value for key, value in keys.items() if isinstance(value, Declaration)
     }
@@ -145,17 +147,39 @@ def check(config: ConfigDict, path: str = "") -> None:
       path: "" for the whole config.
 
     Raises:
-      ValueError: a number is out of its range, NaN or infinite, or a name is unknown;
-        the message names the key, the value and what is valid.
+      ValueError: a number is out of its range, NaN or infinite, or a name is unknown,
+        or a section has keys of another kind; the message names the key, the value and
+        what is valid.
     """
-    kind = f"{path}:{config.name}" if path and "name" in config else path
-    declarations = declared(kind) or declared(path)
+    kind = _check_kind(config, path)
+    declarations = declared(kind)
     for key, value in config.items():
         name = f"{path}.{key}" if path else key
         if isinstance(value, ConfigDict):
             check(value, name)
         elif key in declarations:
             _check_value(name, value, declarations[key])
+
+
+def _check_kind(config: ConfigDict, path: str) -> str:
+    """Returns the name of a section, with its kind if there are several."""
+    kinds = [name for name in _KEYS if path and name.startswith(f"{path}:")]
+    if not kinds:
+        return path
+    found = f"{path}:{config.name}"
+    names = [name.partition(":")[2] for name in kinds]
+    if found not in kinds:
+        raise ValueError(
+            f"{path}.name={config.name!r} must be one of: {', '.join(names)}"
+        )
+    missing = sorted(_KEYS[found] - set(config))
+    if missing:
+        raise ValueError(
+            f"{path}.name={config.name!r}: {path}.{missing[0]} is missing, because the "
+            "section has the keys of another kind. --config can change values of a "
+            f"section, not its kind: write a recipe that sets config.{path} as a whole"
+        )
+    return found
 
 
 def _check_value(name: str, value: Any, declaration: Declaration) -> None:

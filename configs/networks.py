@@ -132,3 +132,7 @@ def residual_uvit() -> ConfigDict:
     model.qk_norm = "layer"
     model.position = "learned"
     return model
+
+
+# By the key `name` of the section.
+KINDS = {"unet": unet, "uvit": uvit, "residual_uvit": residual_uvit}

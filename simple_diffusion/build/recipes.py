@@ -1,11 +1,13 @@
 """Finds recipes by name or path, and loads them without the command line."""
 
+import functools
 import importlib
 import importlib.machinery
 import os
 import re
 import types
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -66,7 +68,11 @@ def load(text: str) -> ConfigDict:
 
 def defaults() -> ConfigDict:
     """Returns every key with its default, see configs/base.py."""
-    return importlib.import_module(f"{configs.__name__}.base").default()
+    return _module("base").default()
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{configs.__name__}.{name}")
 
 
 def check(config: ConfigDict) -> None:
@@ -76,7 +82,31 @@ def check(config: ConfigDict) -> None:
       ValueError: a number is out of range, or a name is unknown; the message names the
         key, the value and what is valid.
     """
-    importlib.import_module(f"{configs.__name__}.keys").check(config)
+    _declare_all()
+    _module("keys").check(config)
+
+
+@functools.cache
+def _declare_all() -> None:
+    """Makes every section once: a stored config was not made by these functions."""
+    base = _module("base")
+    base.default()
+    base.patches(1, None)
+    for make_section in (*_module("networks").KINDS.values(), *base.SCHEDULES.values()):
+        make_section()
+
+
+def section_defaults(name: str, kind: str) -> ConfigDict:
+    """Returns a section of several kinds with the defaults of its keys.
+
+    Args:
+      name: `model`, `schedule` or `patches`.
+      kind: the value of its key `name`; an unknown one gives an empty section.
+    """
+    if name == "patches":
+        return _module("base").patches(1, None)
+    kinds = _module("networks").KINDS if name == "model" else _module("base").SCHEDULES
+    return kinds[kind]() if kind in kinds else ConfigDict()
 
 
 def _folder() -> Path:

@@ -187,3 +187,13 @@ def test_sections_hold_plain_values():
             for owner, key, _, _ in walk(config)
         )
     assert isinstance(base.default().train, ml_collections.ConfigDict)
+
+
+def test_a_section_with_the_keys_of_another_kind_is_an_error():
+    config = recipes.load("quickstart")
+    config.model.name = "unet"
+    with pytest.raises(ValueError, match="model.name='unet'.* keys of another kind"):
+        recipes.check(config)
+    config.model.name = "vit"
+    with pytest.raises(ValueError, match="model.name='vit' must be one of: .*uvit"):
+        recipes.check(config)
