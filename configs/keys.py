@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from ml_collections import ConfigDict, FieldReference
 
+# Keys of one section, the first of which must be below the second.
+_ORDERED = (("logsnr_min", "logsnr_max"), ("guidance_low", "guidance_high"))
 _INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
@@ -147,9 +149,9 @@ def check(config: ConfigDict, path: str = "") -> None:
       path: "" for the whole config.
 
     Raises:
-      ValueError: a number is out of its range, NaN or infinite, or a name is unknown,
-        or a section has keys of another kind; the message names the key, the value and
-        what is valid.
+      ValueError: a number is out of its range, NaN or infinite, a name is unknown, the
+        bounds of an interval are exchanged, or a section has keys of another kind; the
+        message names the key, the value and what is valid.
     """
     kind = _check_kind(config, path)
     declarations = declared(kind)
@@ -159,6 +161,12 @@ def check(config: ConfigDict, path: str = "") -> None:
             check(value, name)
         elif key in declarations:
             _check_value(name, value, declarations[key])
+    for low, high in _ORDERED:
+        bounds = config.get(low), config.get(high)
+        if None not in bounds and not bounds[0] < bounds[1]:
+            raise ValueError(
+                f"{path}.{low}={bounds[0]} must be below {path}.{high}={bounds[1]}"
+            )
 
 
 def _check_kind(config: ConfigDict, path: str) -> str:

@@ -162,7 +162,7 @@ def read_sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
     the lists in `config.sweep`; an empty list means the value in `sample`.
 
     Raises:
-      ValueError: there are too few samples, or an interval is not a pair.
+      ValueError: an interval is not a pair, or its bounds are exchanged.
     """
     c, now = config.sweep, config.sample
     pairs = c.intervals or ((now.guidance_low, now.guidance_high),)
@@ -172,6 +172,8 @@ def read_sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
                 f"sweep.intervals has {pair!r}; each must be a pair (low, high) of "
                 "logsnr, None for no bound, as in ((None, None), (-3.0, 3.0))"
             )
+        if None not in pair and not pair[0] < pair[1]:
+            raise ValueError(f"sweep.intervals has {pair!r}; low must be below high")
     guidances, step_counts = c.guidance or (now.guidance,), c.steps or (now.steps,)
     return c.count, [
         {

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 from simple_diffusion.configs.keys import Choices, Range, choice, number, section
 
-from simple_diffusion.build import network, recipes
+from simple_diffusion.build import evaluation, network, recipes
 from simple_diffusion.configs import base, keys, networks
 from simple_diffusion.pipelines import keywords
 from tests.build.every_key import kinds
@@ -197,3 +197,18 @@ def test_a_section_with_the_keys_of_another_kind_is_an_error():
     config.model.name = "vit"
     with pytest.raises(ValueError, match="model.name='vit' must be one of: .*uvit"):
         recipes.check(config)
+
+
+def test_the_bounds_of_an_interval_may_not_be_exchanged():
+    config = base.default()
+    config.sample.update(guidance_low=3.0, guidance_high=-3.0)
+    with pytest.raises(ValueError, match="guidance_low=3.0 must be below .*high=-3.0"):
+        recipes.check(config)
+    config = base.default()
+    config.diffusion.schedule.logsnr_min = 20.0
+    with pytest.raises(ValueError, match="logsnr_min=20.0 must be below .*max=15.0"):
+        recipes.check(config)
+    config = base.default()
+    config.sweep.intervals = ((3.0, -3.0),)
+    with pytest.raises(ValueError, match="sweep.intervals has .*must be below"):
+        evaluation.read_sweep(config)
