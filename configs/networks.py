@@ -18,16 +18,21 @@ def _common() -> dict:
         # Channels of the sinusoid of logsnr, and of the embedding for all blocks.
         base_channels=128,
         emb_channels=1024,
-        # How logsnr is scaled for the sinusoid: linear | sigmoid | inv_cos
+        # How logsnr becomes a number for the sinusoid: linear | sigmoid | inv_cos (the
+        # time of the cosine schedule) | flow (that of the rectified flow)
         logsnr_input="linear",
+        # Activation of the embedding, one of those of `activation`.
+        emb_activation="swish",
         # Normalisation in convolutional blocks: group | layer | rms
         conv_norm="group",
-        # Normalisation of queries and keys: layer | rms | none
+        # Normalisation of queries and keys: layer | rms | l2 (cosines times one learned
+        # scale) | none
         qk_norm="none",
         # Position in attention: learned or sincos (a table before the transformer, not
         # for a U-Net) | rope (rotated queries and keys) | none
         position="none",
-        # swish | gelu
+        # swish | gelu_tanh (GELU's approximation by a tanh) | gelu_exact; gelu is the
+        # earlier name of gelu_tanh
         activation="swish",
         # auto | xla | cudnn | flash_tpu
         attention="auto",
@@ -67,6 +72,9 @@ def unet() -> ConfigDict:
             heads=(4, 4, 4, 4, 4),
             # Additional blocks of the up path, compared with the down path.
             extra_up_blocks=1,
+            # Between levels: linear (mean or repetition, and a 1x1 convolution) |
+            # residual (a residual block around them; with skip=concat)
+            resampling="linear",
             # Sides in pixels of the feature maps that have attention.
             attention_resolutions=(8, 16),
             # Dropout rate, for feature maps of at most this side in pixels.

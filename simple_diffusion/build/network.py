@@ -14,6 +14,7 @@ from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
     conditions,
+    layers,
     patching,
     position,
     residual_uvit,
@@ -128,6 +129,7 @@ def build_module(
     gates = {gate: gate for gate in safa.GATES}
     gate = pick(gates, m.safa_gate, "model.safa_gate")
     mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
+    activations = {name: name for name in layers.ACTIVATIONS}
     net = make(
         m,
         size,
@@ -138,6 +140,7 @@ def build_module(
             num_classes=num_classes,
             input=m.logsnr_input,
             scale=scale if m.scale_embedding else None,
+            activation=pick(activations, m.emb_activation, "model.emb_activation"),
         ),
         patching=m.patching,
         normalise_bands=m.normalise_bands,
@@ -189,7 +192,13 @@ def _unet(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Mod
             dropout=m.dropout if resolution <= m.dropout_resolution else 0.0,
         )
         levels.append(level)
-    return unet.UNet(tuple(levels), style=_style(m, mixture, skip=m.skip), **common)
+    resamplings = {"linear": "linear", "residual": "residual"}
+    return unet.UNet(
+        tuple(levels),
+        style=_style(m, mixture, skip=m.skip),
+        resampling=pick(resamplings, m.resampling, "model.resampling"),
+        **common,
+    )
 
 
 def _uvit(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Module:
