@@ -128,7 +128,8 @@ def default() -> ConfigDict:
             # at another size than trained, and for patches by their full-image size.
             # The reference is data.patches.smallest, or data.resolution.
             shift_by_resolution=True,
-            # How training samples t: uniform | stratified | logit_normal
+            # How training samples t: uniform | stratified | logit_normal. The loss is
+            # divided by its density; see loss.weighting=logit_normal.
             time_law="stratified",
             time_mean=0.0,
             time_std=1.0,
@@ -140,7 +141,7 @@ def default() -> ConfigDict:
     config.loss = ConfigDict(
         dict(
             # eps_mse | v_mse | x_mse | u_mse | snr_trunc | min_snr | soft_min_snr |
-            # sigmoid | edm
+            # sigmoid | edm | logit_normal
             weighting="v_mse",
             min_snr_gamma=5.0,
             # Bias of the sigmoid weighting; None means that of the resolution (SiD2).
@@ -148,6 +149,10 @@ def default() -> ConfigDict:
             edm_mean=-1.2,
             edm_std=1.2,
             edm_sigma_data=0.5,
+            # u_mse over logit-normal t, for papers whose distribution of t is part of
+            # the loss (SD3, JiT): diffusion.time_law alone changes no expected loss.
+            logit_normal_mean=0.0,
+            logit_normal_std=1.0,
             # Add the errors of pooled images, for more than 256 pixels (section 3.2).
             multiscale=False,
             multiscale_smallest=32,
