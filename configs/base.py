@@ -368,13 +368,15 @@ def restore() -> ConfigDict:
             blur_taps=placeholder(int),
             # Components that the blur reduces below this fraction count as lost.
             blur_threshold=0.03,
-            # sense (compressed sensing): hadamard | blocks, and the number of
-            # measurements per number of the image.
+            # sense (compressed sensing): hadamard (random rows of the transform of the
+            # image, as published) | group_means (means over random groups of pixels) |
+            # blocks (random projections of each block), and the number of measurements
+            # per number of the image.
             sensing="hadamard",
             ratio=0.25,
             # blocks: side of a block in pixels.
             block_side=32,
-            # Seed of the random choices of both.
+            # Seed of the random choices of all three.
             operator_seed=0,
             # Standard deviation of the measurement noise, for images in [0, 1].
             sigma_y=0.0,
