@@ -85,6 +85,7 @@ def tasks(size: tuple[int, int]) -> dict[str, Task]:
         "blur, Gaussian": Task(deblur("gaussian")),
         "blur, anisotropic": Task(deblur("anisotropic")),
         "sensing 1/4, Hadamard": Task(sense("hadamard"), shown=True),
+        "sensing 1/4, group means": Task(sense("group_means")),
         "sensing 1/4, blocks": Task(sense("blocks")),
         "old photo: a fifth missing, 2x, grey": Task(
             {**old, "hole_mask": "random:0.2"}, shown=True

@@ -161,7 +161,8 @@ def default() -> ConfigDict:
             # at another size than trained, and for patches by their full-image size.
             # The reference is data.patches.smallest, or data.resolution.
             shift_by_resolution=True,
-            # How training samples t, and the parameters of logit_normal.
+            # How training samples t, and the parameters of logit_normal. The loss is
+            # divided by its density; see loss.weighting=logit_normal.
             time_law=choice("stratified", "uniform | stratified | logit_normal"),
             time_mean=number(0.0, "[-100, 100]"),
             time_std=number(1.0, "(0, 100]"),
@@ -176,7 +177,7 @@ def default() -> ConfigDict:
             weighting=choice(
                 "v_mse",
                 "eps_mse | v_mse | x_mse | u_mse | snr_trunc | min_snr | "
-                "soft_min_snr | sigmoid | edm",
+                "soft_min_snr | sigmoid | edm | logit_normal",
             ),
             min_snr_gamma=number(5.0, "(0, 1e6]"),
             # Bias of the sigmoid weighting; None means that of the resolution (SiD2).
@@ -184,6 +185,10 @@ def default() -> ConfigDict:
             edm_mean=number(-1.2, "[-100, 100]"),
             edm_std=number(1.2, "(0, 100]"),
             edm_sigma_data=number(0.5, "(0, 100]"),
+            # u_mse over logit-normal t, for papers whose distribution of t is part of
+            # the loss (SD3, JiT): diffusion.time_law alone changes no expected loss.
+            logit_normal_mean=number(0.0, "[-100, 100]"),
+            logit_normal_std=number(1.0, "(0, 100]"),
             # Add the errors of pooled images, for more than 256 pixels (section 3.2).
             multiscale=False,
             multiscale_smallest=number(32, "[1, 65536]"),

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 from simple_diffusion.configs.keys import choice, number, section
 
+ACTIVATIONS = "swish | gelu | gelu_tanh | gelu_exact"
+
 
 def _common() -> dict:
     """Returns the keys that every network has."""
@@ -19,16 +21,21 @@ def _common() -> dict:
         # Channels of the sinusoid of logsnr, and of the embedding for all blocks.
         base_channels=number(128, "[2, 65536]"),
         emb_channels=number(1024, "[1, 65536]"),
-        # How logsnr is scaled for the sinusoid.
-        logsnr_input=choice("linear", "linear | sigmoid | inv_cos"),
+        # How logsnr becomes a number for the sinusoid; inv_cos is the time of the
+        # cosine schedule, flow that of the rectified flow.
+        logsnr_input=choice("linear", "linear | sigmoid | inv_cos | flow"),
+        # Activation of the embedding.
+        emb_activation=choice("swish", ACTIVATIONS),
         # Normalisation in convolutional blocks.
         conv_norm=choice("group", "group | layer | rms"),
-        # Normalisation of queries and keys.
-        qk_norm=choice("none", "layer | rms | none"),
+        # Normalisation of queries and keys; l2 is that of cosines, times one learned
+        # scale.
+        qk_norm=choice("none", "layer | rms | l2 | none"),
         # Position in attention: learned and sincos are tables before the transformer,
         # not for a U-Net; rope rotates queries and keys.
         position=choice("none", "learned | sincos | rope | none"),
-        activation=choice("swish", "swish | gelu"),
+        # gelu_tanh approximates GELU by a tanh; gelu is its earlier name.
+        activation=choice("swish", ACTIVATIONS),
         # Implementation of attention.
         attention=choice("auto", "auto | xla | cudnn | flash_tpu"),
         # Padding of 3x3 convolutions in blocks.
@@ -66,6 +73,9 @@ def unet() -> ConfigDict:
             heads=number((4, 4, 4, 4, 4), "[1, 1024]"),
             # Additional blocks of the up path, compared with the down path.
             extra_up_blocks=number(1, "[0, 1024]"),
+            # Between levels: the mean or repetition and a 1x1 convolution (linear), or
+            # a residual block around them (residual; with skip=concat).
+            resampling=choice("linear", "linear | residual"),
             # Sides in pixels of the feature maps that have attention.
             attention_resolutions=number((8, 16), "[1, 65536]"),
             # Dropout rate, for feature maps of at most this side in pixels.

@@ -47,13 +47,15 @@ def restore() -> ConfigDict:
             blur_taps=number(placeholder(int), "[1, 10001]"),
             # Components that the blur reduces below this fraction count as lost.
             blur_threshold=number(0.03, "[0, 1)"),
-            # sense (compressed sensing): the operator, and the number of measurements
+            # sense (compressed sensing): hadamard (random rows of the transform of the
+            # image, as published), group_means (means over random groups of pixels) or
+            # blocks (random projections of each block), and the number of measurements
             # per number of the image.
-            sensing=choice("hadamard", "hadamard | blocks"),
+            sensing=choice("hadamard", "hadamard | group_means | blocks"),
             ratio=number(0.25, "(0, 1]"),
             # blocks: side of a block in pixels.
             block_side=number(32, "[1, 4096]"),
-            # Seed of the random choices of both.
+            # Seed of the random choices of all three.
             operator_seed=number(0, "[0, 4294967295]"),
             # Standard deviation of the measurement noise, for images in [0, 1].
             sigma_y=number(0.0, "[0, 10]"),

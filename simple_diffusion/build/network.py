@@ -15,6 +15,7 @@ from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
     conditions,
+    layers,
     patching,
     position,
     residual_uvit,
@@ -131,6 +132,7 @@ def build_module(
     gates = {gate: gate for gate in safa.GATES}
     gate = pick(gates, m.safa_gate, "model.safa_gate")
     mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
+    activations = {name: name for name in layers.ACTIVATIONS}
     net = make(
         m,
         size,
@@ -141,6 +143,7 @@ def build_module(
             num_classes=num_classes,
             input=m.logsnr_input,
             scale=scale if m.scale_embedding else None,
+            activation=pick(activations, m.emb_activation, "model.emb_activation"),
         ),
         patching=m.patching,
         normalise_bands=m.normalise_bands,
@@ -192,7 +195,13 @@ def _unet(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Mod
             dropout=m.dropout if resolution <= m.dropout_resolution else 0.0,
         )
         levels.append(level)
-    return unet.UNet(tuple(levels), style=_style(m, mixture, skip=m.skip), **common)
+    resamplings = {"linear": "linear", "residual": "residual"}
+    return unet.UNet(
+        tuple(levels),
+        style=_style(m, mixture, skip=m.skip),
+        resampling=pick(resamplings, m.resampling, "model.resampling"),
+        **common,
+    )
 
 
 def _uvit(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Module:
