@@ -9,13 +9,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simple_diffusion import command_line
 from simple_diffusion.core import signals
 
+if TYPE_CHECKING:
+    from simple_diffusion import command_line
+
 # Other imports are in functions: modules take seconds, in which signals must already
-# be handled, and errors of flags and --help need none of them.
+# be handled, and errors of flags and --help need few of them.
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -27,6 +29,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs one mode; an error that the user can fix is printed as one line."""
+    from simple_diffusion import command_line
+
     command = command_line.parse(arguments)
     # Before jax and TensorFlow start: their log messages would hide our first lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(143)  # as after SIGTERM: tells a scheduler to restart the run
 
 
-def read_config(command: command_line.Command) -> Any:
+def read_config(command: "command_line.Command") -> Any:
     """Returns the config that a command asks for, with its overrides.
 
     Without a recipe it is that of the run in the workdir.

@@ -18,7 +18,6 @@ import _thread
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -68,6 +67,8 @@ def install() -> None:
         signal.signal(number, _handle)
     # The interpreter writes the number of a signal here even while the main thread is
     # in compiled code, where `_handle` has to wait.
+    import socket  # only now that signals are handled: every import takes time
+
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
@@ -168,7 +169,7 @@ def _raise_again(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _watch(reader: socket.socket) -> None:
+def _watch(reader: Any) -> None:
     """Ends the process at a second signal, or if unwinding takes too long."""
     first: float | None = None
     while True:

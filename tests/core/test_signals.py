@@ -13,6 +13,7 @@ import pytest
 from simple_diffusion.core import signals
 
 ROOT = Path(__file__).parents[2]
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.fixture
@@ -110,6 +111,17 @@ with phase:
 """
 
 
+def wait_until_handled(process):
+    """Waits until the process handles SIGTERM: what is before that is not ours."""
+    status = Path(f"/proc/{process.pid}/status")
+    for _ in range(3000):
+        caught = re.search(r"SigCgt:\s*(\w+)", status.read_text())
+        if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.002)
+    raise AssertionError("it handles no signal")
+
+
 def stop(command, pattern, number=signal.SIGINT, delay=0.0):
     """Returns exit code, output, and seconds from the signal to the end."""
     process = subprocess.Popen(
@@ -126,6 +138,7 @@ def stop(command, pattern, number=signal.SIGINT, delay=0.0):
             line = process.stdout.readline()
             assert line, seen
             seen += line
+        wait_until_handled(process)
         time.sleep(delay)
         process.send_signal(number)
         start = time.monotonic()
@@ -136,6 +149,7 @@ def stop(command, pattern, number=signal.SIGINT, delay=0.0):
         process.wait()
 
 
+@LINUX
 @pytest.mark.parametrize("phase", ["start", "unwind"])
 def test_a_thread_ends_a_process_that_is_in_compiled_code(phase):
     code, output, seconds = stop(["-c", SLEEPY, phase], "ready", signal.SIGTERM)
@@ -143,8 +157,9 @@ def test_a_thread_ends_a_process_that_is_in_compiled_code(phase):
     assert seconds < 10
 
 
+@LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.3, 1.0, 2.0, 3.0, 4.5, 6.0])
+@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 2.0, 4.0, 7.0, 12.0])
 def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(delay, tmp_path):
     command = ["-m", "simple_diffusion.main", "train", "quickstart"]
     command += [f"--workdir={tmp_path / 'run'}"]
@@ -157,6 +172,7 @@ def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(delay, tmp_path):
         assert not list(tmp_path.rglob("*.partial"))
 
 
+@LINUX
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["prepare", "convert"])
@@ -169,6 +185,6 @@ def test_a_command_that_is_stopped_at_its_start_prints_one_line(
         "convert": ["inception", "--weights=/dev/stdin", f"--output={tmp_path}/a.npz"],
     }[module]
     command = ["-m", f"simple_diffusion.modes.{module}", *flags]
-    code, output, _ = stop(command, None, number, delay=0.4)
+    code, output, _ = stop(command, None, number, delay=0.0)
     assert code == 128 + number
     assert len(output.strip().splitlines()) == 1 and "stopped by" in output
