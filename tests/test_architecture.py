@@ -23,7 +23,9 @@ LAYERS = [
     {"build"},
     {"pipelines", "report"},
     {"modes", "studio"},
-    {"main", "__main__"},
+    {"command_line"},
+    {"main"},
+    {"__main__"},
 ]
 # Where a heavy library may be imported, as prefixes of module names.
 ALLOWED = {

@@ -13,6 +13,17 @@ from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
 ENDLESS = 2**31
+# Fields of the plan that are cut to a shorter run.
+_INTERVALS = (
+    "log_every",
+    "checkpoint_every",
+    "sample_every",
+    "evaluate_every",
+    "snapshot_every",
+)
+# The average of a run of fewer lengths 1 / (1 - decay) holds more than 5% of the
+# initial weights.
+_EMA_LENGTHS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +81,7 @@ def read_plan(config: Config, epoch: int) -> Plan:
     def optional(name: str) -> int | None:
         return read_duration(c, name, c.batch_size, epoch)
 
-    return Plan(
+    plan = Plan(
         seed=c.seed,
         batch_size=c.batch_size,
         accumulate=c.accumulate,
@@ -85,6 +96,61 @@ def read_plan(config: Config, epoch: int) -> Plan:
         skips_allowed=c.skips_allowed,
         profile=c.profile_steps,
     )
+    cut = {
+        field: min(getattr(plan, field), plan.total)
+        for field in _INTERVALS
+        if getattr(plan, field)
+    }
+    return dataclasses.replace(plan, **cut)
+
+
+def describe_fit(config: Config, plan: Plan, epoch: int) -> list[str]:
+    """Returns lines about what does not fit the length of the run, for its log.
+
+    Args:
+      config: the whole config.
+      plan: its plan, whose intervals were cut to the run.
+      epoch: number of examples in an epoch.
+    """
+    c = config.train
+    asked = {
+        f"train.{field}": read_duration(c, field, c.batch_size, epoch)
+        for field in ("log_every", "checkpoint_every", "sample_every", "evaluate_every")
+    }
+    asked["ema.snapshot_every_steps"] = config.ema.snapshot_every_steps
+    cuts = [
+        f"{name} from {steps} steps to {plan.total}"
+        for name, steps in asked.items()
+        if steps and steps > plan.total
+    ]
+    warmup = fit_warmup(config, plan.total)
+    if warmup != config.optimizer.warmup_steps:
+        cuts.insert(
+            0,
+            f"optimizer.warmup_steps from {config.optimizer.warmup_steps} to {warmup}",
+        )
+    lines = [f"cut to the {plan.total} steps of this run: {', '.join(cuts)}"] * any(
+        cuts
+    )
+    ema_lengths = round(plan.total * (1 - config.ema.decay), 6)
+    if ema_lengths < _EMA_LENGTHS and not config.ema.warmup:
+        share = math.exp(-ema_lengths)
+        lines.append(
+            f"warning: ema.decay={config.ema.decay} is too slow for {plan.total} "
+            f"steps: {share:.0%} of the average are the initial weights, and samples "
+            "will show it; set ema.warmup=True or lower ema.decay"
+        )
+    return lines
+
+
+def fit_warmup(config: Config, total_steps: int) -> int:
+    """Returns the steps of the warm-up; a tenth of the run if it does not fit."""
+    steps = config.optimizer.warmup_steps
+    if steps < total_steps:
+        return steps
+    # At least one step for rsqrt, and at least one step of the cosine after it.
+    last = total_steps - (config.optimizer.decay == "cosine")
+    return min(steps, last, max(1, total_steps // 10))
 
 
 def read_duration(
@@ -170,7 +236,7 @@ def build_watchdog(config: Config) -> cluster.Watchdog:
 
 
 def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
-    """Returns the optimizer of a run of `total_steps` steps.
+    """Returns the optimizer of a run of `total_steps` steps; see `fit_warmup`.
 
     Raises:
       ValueError: a name is unknown, or the optimizer would ignore the weight decay.
@@ -181,16 +247,10 @@ def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"
         )
-    if c.decay == "cosine" and c.warmup_steps >= total_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps={c.warmup_steps} must be below the "
-            f"{total_steps} steps of the run (train.total_steps) for "
-            "optimizer.decay='cosine'"
-        )
     rate = optimizer.learning_rate(
         c.learning_rate,
         shape=c.decay,
-        warmup_steps=c.warmup_steps,
+        warmup_steps=fit_warmup(config, total_steps),
         total_steps=total_steps,
     )
     return optimizer.adam(

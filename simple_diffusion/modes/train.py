@@ -76,27 +76,28 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
         grids.write(now, weights, is_last=now >= plan.total)
 
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
-    outcome = _train(
-        config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
-    )
-    if outcome.status == loop.STOPPED:
-        return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
-    watch.set_activity("sampling and evaluating the result", is_unlimited=True)
-    if outcome.status == loop.ALREADY_COMPLETE:
-        runs.save_config(config, folder, dataset.class_names)
-    last = int(outcome.state.step)  # above plan.total if an earlier run was longer
-    record = files.read_metrics(folder)
-    # The first process writes the files, so it decides for all processes.
-    has_grids, has_metrics = cluster.broadcast_from_first(
-        [all(path.exists() for path in grids.paths), record.get("step") == last]
-    )
-    if not has_grids:  # killed between the last checkpoint and the grids
-        write_grids(last, outcome.state)
-    if not has_metrics:
-        record = evaluations.evaluate_final(outcome.state)
-    metrics = record.get("metrics", {})
-    _print_summary(metrics, folder)
-    return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
+    with cluster.hold_workdir(folder, console.print_line):
+        outcome = _train(
+            config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
+        )
+        if outcome.status == loop.STOPPED:
+            return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
+        watch.set_activity("sampling and evaluating the result", is_unlimited=True)
+        if outcome.status == loop.ALREADY_COMPLETE:
+            runs.save_config(config, folder, dataset.class_names)
+        last = int(outcome.state.step)  # above plan.total if an earlier run was longer
+        record = files.read_metrics(folder)
+        # The first process writes the files, so it decides for all processes.
+        has_grids, has_metrics = cluster.broadcast_from_first(
+            [all(path.exists() for path in grids.paths), record.get("step") == last]
+        )
+        if not has_grids:  # killed between the last checkpoint and the grids
+            write_grids(last, outcome.state)
+        if not has_metrics:
+            record = evaluations.evaluate_final(outcome.state)
+        metrics = record.get("metrics", {})
+        _print_summary(metrics, folder)
+        return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
 
 
 def _train(
@@ -141,6 +142,8 @@ def _train(
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
         stack.callback(log.close)
         _print_introduction(config, folder, dataset, blueprint, mesh)
+        for line in training.describe_fit(config, plan, dataset.epoch):
+            console.print_line(line)
         actions = [loop.Action(plan.sample_every or plan.total, write_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)

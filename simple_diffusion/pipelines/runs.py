@@ -1,6 +1,7 @@
 """The config and class names of a run, stored in its workdir."""
 
 import json
+import os
 from typing import Any
 
 import jax
@@ -11,23 +12,22 @@ from simple_diffusion.build import recipes
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 
-# The sections that the trained parameters depend on.
-_SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
-
 
 def save_config(
     config: Config,
     folder: epath.Path,
     class_names: tuple[str, ...],
 ) -> None:
-    """Writes config and class names; prints the keys that changed."""
+    """Writes config and class names; prints every key that changed."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    before = files.read_json(folder / files.CONFIG)
-    for section in _SECTIONS if before else ():
-        for line in files.list_differences(before.get(section), now[section], section):
-            console.print_line(f"changed since this run began: {line}")
+    stored = files.read_json(folder / files.CONFIG)
+    if stored:
+        # Complete, so that keys that are newer than the run do not count as changed.
+        before = json.loads(complete_config(stored).to_json_best_effort())
+        for line in files.list_differences(before, now):
+            console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
 
@@ -57,6 +57,54 @@ def load_config(folder: epath.Path) -> Config:
     if stored is None:
         raise ValueError(f"{folder} holds no trained model ({files.CONFIG} is missing)")
     return complete_config(stored)
+
+
+def load_config_for(mode: str, folder: epath.Path) -> Config:
+    """Returns the config of the run in a workdir, for one of the modes.
+
+    Training continues on the mesh of the run; the other modes use all devices of this
+    machine, which may have fewer than that of the training.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    if not (folder / files.CONFIG).exists():
+        if mode == "report":
+            return recipes.defaults()  # it reads whatever is in the workdir
+        first = "" if mode == "train" else "train first; or "
+        raise ValueError(
+            f"--workdir={folder} holds no run ({files.CONFIG} is missing): {first}name "
+            f"a recipe by --config, one of: {', '.join(recipes.names())}"
+        )
+    config = load_config(folder)
+    if mode != "train":
+        use_all_devices(config)
+    return config
+
+
+def load_config_file(path: str) -> Config:
+    """Returns the config in a config.json, on all devices of this machine.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it holds no config.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no config at {os.path.abspath(path)}")
+    try:
+        config = complete_config(json.loads(file.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--config={path} is no {files.CONFIG} of a run ({error})"
+        ) from error
+    use_all_devices(config)
+    return config
+
+
+def use_all_devices(config: Config) -> None:
+    """Replaces the mesh of another machine by one over all devices of this one."""
+    config.mesh.update(data=-1, fsdp=1, tensor=1, slices=1, split_rows=False)
 
 
 def complete_config(stored: dict[str, Any]) -> Config:

@@ -17,25 +17,30 @@ With one process, only the log messages about long waits remain.
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from simple_diffusion.core import run_lock, signals
 
 # Exit code for schedulers: the run itself is fine, start it again (EX_TEMPFAIL).
 EXIT_RETRY = 75
 EXIT_FAILED = 1
 
 _FOLDER = "simple_diffusion"  # prefix of our keys in the shared key-value store
+_barrier_numbers = itertools.count()
 
 
 class CollectiveError(Exception):
@@ -112,6 +117,33 @@ def broadcast_from_first(numbers: list[int]) -> list[int]:
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
     padded = np.resize(np.array([*numbers, 0], np.int32), length + 1)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length].tolist()
+
+
+@contextlib.contextmanager
+def hold_workdir(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a workdir for all processes of this run.
+
+    Raises:
+      LockedError: another training holds it.
+      OSError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            lock = run_lock.hold(
+                folder, log=log, stop=lambda reason: exit_process(f"error: {reason}")
+            )
+            try:
+                stack.enter_context(lock)
+            except OSError as error:
+                raise OSError(
+                    f"cannot write to {folder}: {error.strerror or error}. Choose "
+                    "another --workdir or change its permissions"
+                ) from error
+        if jax.process_count() > 1:
+            # Not a collective operation: the first of those has limits of its own.
+            name = f"{_FOLDER}/barrier/{next(_barrier_numbers)}"
+            _store().wait_at_barrier(name, round(2000 * run_lock.STALE_SECONDS))
+        yield
 
 
 class Ballot:
@@ -209,6 +241,8 @@ class Watchdog:
         with contextlib.suppress(Exception):  # the other processes may be gone
             self._put("end", f"{type(error).__name__}: {error}")
         self._wait_for_readers()
+        if isinstance(error, signals.Stopped):
+            signals.exit_now(error.number)
         if not isinstance(error, OSError | ValueError | RuntimeError):
             traceback.print_exception(error)
         exit_process(f"error: process {self._process} of {self._count}: {error}")

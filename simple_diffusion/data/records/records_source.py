@@ -55,6 +55,7 @@ class RecordsSource:
         self._root = epath.Path(root)
         self._crop_box = crop_box
         self._manifest = manifest = _load_manifest(self._root)
+        shards.load_array_record()  # raises its error now, and not at the first batch
         names = _load_all_names(self._root, manifest)
         self.class_names = tuple(manifest.classes)
         self.fields = frozenset({"image", "label"} if self.class_names else {"image"})

@@ -233,3 +233,16 @@ def test_a_folder_that_was_never_prepared_says_how_to(tmp_path):
 def test_a_bare_path_of_records_is_answered_with_how_to_write_it(native):
     with pytest.raises(DataError, match=f"write records:{native}"):
         catalogue.open_source(str(native))
+
+
+def test_without_array_record_records_are_an_error_and_other_sources_work(
+    images, native, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    with pytest.raises(DataError, match="need the package array_record.*folder:PATH"):
+        catalogue.open_source(f"records:{native}")
+    config = base.default()
+    config.data.update(source=f"folder:{images}", resolution=8)
+    config.train.batch_size = 2
+    batch = next(build_data.open_data(config).train(0))
+    assert batch.image.shape == (2, 8, 8, 3)
