@@ -175,7 +175,7 @@ def _check_kind(config: ConfigDict, path: str) -> str:
     if not kinds:
         return path
     found = f"{path}:{config.name}"
-    names = [name.partition(":")[2] for name in kinds]
+    names = sorted(name.partition(":")[2] for name in kinds)
     if found not in kinds:
         raise ValueError(
             f"{path}.name={config.name!r} must be one of: {', '.join(names)}"
