@@ -104,6 +104,8 @@ def build_objective(config: Config, net: Network) -> objectives.DiffusionObjecti
     # Without patches all images have the reference side, and the shift is 0.
     shifts = d.shift_by_resolution and config.data.patches is not None
     codec, codec_params = codecs.build_codec(config)
+    normalisations = dict.fromkeys(loss.NORMALISATIONS)
+    pick(normalisations, c.multiscale_normalise, "loss.multiscale_normalise")
     multiscale = loss.multiscale_mse(c.multiscale_smallest, c.multiscale_normalise)
     return objectives.DiffusionObjective(
         apply=net.apply,

@@ -32,6 +32,7 @@ METRICS = (
     "fd_infinity",
 )
 LABELS = ("balanced", "as_data")
+REFERENCES = ("statistics", "folder", "npz")  # besides "data"
 MODEL = "model"  # value of evaluate.samples: samples of the model, not files
 
 
@@ -107,8 +108,15 @@ def read_plan(config: Config) -> Plan:
                     f"evaluate.{key} has {name!r}; known are {', '.join(METRICS)}"
                 )
     kind, _, file = c.reference.partition(":")
-    if kind == "statistics" and not file:
-        raise ValueError("evaluate.reference=statistics: must name a file")
+    if c.reference != "data" and (kind not in REFERENCES or not file):
+        raise ValueError(
+            f"evaluate.reference={c.reference!r} must be data, statistics:FILE, "
+            "folder:PATH or npz:FILE"
+        )
+    if c.samples != MODEL and c.samples.partition(":")[0] not in ("folder", "npz"):
+        raise ValueError(
+            f"evaluate.samples={c.samples!r} must be {MODEL}, folder:PATH or npz:FILE"
+        )
     if c.also_sizes and kind not in ("data", "statistics"):
         raise ValueError(
             f"evaluate.also_sizes={tuple(c.also_sizes)} needs evaluate.reference=data: "

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,8 @@ from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
     conditions,
+    layers,
+    ops,
     patching,
     position,
     residual_uvit,
@@ -24,6 +26,8 @@ from simple_diffusion.nets import (
 from simple_diffusion.nets.layers import Level, Style
 
 CHANNELS = 3  # of images; networks and sources take any number
+# Keys of the section `model` whose values are in fields of another name.
+_COLUMNS = {"kinds": "kind", "safa": "safa"}
 
 Size = tuple[int, int]
 
@@ -125,6 +129,7 @@ def build_module(
     """
     networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
     make = pick(networks, m.name, "model.name")
+    _check_names(m)
     gates = {gate: gate for gate in safa.GATES}
     gate = pick(gates, m.safa_gate, "model.safa_gate")
     mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
@@ -149,7 +154,49 @@ def build_module(
         patching.check_size(size, m.patching, len(net.levels))
     except ValueError as error:
         raise ValueError(f"data.resolution={size[0]}: {error}") from None
+    for k, level in enumerate(net.levels):
+        if _has_attention(level) and level.channels % level.heads:
+            heads, channels = f"model.heads[{k}]", f"model.channels[{k}]"
+            if m.name == "uvit":
+                heads, channels = "model.trunk_heads", "model.trunk_channels"
+            raise ValueError(
+                f"{heads}={level.heads} must divide {channels}={level.channels}"
+            )
     return net
+
+
+def _has_attention(level: Level) -> bool:
+    return level.attention or level.kind == "transformer"
+
+
+def _check_names(m: Config) -> None:
+    """Raises ValueError for a name that a key of the section does not have."""
+    hints = get_type_hints(Style)
+    names = {key: get_args(hints[key]) for key in hints if _is_choice(hints[key])}
+    names |= {
+        "attention": get_args(ops.Implementation),
+        "logsnr_input": conditions.LOGSNR_INPUTS,
+        "remat": ("none", *layers.REMAT_POLICIES),
+    }
+    for key in m:
+        if key in names:
+            pick(dict.fromkeys(names[key]), m[key], f"model.{key}")
+        elif key in _COLUMNS:
+            known = get_args(get_type_hints(Level)[_COLUMNS[key]])
+            for value in m[key]:
+                if value not in known:
+                    raise ValueError(
+                        f"model.{key}={tuple(m[key])} has {value!r}; each entry must "
+                        f"be one of: {', '.join(known)}"
+                    )
+    try:
+        patching.parse(m.patching)
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from None
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
 
 
 def _dtype(name: str | None) -> Any:
@@ -241,8 +288,11 @@ def _safa(m: Config) -> Sequence[str]:
 def _rows(**columns: Sequence) -> list[dict[str, Any]]:
     """Returns the columns of a level table as rows."""
     if len({len(column) for column in columns.values()}) != 1:
-        lengths = ", ".join(f"{name}: {len(v)}" for name, v in columns.items())
-        raise ValueError(f"model: columns need one entry per level, got {lengths}")
+        keys = {"kind": "kinds"}  # fields with another name than their key
+        lengths = ", ".join(
+            f"{len(v)} in model.{keys.get(name, name)}" for name, v in columns.items()
+        )
+        raise ValueError(f"each level needs one entry in each key, got {lengths}")
     return [
         dict(zip(columns, row, strict=True))
         for row in zip(*columns.values(), strict=True)

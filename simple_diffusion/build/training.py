@@ -201,6 +201,7 @@ def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
     """
     c = config.optimizer
     pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
+    pick(dict.fromkeys(optimizer.SHAPES), c.decay, "optimizer.decay")
     if c.name == "adam" and c.weight_decay:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"
@@ -228,9 +229,18 @@ def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
 
 
 def build_averages(config: Config) -> dict[str, ema.Average]:
-    """Returns the tracked averages: "main", and for example "power_0.05"."""
+    """Returns the tracked averages: "main", and for example "power_0.05".
+
+    Raises:
+      ValueError: a decay or a length is out of range.
+    """
     c = config.ema
+    if not 0 <= c.decay < 1:
+        raise ValueError(f"ema.decay={c.decay} must be at least 0 and less than 1")
     tracked: dict[str, ema.Average] = {"main": ema.Exponential(c.decay, c.warmup)}
     for sigma_rel in c.power:
-        tracked[f"power_{sigma_rel:g}"] = ema.PowerFunction(sigma_rel)
+        try:
+            tracked[f"power_{sigma_rel:g}"] = ema.PowerFunction(sigma_rel)
+        except ValueError as error:
+            raise ValueError(f"ema.power={tuple(c.power)}: {error}") from None
     return tracked

@@ -18,6 +18,9 @@ def mse(error: Float[Array, "b h w c"]) -> Float[Array, "b"]:
     return arrays.mean_per_example(jnp.square(error.astype(jnp.float32)))
 
 
+NORMALISATIONS = ("mean", "paper")
+
+
 def multiscale_mse(smallest: int = 32, normalise: str = "mean") -> LossFn:
     """Returns the mean squared error summed over scales (arXiv 2301.11093, Eq. 9).
 
@@ -36,8 +39,8 @@ def multiscale_mse(smallest: int = 32, normalise: str = "mean") -> LossFn:
     Raises:
       ValueError: another `normalise`.
     """
-    if normalise not in ("mean", "paper"):
-        raise ValueError(f"normalise={normalise!r} must be 'mean' or 'paper'")
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise={normalise!r} must be one of {NORMALISATIONS}")
 
     def loss(error: Float[Array, "b h w c"]) -> Float[Array, "b"]:
         error = error.astype(jnp.float32)

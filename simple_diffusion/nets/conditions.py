@@ -1,6 +1,6 @@
 """What a network is conditioned on, as one vector: noise level, class, scale."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets.position import Scale
 
 LogsnrInput = Literal["linear", "sigmoid", "inv_cos"]
+LOGSNR_INPUTS: tuple[str, ...] = get_args(LogsnrInput)
 
 
 def logsnr_input(
@@ -37,7 +38,7 @@ def logsnr_input(
         case "inv_cos":
             # Beyond 20 the time is 0 or 1 to four digits; the exponential stays finite.
             return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20))) * (2 / jnp.pi)
-    raise ValueError(f"logsnr input {kind!r} must be linear, sigmoid or inv_cos")
+    raise ValueError(f"logsnr_input={kind!r} must be one of {LOGSNR_INPUTS}")
 
 
 def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channels}"]:

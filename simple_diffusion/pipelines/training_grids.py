@@ -33,6 +33,7 @@ class TrainingGrids:
           folder: the workdir.
           trained: the model; its weights are not used.
         """
+        sampling.check_weights_are_tracked(config)
         net, mesh = trained.net, trained.mesh
         plan = sampling.read_plan(config, net, trained.classes)
         self.sampler = sampling.build_sampling(

@@ -126,6 +126,8 @@ def _inpaint(size: Size, known_mask: jax.Array) -> LinearOperator:
 
 def _super_resolution(c: Config, masked: bool) -> Callable[..., LinearOperator]:
     factor, compat = c.factor, c.compat
+    if factor < 1:
+        raise ValueError(f"restore.factor={factor} must be at least 1")
 
     def average(size: Size, known_mask: jax.Array) -> LinearOperator:
         mask = known_mask if masked else None
