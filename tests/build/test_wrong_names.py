@@ -20,7 +20,7 @@ ANY_TEXT = {"evaluate.labels", "export.dtype"}
 
 
 def build(config):
-    """Builds all that a training, sampling and a restoration build before they start."""
+    """Builds all that a training and a restoration build before they start."""
     training.build_watchdog(config)
     training.build_mesh(config)
     dataset = data.open_data(config)

@@ -364,7 +364,7 @@ def soft(path):
     [
         (dict(task="inpaint", hole_mask="SMALL"), "8x8 pixels, one has 16x16"),
         (dict(task="inpaint", hole_mask="SOFT"), "black .known. and white .*99.*%"),
-        (dict(task="inpaint", hole_mask="NONE"), "NONE.png"),
+        (dict(task="inpaint", hole_mask="NONE"), "hole_mask=.*NONE.png does not exi"),
         (dict(task="inpaint", hole_mask="box:17x4"), "box:17x4 does not fit"),
         (dict(task="inpaint", hole_mask="random:2"), "must be random:SHARE"),
         (

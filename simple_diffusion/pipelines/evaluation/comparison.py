@@ -28,7 +28,6 @@ from simple_diffusion.training import cluster, report
 
 FOLDER = "evaluation"
 _FEATURES = "features_"
-SIZE = "{size}"  # placeholder in the name of a statistics file
 _HELD_OUT = 2_000  # held-out images, as a baseline of the distance to training images
 _PROGRESS_SECONDS = 20.0
 _UNUSED = 8  # number of feature files to keep that this evaluation does not use
@@ -59,9 +58,7 @@ class Comparison:
         self._dataset = dataset
         self._mesh = mesh
         self._folder = folder
-        devices = mesh.shape["data"] * mesh.shape["fsdp"]
-        # Round up: the last batch is padded and masked anyway.
-        self.batch_size = -(-plan.batch_size // devices) * devices
+        self.batch_size = round_batch(plan.batch_size, mesh)
         self._extract = Extractor(
             networks, mesh, self.batch_size, plan.patch, plan.seed
         )
@@ -269,7 +266,7 @@ class Comparison:
             images = self._of_data(size, split, count, label, most)
             references.check_count(plan, images.identity["examples"])
             if kind == "statistics":
-                sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
+                sized = name.replace(references.SIZE, f"{size[0]}x{size[1]}")
                 path = epath.Path(sized).expanduser()
         else:
             key, batch = "evaluate.reference", self.batch_size
@@ -343,6 +340,12 @@ class Comparison:
             split=split,
             label=label,
         )
+
+
+def round_batch(batch_size: int, mesh: Mesh) -> int:
+    """Returns the next multiple of the devices: the last batch is padded anyway."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch_size // devices) * devices
 
 
 def _check_kept(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
