@@ -13,6 +13,8 @@ from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
 ENDLESS = 2**31
+# Keys that bound the memory of a training, for `memory.explain`.
+SAVE_MEMORY = "lower train.batch_size, raise train.accumulate, or set model.remat=full"
 
 
 @dataclasses.dataclass(frozen=True)

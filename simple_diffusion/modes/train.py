@@ -16,7 +16,7 @@ from simple_diffusion.build import (
     sampling,
     training,
 )
-from simple_diffusion.core import arrays, console, files
+from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
@@ -133,7 +133,7 @@ def _train(
             dataset.train(first_step), training.batch_shardings(config, mesh)
         )
 
-    with contextlib.ExitStack() as stack:
+    with memory.explain(training.SAVE_MEMORY), contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
             folder / open_run.CHECKPOINTS, plan.keep, plan.keep_every
         )

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from simple_diffusion.build import sampling
+from simple_diffusion.core import memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
 from simple_diffusion.pipelines import keywords
@@ -65,6 +66,7 @@ class Samples:
         self.size, self.windows = sampler.size, sampler.windows
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
+        self._advice = advise(config, sampler.windows, "sample.size", batch_size)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +76,8 @@ class Samples:
         batches = self._drawer(self._trained.weights, self.labels)
         done, batch = 0, None
         while done < len(self.labels):
-            with self._relay.listen(self._progress_of(len(self.labels) - done)):
+            listener = self._progress_of(len(self.labels) - done)
+            with memory.explain(self._advice), self._relay.listen(listener):
                 batch = next(batches)
             done += len(batch)
             yield batch
@@ -85,6 +88,26 @@ class Samples:
         if progress is None:
             return None
         return lambda done, steps, x_hat: progress(done, steps, x_hat[:count])
+
+
+def advise(config: Config, windows: int | None, size_key: str, batch_size: int) -> str:
+    """Returns which keys bound the memory of sampling, for `memory.explain`.
+
+    Args:
+      config: the whole config.
+      windows: number of windows of an image; None without windows.
+      size_key: key of the size of the images.
+      batch_size: images at a time.
+    """
+    c, side = config.sample, config.data.resolution
+    if windows is not None:
+        keys = f"sample.window={c.window} or sample.window_batch={c.window_batch}"
+        return f"lower {keys}, or set a smaller {size_key}=HxW"
+    lower = f"lower sample.batch_size={batch_size}, " if batch_size > 1 else ""
+    return (
+        f"{lower}set sample.window={side}, which makes images in windows of that side, "
+        f"or a smaller {size_key}=HxW"
+    )
 
 
 def _compile(

@@ -5,11 +5,12 @@ import numpy as np
 from etils import epath
 
 from simple_diffusion.build import sampling
-from simple_diffusion.core import console, files
+from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Weights
 from simple_diffusion.pipelines import image_grids
 from simple_diffusion.pipelines.programs import Drawer, make_drawer
+from simple_diffusion.pipelines.sampling import advise
 from simple_diffusion.pipelines.trained import Trained
 
 FOLDER = "grids"
@@ -40,6 +41,9 @@ class TrainingGrids:
             config, net, mesh=mesh, codec=trained.codec
         )
         self.drawer = make_drawer(self.sampler, mesh, plan.batch_size)
+        self._advice = advise(
+            config, self.sampler.windows, "sample.size", plan.batch_size
+        )
         extra = sampling.build_extra_sizes(config, net, mesh)
         self._extra: dict[str, Drawer] = {
             size: make_drawer(sampler, mesh, plan.batch_size)
@@ -73,6 +77,7 @@ class TrainingGrids:
     def _draw(
         self, path: epath.Path, drawer: Drawer, weights: Weights, labels: np.ndarray
     ) -> None:
-        grid = np.concatenate(list(drawer(weights, labels)))
+        with memory.explain(self._advice):
+            grid = np.concatenate(list(drawer(weights, labels)))
         if jax.process_index() == 0:
             image_grids.write_grid(path, grid, labels)

@@ -333,7 +333,10 @@ def test_patch_corners_depend_only_on_the_position():
     [
         (dict(reference="nonsense"), "reference='nonsense' must be data, statistics:"),
         (dict(reference="folder:/none"), "evaluate.reference=.*does not exist"),
-        (dict(reference="statistics:/bin/sh"), "reference=statistics:/bin/sh: .*is not"),
+        (
+            dict(reference="statistics:/bin/sh"),
+            "reference=statistics:/bin/sh: .*is not",
+        ),
         (dict(samples="nonsense"), "samples='nonsense' must be model, folder:PATH"),
         (dict(samples="folder:/none"), "evaluate.samples=folder:/none: .* not exist"),
         (dict(labels="bo"), "evaluate.labels has 'bo'"),

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
-from simple_diffusion.core import console, files
+from simple_diffusion.core import console, files, memory
 from simple_diffusion.data.sources.protocols import Split
 from simple_diffusion.evaluation import feature_bank, metric_names, published, scoring
 from simple_diffusion.evaluation.feature_bank import Banks
@@ -126,16 +126,19 @@ class Comparison:
             if jax.process_index() == 0:
                 feature_bank.save(banks, path)
 
-        banks = feature_bank.gather(
-            identity,
-            images.count,
-            keep,
-            images.parts,
-            self._extract,
-            stored=stored,
-            save=save if store else None,
-            progress=_progress(images.count),
-        )
+        with memory.explain(
+            f"lower evaluate.batch_size={self.plan.batch_size} or sample.batch_size"
+        ):
+            banks = feature_bank.gather(
+                identity,
+                images.count,
+                keep,
+                images.parts,
+                self._extract,
+                stored=stored,
+                save=save if store else None,
+                progress=_progress(images.count),
+            )
         cluster.all_true(True)  # wait until the file is written
         return banks
 

@@ -15,7 +15,7 @@ from simple_diffusion.build import (
     network,
     sampling,
 )
-from simple_diffusion.core import console, files
+from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
@@ -224,10 +224,11 @@ def measure_held_out(
         config, trained.net, trained.weights.network, batches, mesh
     )
     images = None
-    for name, value in evaluator.held_out_loss():
-        if name == "held_out_images":
-            images = int(value)
-        yield Metric(name, value, (None, images))
+    with memory.explain(f"lower evaluate.batch_size={batch_size}"):
+        for name, value in evaluator.held_out_loss():
+            if name == "held_out_images":
+                images = int(value)
+            yield Metric(name, value, (None, images))
 
 
 def describe(

@@ -11,7 +11,6 @@ from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.pipelines.evaluation import image_files
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
 
-
 SIZE = "{size}"  # placeholder in the name of a statistics file
 
 

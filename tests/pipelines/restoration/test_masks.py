@@ -63,7 +63,10 @@ def test_a_hole_that_is_lost_in_resizing_is_an_error_that_says_so():
         ("random:1", "hole_mask=random:1 must be random:SHARE"),
         ("random:some", "hole_mask=random:some must be random:SHARE"),
         ("box:8", "hole_mask=box='8' must be HxW"),
-        ("/missing", "hole_mask=/missing does not exist; it must be an image, a folder"),
+        (
+            "/missing",
+            "hole_mask=/missing does not exist; it must be an image, a folder",
+        ),
     ],
 )
 def test_a_mask_that_cannot_be_used_names_the_key(text, says):
