@@ -245,6 +245,9 @@ def default() -> ConfigDict:
         dict(
             seed=0,
             count=64,
+            # Mode `sample`: folder of the samples, which must not hold files yet; None
+            # means the first of samples, samples_2, ... in the workdir that is free.
+            output=placeholder(str),
             # Images per batch, on all devices together.
             batch_size=64,
             # HxW; None means data.resolution, square.

@@ -1,21 +1,25 @@
 """Sampling a trained model in batches."""
 
+import itertools
+import os
 from collections.abc import Iterator
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from simple_diffusion.build import sampling
-from simple_diffusion.core import memory
+from simple_diffusion.core import files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
 from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
 from simple_diffusion.pipelines.trained import Trained
 
+FOLDER = "samples"
 # Keys of `sample` that are arguments of a program, or do not affect it.
 _NOT_COMPILED = (
-    *("seed", "count", "classes", "batch_size", "also_sizes"),
+    *("seed", "count", "classes", "batch_size", "also_sizes", "output"),
     *("weights", "checkpoint_step", "best_checkpoint"),
 )
 
@@ -88,6 +92,29 @@ class Samples:
         if progress is None:
             return None
         return lambda done, steps, x_hat: progress(done, steps, x_hat[:count])
+
+
+def choose_output(config: Config, workdir: epath.Path) -> epath.Path:
+    """Returns the folder for the samples of mode `sample`, which holds no files.
+
+    Raises:
+      ValueError: `sample.output` holds files.
+    """
+    text = config.sample.output
+    if text is None:
+        names = (f"{FOLDER}_{k}" if k > 1 else FOLDER for k in itertools.count(1))
+        return next(path for path in map(workdir.__truediv__, names) if _is_free(path))
+    output = files.resolve_folder(os.path.expanduser(text), "sample.output")
+    if not _is_free(output):
+        raise ValueError(
+            f"sample.output={text} already holds files, which are not replaced; name "
+            "another folder, or None for the next free one in the workdir"
+        )
+    return output
+
+
+def _is_free(path: epath.Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def advise(config: Config, windows: int | None, size_key: str, batch_size: int) -> str:

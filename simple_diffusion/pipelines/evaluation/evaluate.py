@@ -77,7 +77,7 @@ def evaluate_model(
     class_grids.write(output, samples.images, features.labels, plan.show_per_class)
     result = evaluation.describe(config, comparison, sampler, trained.step, metrics)
     record.append(folder, result)
-    path = files.write_metrics(folder, result)
+    path = record.write_metrics(folder, result)
     comparison.remove_unused()
     console.print_line(f"metrics: {path}")
     return result

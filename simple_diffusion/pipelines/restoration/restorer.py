@@ -24,6 +24,7 @@ _NOT_COMPILED = (
     *("restore.classes", "restore.degrade", "restore.size", "restore.lpips_weights"),
     *("sample.seed", "sample.count", "sample.classes", "sample.batch_size"),
     *("sample.weights", "sample.checkpoint_step", "sample.best_checkpoint"),
+    "sample.output",
 )
 
 
