@@ -3,11 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding
 
+from simple_diffusion.core import console
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
@@ -188,7 +188,7 @@ def build_watchdog(config: Config) -> cluster.Watchdog:
             f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
         )
     return cluster.Watchdog(
-        partial(print, flush=True),
+        console.print_everywhere,
         warn_after=c.stall_warning_seconds,
         timeout=c.stall_limit_seconds,
         heartbeat_timeout=c.peer_timeout_seconds,

@@ -28,8 +28,14 @@ class Evaluator:
     loss: Callable[[Batch, int], tuple[Array, Array, Array]]
     bin_edges: tuple[float, ...]
 
-    def held_out_loss(self) -> Iterator[tuple[str, float]]:
-        """Yields the mean loss, its mean in each logsnr bin, and bits per dimension."""
+    def held_out_loss(
+        self, progress: Callable[[int], None] = lambda images: None
+    ) -> Iterator[tuple[str, float]]:
+        """Yields the mean loss, its mean in each logsnr bin, and bits per dimension.
+
+        Args:
+          progress: called with the number of images so far.
+        """
         losses, logsnrs, bits = [], [], []
         for number, batch in enumerate(self.held_out()):
             values = _gather((*self.loss(batch, number), batch.mask))
@@ -37,6 +43,7 @@ class Evaluator:
             losses.append(loss[mask].astype(np.float64))
             logsnrs.append(logsnr[mask])
             bits.append(bit[mask].astype(np.float64))
+            progress(sum(map(len, losses)))
         images = sum(map(len, losses))
         yield "held_out_images", float(images)
         if not images:

@@ -8,10 +8,10 @@ to continue after an interruption or, when it is complete, to check all files.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
+from simple_diffusion.core import console
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import encoding, preparation
 
@@ -23,31 +23,28 @@ _INTERRUPTED = 130  # exit status of a command stopped by Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; an error that the user can correct is one line."""
-    logging.basicConfig(format="%(message)s")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.input is None and not args.verify:
         parser.error("--input is required, except to --verify a complete --output")
     try:
         if args.input is None:
-            preparation.check(args.output, report=_report)
+            preparation.check(args.output, report=console.print_line)
         else:
             preparation.prepare(
                 _settings(parser, args),
                 args.output,
                 workers=args.workers,
                 verify=args.verify,
-                report=_report,
+                report=console.print_line,
             )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        _report("stopped; finished shards are kept, the same command continues")
+        console.print_line(
+            "stopped; finished shards are kept, the same command continues"
+        )
         sys.exit(_INTERRUPTED)
-
-
-def _report(line: str) -> None:
-    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Mode `sample`: samples of a trained model as PNGs, a grid, and an .npz file."""
 
-import time
 from typing import NamedTuple
 
 import jax
@@ -56,15 +55,11 @@ def _run(config: Config, workdir: str) -> Result:
     )
     if samples.note is not None:
         console.print_line(samples.note)
-    start, batches, done = time.perf_counter(), [], 0
-    for batch in samples:
-        batches.append(batch)
-        done += len(batch)
-        rate = done / (time.perf_counter() - start)
-        left = (len(samples) - done) / rate
-        console.print_line(
-            f"  {done}/{len(samples)}  {rate:.2f} images/s  {left:.0f} s left"
-        )
+    batches = []
+    with console.show_progress("sampling", len(samples), "images") as show:
+        for batch in samples:
+            batches.append(batch)
+            show(sum(map(len, batches)))
     pixels, grid = np.concatenate(batches), output / "grid.png"
     if jax.process_index() == 0:
         for k, (image, label) in enumerate(zip(pixels, samples.labels, strict=True)):

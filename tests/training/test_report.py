@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from simple_diffusion.core import console
 from simple_diffusion.training import report, step
 
 BINS = len(step.BIN_EDGES) + 1
@@ -174,7 +175,7 @@ def test_other_processes_log_nothing(tmp_path, clock, monkeypatch):
     ("seconds", "text"), [(0.0, "0:00"), (75.0, "1:15"), (3675.2, "1:01:15")]
 )
 def test_durations_read_like_a_clock(seconds, text):
-    assert report.format_duration(seconds) == text
+    assert console.format_duration(seconds) == text
 
 
 # TensorFlow and TensorBoard warn about themselves while they load.

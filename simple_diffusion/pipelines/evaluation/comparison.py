@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from simple_diffusion.pipelines.evaluation import image_files, image_sets, refer
 from simple_diffusion.pipelines.evaluation.extractor import Extractor
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
 from simple_diffusion.pipelines.evaluation.references import Reference
-from simple_diffusion.training import cluster, report
+from simple_diffusion.training import cluster
 
 FOLDER = "evaluation"
 _FEATURES = "features_"
 _HELD_OUT = 2_000  # held-out images, as a baseline of the distance to training images
-_PROGRESS_SECONDS = 20.0
 _UNUSED = 8  # number of feature files to keep that this evaluation does not use
 _ABANDONED_SECONDS = 3600.0
 ENDLESS = 2**32  # examples; a source with more generates them on demand
@@ -88,7 +87,12 @@ class Comparison:
         return self._references[key]
 
     def features_of(
-        self, images: ImageSet, keep: int, store: bool = True, path: Any = None
+        self,
+        images: ImageSet,
+        keep: int,
+        store: bool = True,
+        path: Any = None,
+        label: str = "reading the reference",
     ) -> Banks:
         """Returns the network outputs of a set of images.
 
@@ -98,6 +102,7 @@ class Comparison:
           store: store the result in a file, to compute it only once and to continue
             after an interruption.
           path: of this file; by default a file in the folder.
+          label: what is done, for the progress bar.
 
         Raises:
           ValueError: images cannot be read, are smaller than a patch, or features are
@@ -126,8 +131,12 @@ class Comparison:
             if jax.process_index() == 0:
                 feature_bank.save(banks, path)
 
-        with memory.explain(
+        advice = (
             f"lower evaluate.batch_size={self.plan.batch_size} or sample.batch_size"
+        )
+        with (
+            memory.explain(advice),
+            console.show_progress(label, images.count, "images") as show,
         ):
             banks = feature_bank.gather(
                 identity,
@@ -137,7 +146,7 @@ class Comparison:
                 self._extract,
                 stored=stored,
                 save=save if store else None,
-                progress=_progress(images.count),
+                progress=show,
             )
         cluster.all_true(True)  # wait until the file is written
         return banks
@@ -373,22 +382,3 @@ def _load_stored(
     except ValueError as error:
         console.print_line(f"note: {error}; computed again")
         return None
-
-
-def _progress(count: int) -> Callable[[int], None]:
-    """Returns a function that prints the progress of a pass over images."""
-    start = last_print = time.perf_counter()
-    first: int | None = None
-
-    def print_progress(done: int) -> None:
-        nonlocal last_print, first
-        now = time.perf_counter()
-        if first is None:  # the first batch includes the compilation
-            first = done
-        elif now - last_print > _PROGRESS_SECONDS and done > first:
-            last_print = now
-            rate = (done - first) / (now - start)
-            left = report.format_duration((count - done) / rate)
-            console.print_line(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
-
-    return print_progress

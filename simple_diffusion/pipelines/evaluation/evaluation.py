@@ -184,7 +184,9 @@ def extract_features(
     images = drawn.images
     # Open the reference first, to find its errors: sampling may take an hour.
     comparison.reference(images.size, drawn.label)
-    return comparison.features_of(images, images.count, store)
+    return comparison.features_of(
+        images, images.count, store, label="sampling and extracting features"
+    )
 
 
 def measure(
@@ -224,8 +226,11 @@ def measure_held_out(
         config, trained.net, trained.weights.network, batches, mesh
     )
     images = None
-    with memory.explain(f"lower evaluate.batch_size={batch_size}"):
-        for name, value in evaluator.held_out_loss():
+    with (
+        memory.explain(f"lower evaluate.batch_size={batch_size}"),
+        console.show_progress("measuring the loss", count, "images") as show,
+    ):
+        for name, value in evaluator.held_out_loss(show):
             if name == "held_out_images":
                 images = int(value)
             yield Metric(name, value, (None, images))
