@@ -53,9 +53,11 @@ def evaluate() -> ConfigDict:
             resize="tf1_bilinear",
             # Training steps of the classifier.
             classifier_steps=300,
+            # bits (a bound in bits per dimension, on held-out images) |
             # fd | sfid | kd | score | precision_recall | density_coverage | accuracy |
             # memorisation | fd_infinity; metrics without a suitable network are skipped
             metrics=(
+                "bits",
                 "fd",
                 "sfid",
                 "kd",

@@ -21,6 +21,7 @@ from simple_diffusion.evaluation.evaluator import Evaluator
 from simple_diffusion.training import sharding, step
 
 METRICS = (
+    "bits",
     "fd",
     "sfid",
     "kd",
@@ -224,6 +225,8 @@ def build_evaluator(
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
     mesh: Mesh,
+    *,
+    has_bound: bool = True,
 ) -> Evaluator:
     """Returns an evaluator of the loss of a trained model.
 
@@ -233,6 +236,8 @@ def build_evaluator(
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
       mesh: the devices.
+      has_bound: whether to measure the bound in bits per dimension, too; it takes as
+        long again.
     """
     objective = diffusion.build_objective(config, net)
     stratified = time_distributions.stratified()
@@ -240,10 +245,12 @@ def build_evaluator(
 
     def measure(
         params: Params, batch: Batch, number: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         key = rng.derive_key(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
+        if not has_bound:
+            return loss, aux["logsnr"], None
         cond, b = objective.condition(batch), len(batch.label)
         denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
         time_key, key = jax.random.split(rng.derive_key(seed, number, "likelihood"))

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -71,9 +72,9 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
-    def write_grids(now: int, current: state.TrainState) -> None:
+    def write_grids(now: int, current: state.TrainState, show: Any = None) -> None:
         weights = frozen._replace(network=current.ema["main"])
-        grids.write(now, weights, is_last=now >= plan.total)
+        grids.write(now, weights, is_last=now >= plan.total, show=show)
 
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
     outcome = _train(
@@ -106,7 +107,7 @@ def _train(
     net: network.Network,
     plan: training.Plan,
     mesh: Mesh,
-    write_grids: Callable[[int, state.TrainState], None],
+    write_grids: Callable[..., None],
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
@@ -141,7 +142,8 @@ def _train(
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
         stack.callback(log.close)
         _print_introduction(config, folder, dataset, blueprint, mesh)
-        actions = [loop.Action(plan.sample_every or plan.total, write_grids)]
+        show_grids = partial(write_grids, show=log.write_images)
+        actions = [loop.Action(plan.sample_every or plan.total, show_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)
             actions.append(
@@ -178,7 +180,8 @@ def _print_introduction(
 ) -> None:
     """Prints what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
-    amount = "endless" if dataset.epoch >= training.ENDLESS else f"{dataset.epoch:,}"
+    count = dataset.epoch  # of stored images, some may turn out to be unreadable
+    amount = f"{count:,} stored" if count < training.ENDLESS else "endless"
     console.print_line(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
         f"{jax.devices()[0].platform} device(s); {amount} images of "

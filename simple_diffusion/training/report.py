@@ -115,6 +115,12 @@ class Report:
         """Prints a line, on the first process only."""
         self._log(line)
 
+    def write_images(self, step: int, named: Mapping[str, np.ndarray]) -> None:
+        """Shows uint8 images [h, w, c] in TensorBoard, by their names."""
+        if self._events is not None:
+            with self._log_failures("TensorBoard's events"):
+                self._events.write_images(step, {k: v[None] for k, v in named.items()})
+
     def close(self) -> None:
         """Writes all pending lines and events, and removes the progress bar."""
         self._bar.close()

@@ -14,14 +14,15 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
+def open_terminal(monkeypatch):
+    """Replaces stderr; in the test itself, because pytest does so before it."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     return screen
 
 
-def test_a_terminal_shows_a_bar_and_lines_stay_readable_above_it(terminal, capsys):
+def test_a_terminal_shows_a_bar_and_lines_stay_readable_above_it(monkeypatch, capsys):
+    terminal = open_terminal(monkeypatch)
     with console.show_progress("training", 40, "steps", start=10) as show:
         assert console.has_bar()
         for done in range(11, 41):
@@ -33,7 +34,8 @@ def test_a_terminal_shows_a_bar_and_lines_stay_readable_above_it(terminal, capsy
     assert capsys.readouterr().out == "step 20/40  loss 0.5\n"
 
 
-def test_a_bar_is_removed_after_an_error(terminal, capsys):
+def test_a_bar_is_removed_after_an_error(monkeypatch, capsys):
+    open_terminal(monkeypatch)
     with pytest.raises(ValueError), console.show_progress("sampling", 2, "images"):
         raise ValueError
     console.print_line("after it")

@@ -118,7 +118,10 @@ class TrainingEvaluations:
         count = self._plan.after_training
         console.print_line(f"evaluating with {count} samples and held-out images")
         trained = self._trained(last)
-        loss = evaluation.measure_held_out(self._config, trained, self._dataset, count)
+        names = self._plan.metrics_during_training
+        loss = evaluation.measure_held_out(
+            self._config, trained, self._dataset, count, names
+        )
         metrics = list(record.print_metrics(loss))
         metrics += self._measure(last, count)[0]
         final_record = self._describe(last, metrics)

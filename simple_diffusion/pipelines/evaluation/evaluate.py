@@ -54,7 +54,9 @@ def evaluate_model(
     for size in sizes:  # first, to find the errors of all references
         comparison.reference(size, label)
     samples = evaluation.draw_samples(config, trained, comparison, sampler, plan.count)
-    loss = evaluation.measure_held_out(config, trained, dataset, plan.count)
+    loss = evaluation.measure_held_out(
+        config, trained, dataset, plan.count, plan.metrics
+    )
     metrics = list(record.print_metrics(loss))
     features = evaluation.extract_features(comparison, samples)
     metrics += record.print_metrics(

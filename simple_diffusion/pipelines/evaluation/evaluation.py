@@ -1,7 +1,7 @@
 """The steps of an evaluation: samples, their features, metrics, the record."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,9 +212,16 @@ def measure(
 
 
 def measure_held_out(
-    config: Config, trained: Trained, dataset: data.Data, count: int
+    config: Config,
+    trained: Trained,
+    dataset: data.Data,
+    count: int,
+    names: Collection[str],
 ) -> Iterator[Metric]:
-    """Yields the loss on held-out images, also per bin of logsnr, and the bound."""
+    """Yields the loss on held-out images, also per bin of logsnr.
+
+    With "bits" among the names, also the bound in bits per dimension.
+    """
     mesh = trained.mesh
     batch_size = round_batch(evaluation.read_plan(config).batch_size, mesh)
 
@@ -223,7 +230,8 @@ def measure_held_out(
         return feed.Feed(images, sharding.batch_sharding(mesh))
 
     evaluator = evaluation.build_evaluator(
-        config, trained.net, trained.weights.network, batches, mesh
+        *(config, trained.net, trained.weights.network, batches, mesh),
+        has_bound="bits" in names,
     )
     images = None
     with (
