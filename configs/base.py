@@ -290,6 +290,9 @@ def default() -> ConfigDict:
         dict(
             seed=number(0, "[0, 4294967295]"),
             count=number(64, "[1, 1e9]"),
+            # Mode `sample`: folder of the samples, which must not hold files yet; None
+            # means the first of samples, samples_2, ... in the workdir that is free.
+            output=placeholder(str),
             # Images per batch, on all devices together.
             batch_size=number(64, "[1, 1e6]"),
             # HxW; None means data.resolution, square.

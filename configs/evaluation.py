@@ -5,8 +5,8 @@ from ml_collections.config_dict import placeholder
 from simple_diffusion.configs.keys import choice, number, section
 
 METRICS = (
-    "fd | sfid | kd | score | precision_recall | density_coverage | accuracy | "
-    "memorisation | fd_infinity"
+    "bits | fd | sfid | kd | score | precision_recall | density_coverage | "
+    "accuracy | memorisation | fd_infinity"
 )
 
 
@@ -61,9 +61,11 @@ def evaluate() -> ConfigDict:
             ),
             # Training steps of the classifier.
             classifier_steps=number(300, "[1, 1e9]"),
-            # Metrics without a suitable network are skipped.
+            # bits is a bound in bits per dimension, on held-out images. Metrics without
+            # a suitable network are skipped.
             metrics=choice(
                 (
+                    "bits",
                     "fd",
                     "sfid",
                     "kd",

@@ -45,6 +45,7 @@ ALLOWED = {
     "tokenizers": ["simple_diffusion.data.text."],
     "sklearn": ["simple_diffusion.data.sources.digits"],
     "huggingface_hub": ["simple_diffusion.pipelines.load"],
+    "tqdm": ["simple_diffusion.core.console"],
     "safetensors": ["simple_diffusion.weights.", "simple_diffusion.pipelines.export"],
     "optax": ["simple_diffusion.training.", "simple_diffusion.evaluation.networks."],
     "torch": [],

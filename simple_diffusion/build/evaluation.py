@@ -21,6 +21,7 @@ from simple_diffusion.evaluation.evaluator import Evaluator
 from simple_diffusion.training import sharding, step
 
 METRICS = (
+    "bits",
     "fd",
     "sfid",
     "kd",
@@ -32,6 +33,7 @@ METRICS = (
     "fd_infinity",
 )
 LABELS = ("balanced", "as_data")
+REFERENCES = ("statistics", "folder", "npz")  # besides "data"
 MODEL = "model"  # value of evaluate.samples: samples of the model, not files
 
 
@@ -85,8 +87,15 @@ def read_plan(config: Config) -> Plan:
             "--mode evaluate measures"
         )
     kind, _, file = c.reference.partition(":")
-    if kind == "statistics" and not file:
-        raise ValueError("evaluate.reference=statistics: must name a file")
+    if c.reference != "data" and (kind not in REFERENCES or not file):
+        raise ValueError(
+            f"evaluate.reference={c.reference!r} must be data, statistics:FILE, "
+            "folder:PATH or npz:FILE"
+        )
+    if c.samples != MODEL and c.samples.partition(":")[0] not in ("folder", "npz"):
+        raise ValueError(
+            f"evaluate.samples={c.samples!r} must be {MODEL}, folder:PATH or npz:FILE"
+        )
     if c.also_sizes and kind not in ("data", "statistics"):
         raise ValueError(
             f"evaluate.also_sizes={tuple(c.also_sizes)} needs evaluate.reference=data: "
@@ -194,6 +203,8 @@ def build_evaluator(
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
     mesh: Mesh,
+    *,
+    has_bound: bool = True,
 ) -> Evaluator:
     """Returns an evaluator of the loss of a trained model.
 
@@ -203,6 +214,8 @@ def build_evaluator(
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
       mesh: the devices.
+      has_bound: whether to measure the bound in bits per dimension, too; it takes as
+        long again.
     """
     objective = diffusion.build_objective(config, net)
     stratified = time_distributions.stratified()
@@ -210,10 +223,12 @@ def build_evaluator(
 
     def measure(
         params: Params, batch: Batch, number: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         key = rng.derive_key(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
+        if not has_bound:
+            return loss, aux["logsnr"], None
         cond, b = objective.condition(batch), len(batch.label)
         denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
         time_key, key = jax.random.split(rng.derive_key(seed, number, "likelihood"))

@@ -17,8 +17,10 @@ from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Codec, Key, Progress, Solver, Weights
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers
+from simple_diffusion.training import ema
 
 SOLVERS = ("ancestral", "ddim", "heun", "dpmpp_2m")
+_POWER = "power_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,10 @@ def read_checkpoint_choice(config: Config) -> CheckpointChoice:
     """Returns the checkpoint that `config.sample` asks for.
 
     Raises:
-      ValueError: the config names two checkpoints.
+      ValueError: the config names two checkpoints, or no kind of parameters.
     """
     c = config.sample
+    parse_weights(c.weights)
     if c.best_checkpoint and c.checkpoint_step is not None:
         raise ValueError(
             f"sample.best_checkpoint=True and sample.checkpoint_step="
@@ -80,6 +83,40 @@ def read_checkpoint_choice(config: Config) -> CheckpointChoice:
         c.best_checkpoint,
         c.guidance_workdir,
         c.guidance_step,
+    )
+
+
+def parse_weights(name: str) -> float | None:
+    """Returns the length of a power-function average; None for "ema" and "params".
+
+    Raises:
+      ValueError: the name has another form.
+    """
+    if name in ("ema", "params"):
+        return None
+    try:
+        if not name.startswith(_POWER):
+            raise ValueError(
+                "it must be ema, params or power_LENGTH, such as power_0.07"
+            )
+        length = float(name.removeprefix(_POWER))
+        ema.gamma_of(length)
+    except ValueError as error:
+        raise ValueError(f"sample.weights={name!r}: {error}") from None
+    return length
+
+
+def check_weights_are_tracked(config: Config) -> None:
+    """Raises ValueError if a training does not track what `sample.weights` names."""
+    name, tracked = config.sample.weights, tuple(config.ema.power)
+    length = parse_weights(name)
+    can_be_reconstructed = tracked and config.ema.snapshot_every_steps
+    if length is None or length in tracked or can_be_reconstructed:
+        return
+    raise ValueError(
+        f"sample.weights={name!r} needs an average that this training does not track: "
+        f"add {length:g} to ema.power={tracked}; for lengths that are not in it, set "
+        "ema.snapshot_every_steps as well"
     )
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding
 
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core import console
+from simple_diffusion.core.options import Config
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
@@ -24,6 +24,8 @@ _INTERVALS = (
 # The average of a run of fewer lengths 1 / (1 - decay) holds more than 5% of the
 # initial weights.
 _EMA_LENGTHS = 3
+# Keys that bound the memory of a training, for `memory.explain`.
+SAVE_MEMORY = "lower train.batch_size, raise train.accumulate, or set model.remat=full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +230,7 @@ def build_watchdog(config: Config) -> cluster.Watchdog:
     """Returns the watchdog that reports a stalled run; every process prints its own."""
     c = config.train
     return cluster.Watchdog(
-        partial(print, flush=True),
+        console.print_everywhere,
         warn_after=c.stall_warning_seconds,
         timeout=c.stall_limit_seconds,
         heartbeat_timeout=c.peer_timeout_seconds,
@@ -242,7 +244,6 @@ def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
       ValueError: a name is unknown, or the optimizer would ignore the weight decay.
     """
     c = config.optimizer
-    pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
     if c.name == "adam" and c.weight_decay:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"

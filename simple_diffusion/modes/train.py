@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -16,7 +17,7 @@ from simple_diffusion.build import (
     sampling,
     training,
 )
-from simple_diffusion.core import arrays, console, files
+from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
@@ -71,9 +72,9 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
-    def write_grids(now: int, current: state.TrainState) -> None:
+    def write_grids(now: int, current: state.TrainState, show: Any = None) -> None:
         weights = frozen._replace(network=current.ema["main"])
-        grids.write(now, weights, is_last=now >= plan.total)
+        grids.write(now, weights, is_last=now >= plan.total, show=show)
 
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
     with cluster.hold_workdir(folder, console.print_line):
@@ -107,7 +108,7 @@ def _train(
     net: network.Network,
     plan: training.Plan,
     mesh: Mesh,
-    write_grids: Callable[[int, state.TrainState], None],
+    write_grids: Callable[..., None],
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
@@ -134,7 +135,7 @@ def _train(
             dataset.train(first_step), training.batch_shardings(config, mesh)
         )
 
-    with contextlib.ExitStack() as stack:
+    with memory.explain(training.SAVE_MEMORY), contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
             folder / open_run.CHECKPOINTS, plan.keep, plan.keep_every
         )
@@ -144,7 +145,8 @@ def _train(
         _print_introduction(config, folder, dataset, blueprint, mesh)
         for line in training.describe_fit(config, plan, dataset.epoch):
             console.print_line(line)
-        actions = [loop.Action(plan.sample_every or plan.total, write_grids)]
+        show_grids = partial(write_grids, show=log.write_images)
+        actions = [loop.Action(plan.sample_every or plan.total, show_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)
             actions.append(
@@ -181,7 +183,8 @@ def _print_introduction(
 ) -> None:
     """Prints what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
-    amount = "endless" if dataset.epoch >= training.ENDLESS else f"{dataset.epoch:,}"
+    count = dataset.epoch  # of stored images, some may turn out to be unreadable
+    amount = f"{count:,} stored" if count < training.ENDLESS else "endless"
     console.print_line(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
         f"{jax.devices()[0].platform} device(s); {amount} images of "
