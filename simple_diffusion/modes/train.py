@@ -10,13 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import (
-    data,
-    diffusion,
-    network,
-    sampling,
-    training,
-)
+from simple_diffusion.build import data, diffusion, network, sampling, training
 from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
@@ -58,8 +52,7 @@ def run(config: Config, workdir: str) -> Result:
 
 
 def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
-    # Build all objects before allocating arrays, so that a wrong key fails within
-    # seconds.
+    # Build all objects before allocating arrays: a wrong key fails within seconds.
     folder = files.resolve_folder(workdir)
     mesh = training.build_mesh(config)
     dataset = data.open_data(config, sharding.data_shard(mesh))
@@ -127,8 +120,8 @@ def _train(
     train_step = sharding.pin_feature_maps(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
-        # Not earlier: only now it is certain that existing checkpoints in this workdir
-        # match this model, so that its records may be overwritten.
+        # Only now it is certain that existing checkpoints in this workdir match this
+        # model, so that its records may be overwritten.
         runs.save_config(config, folder, dataset.class_names)
         evaluations.prepare(first_step)
         return feed.Feed(
@@ -149,12 +142,10 @@ def _train(
         actions = [loop.Action(plan.sample_every or plan.total, show_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)
-            actions.append(
-                loop.Action(plan.evaluate_every, evaluations.evaluate_during)
-            )
+            evaluate = evaluations.evaluate_during
+            actions.append(loop.Action(plan.evaluate_every, evaluate))
         if plan.snapshot_every:
-            path = folder / open_run.SNAPSHOTS
-            snapshots = checkpoint.Snapshots(path, averages)
+            snapshots = checkpoint.Snapshots(folder / open_run.SNAPSHOTS, averages)
             stack.callback(snapshots.close)
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))
         profile = loop.Profile(plan.profile, str(folder / "profile"))
@@ -183,8 +174,9 @@ def _print_introduction(
 ) -> None:
     """Prints what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
-    count = dataset.epoch  # of stored images, some may turn out to be unreadable
-    amount = f"{count:,} stored" if count < training.ENDLESS else "endless"
+    # Some stored images may turn out to be unreadable.
+    is_endless = dataset.epoch >= training.ENDLESS
+    amount = "endless" if is_endless else f"{dataset.epoch:,} stored"
     console.print_line(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
         f"{jax.devices()[0].platform} device(s); {amount} images of "
