@@ -8,7 +8,6 @@ in silence.
 import argparse
 import importlib
 import importlib.metadata
-import json
 import re
 import sys
 import tomllib
@@ -85,12 +84,10 @@ def create_runs(commands: list[Command], folder: Path) -> None:
         if arguments is None:
             continue
         parsed = command_line.parse(arguments)
-        path = folder / parsed.workdir / "config.json"
-        if parsed.recipe and "://" not in parsed.workdir and not path.exists():
-            path = folder / parsed.workdir.lstrip("/") / "config.json"
+        if parsed.recipe and not parsed.workdir.startswith(("/", "gs:")):
+            path = folder / parsed.workdir / "config.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = recipes.load(parsed.recipe).to_json_best_effort()
-            path.write_text(json.dumps(json.loads(text)))
+            path.write_text(recipes.load(parsed.recipe).to_json_best_effort())
 
 
 def check(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
