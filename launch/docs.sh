@@ -13,6 +13,6 @@ install requirements-docs.txt
 # The theme prints a notice about its successor at every build.
 export NO_MKDOCS_2_WARNING=1
 if [ $# -eq 0 ]; then
-  set -- build --quiet
+  set -- build # without --quiet, which would also hide warnings from --strict
 fi
 exec .venv/bin/python -m mkdocs "$@" --strict
