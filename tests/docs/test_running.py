@@ -5,6 +5,7 @@ elsewhere are launch scripts (tests/test_launch*.py), benchmarks (tests/benchmar
 installation (tests/test_wheel.py).
 """
 
+import contextlib
 import importlib
 import json
 import runpy
@@ -12,13 +13,14 @@ import sys
 
 import numpy as np
 import pytest
+from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
 from simple_diffusion.build import feature_networks, recipes
 from simple_diffusion.evaluation import metric_names
 from simple_diffusion.modes import convert, prepare
 from simple_diffusion.weights import convert_inception, dinov2_layout, weight_files
-from tests.configs.test_recipes import reduced
+from tests.build import every_key
 from tests.docs import check, pages, test_pages
 from tests.evaluation.networks import make_dinov2_fixture
 from tests.faults import tiny
@@ -45,23 +47,29 @@ def localise(argument):
 
 
 def shrink(config, changed):
-    """Reduces a config to seconds of work; keeps the keys that a command sets."""
+    """Reduces a config to seconds of work; keeps the keys that a command sets.
+
+    All recipes get the same network, so that programs are compiled only once: that
+    recipes train is tested in tests/configs/.
+    """
     kept = {key: get(config, key) for key in changed}
-    source = config.data.source
-    config = reduced(config)
+    # Sources that take each other's place in one workdir have unequal classes.
+    is_replaced = config.data.source.startswith(("tfds:", "records:"))
     with config.unlocked():
-        # Sources that take each other's place in one workdir have unequal classes.
-        is_replaced = source.startswith(("tfds:", "records:"))
+        config.model = every_key.tiny_network("uvit")
+        config.data.resolution = 16
         config.data.num_classes = 0 if is_replaced else None
-        config.data.source = "scenes" if source.startswith("tfds:") else source
-        if config.data.patches is None:
-            config.data.resolution = max(config.data.resolution, 16)
+        if config.data.source.startswith("tfds:"):
+            config.data.source = "scenes"
+        if config.data.patches is not None:
+            config.data.patches.update(smallest=16, largest=32)
+            config.model.position = "rope"
     config.train.update(
         batch_size=8,
         total_steps=4,
         log_every_steps=2,
         checkpoint_every_steps=2,
-        sample_every_steps=2,
+        sample_every_steps=0,
     )
     config.sample.update(count=8, batch_size=8, steps=2, solver="ddim", also_sizes=())
     config.evaluate.update(
@@ -71,13 +79,13 @@ def shrink(config, changed):
         reference_features=16,
         reference_count=16,
     )
-    config.sweep.update(count=8, guidance=(1.0, 2.0), steps=(2,))
+    config.sweep.update(count=8, guidance=(2.0,), steps=(2,))
     config.restore.update(steps=2)
     for key, value in kept.items():
         section, _, name = key.rpartition(".")
         if isinstance(value, str) and value.startswith("held_out:"):
             value = "held_out:2"
-        if name not in ("count", "steps", "guidance", "source"):
+        if name not in ("count", "steps", "guidance"):
             get(config, section)[name] = value
     return config
 
@@ -142,6 +150,14 @@ def write_inputs(folder):
         weight_files.write(folder / name, arrays)
 
 
+@contextlib.contextmanager
+def without_shape_checks():
+    """Saves half of the time of tracing; the same code is checked elsewhere."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
     """Runs all commands in one folder; returns it, how many ran, and failures."""
@@ -150,7 +166,7 @@ def walk(tmp_path_factory):
     (folder / "configs").symlink_to(pages.ROOT / "configs")
     size = dinov2_layout.Size(*make_dinov2_fixture.TINY)
     seen, count, failures = set(), 0, []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_shape_checks():
         patch.chdir(folder)
         patch.setattr(feature_networks, "load_networks", small_features.networks)
         patch.setattr(feature_networks, "check_networks", lambda config: None)
