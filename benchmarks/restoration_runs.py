@@ -1,7 +1,7 @@
-"""A trained model that restores held-out images, for `restoration`.
+"""Restores held-out images with a trained model, for `restoration`.
 
-All settings see the same images, masks and random numbers: what is random about an
-image comes from its own number.
+All settings see the same images, masks and random numbers: the random numbers of an
+image follow from its index.
 """
 
 import dataclasses

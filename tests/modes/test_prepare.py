@@ -234,7 +234,9 @@ def test_images_added_in_between_are_an_error(tmp_path, monkeypatch):
     images = pictures.make(tmp_path / "images")
     interrupted(images, tmp_path / "records", monkeypatch)
     pictures.write(images / "cat" / "new.png", pictures.pixels(0, 9, 9))
-    with pytest.raises(DataError, match="was begun when --input .* held other images"):
+    with pytest.raises(
+        DataError, match="was started when --input .* held other images"
+    ):
         pictures.prepare(images, tmp_path / "records")
 
 
@@ -298,7 +300,7 @@ def test_the_command_takes_its_flags(images, native, tmp_path, capsys):
     options = dict(size=16, resize="antialias", quality="lossless")
     again = pictures.prepare(images, tmp_path / "again", **options)
     assert pictures.contents(tmp_path / "made") == pictures.contents(again)
-    with pytest.raises(SystemExit, match="error: --output .* was begun with"):
+    with pytest.raises(SystemExit, match="error: --output .* was started with"):
         prepare.main(command(images, native, "--size=16"))
     with pytest.raises(SystemExit):
         prepare.main([f"--output={native}"])

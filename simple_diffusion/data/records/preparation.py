@@ -164,8 +164,8 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
         foreign = sorted(path.name for path in root.iterdir())
         if set(foreign) - {_UNFINISHED}:
             raise DataError(
-                f"--output {root} is not empty, and is no prepared dataset: it holds "
-                f"{', '.join(foreign[:3])}. Give an empty folder, or a new one"
+                f"--output {root} is not empty, and is not a prepared dataset: it "
+                f"holds {', '.join(foreign[:3])}. Give an empty folder, or a new one"
             )
     images = originals.open_originals(settings.input, settings.data_dir)
     fingerprint = images.fingerprint()
@@ -180,7 +180,7 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
 
 def _describe_changed_input(root: epath.Path, settings: encoding.Settings) -> str:
     return (
-        f"--output {root} was begun when --input {settings.input} held other images: "
+        f"--output {root} was started when --input {settings.input} held other images: "
         "some were added, removed or renamed. Restore them, or prepare again with "
         "another --output"
     )
@@ -195,7 +195,7 @@ def _compare_settings(
         old = " ".join(f"--{key} {before.get(key)}" for key in different)
         new = " ".join(f"--{key} {now[key]}" for key in different)
         raise DataError(
-            f"--output {root} was begun with {old}, and not with {new}. Use the former "
+            f"--output {root} was started with {old}, not with {new}. Use the former "
             "to continue it, or another --output"
         )
 
