@@ -99,6 +99,7 @@ def read_config(command: "command_line.Command") -> Any:
         config = recipes.load(recipe)
     overrides.apply(config, [overrides.Override(*pair) for pair in command.overrides])
     files.expand_home_in(config)
+    recipes.check(config)
     return config
 
 

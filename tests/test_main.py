@@ -157,7 +157,10 @@ def test_the_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
             ["--config.data.source=folder:/no/such/folder"],
             "data.source=folder:/no/such",
         ),
-        (["--config.model.name=vit"], "model.name='vit' must be one of: unet, uvit"),
+        (
+            ["--config.model.name=vit"],
+            "model.name='vit' must be one of: residual_uvit, unet, uvit",
+        ),
         (["--config=imagenet512"], "ILSVRC2012_img_train.tar"),
         (["--mode=sample"], "holds no trained model"),
         (["--mode=restore"], "holds no trained model"),

@@ -89,6 +89,11 @@ def build_weighting(
         "soft_min_snr": functools.partial(weighting.soft_min_snr, gamma=gamma),
         "sigmoid": lambda _: weighting.sigmoid(bias),
         "edm": lambda _: edm,
+        "logit_normal": functools.partial(
+            weighting.logit_normal,
+            mean=c.logit_normal_mean,
+            std=c.logit_normal_std,
+        ),
     }
     return pick(table, c.weighting, "loss.weighting")
 

@@ -1,5 +1,6 @@
 """Finds recipes by name or path, and loads them without the command line."""
 
+import functools
 import importlib
 import importlib.machinery
 import inspect
@@ -120,7 +121,45 @@ def _locate(error: Exception, path: str) -> str:
 
 def defaults() -> ConfigDict:
     """Returns every key with its default, see configs/base.py."""
-    return importlib.import_module(f"{configs.__name__}.base").default()
+    return _module("base").default()
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{configs.__name__}.{name}")
+
+
+def check(config: ConfigDict) -> None:
+    """Checks numbers and names of a config against what configs/base.py declares.
+
+    Raises:
+      ValueError: a number is out of range, or a name is unknown; the message names the
+        key, the value and what is valid.
+    """
+    _declare_all()
+    _module("keys").check(config)
+
+
+@functools.cache
+def _declare_all() -> None:
+    """Makes every section once: a stored config was not made by these functions."""
+    base = _module("base")
+    base.default()
+    base.patches(1, None)
+    for make_section in (*_module("networks").KINDS.values(), *base.SCHEDULES.values()):
+        make_section()
+
+
+def section_defaults(name: str, kind: str) -> ConfigDict:
+    """Returns a section of several kinds with the defaults of its keys.
+
+    Args:
+      name: `model`, `schedule` or `patches`.
+      kind: the value of its key `name`; an unknown one gives an empty section.
+    """
+    if name == "patches":
+        return _module("base").patches(1, None)
+    kinds = _module("networks").KINDS if name == "model" else _module("base").SCHEDULES
+    return kinds[kind]() if kind in kinds else ConfigDict()
 
 
 def _folder() -> Path:

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding
 
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core import console
+from simple_diffusion.core.options import Config
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
@@ -24,6 +24,8 @@ _INTERVALS = (
 # The average of a run of fewer lengths 1 / (1 - decay) holds more than 5% of the
 # initial weights.
 _EMA_LENGTHS = 3
+# Keys that bound the memory of a training, for `memory.explain`.
+SAVE_MEMORY = "lower train.batch_size, raise train.accumulate, or set model.remat=full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +62,10 @@ def read_plan(config: Config, epoch: int) -> Plan:
       epoch: number of examples in an epoch.
 
     Raises:
-      ValueError: a duration is set twice, a required one is not set, or a number is out
-        of range. The message names the key.
+      ValueError: a duration is set twice, a required one is not set, or the batch has
+        no equal parts. The message names the key.
     """
     c = config.train
-    # At least two checkpoints: if the newest is damaged, the other one is loaded.
-    for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
-        if c[key] < least:
-            raise ValueError(f"train.{key}={c[key]} must be at least {least}")
-    for section, key in (
-        ("train", "skips_allowed"),
-        ("train", "profile_steps"),
-        ("ema", "snapshot_every_steps"),
-    ):
-        if config[section][key] < 0:
-            raise ValueError(f"{section}.{key}={config[section][key]} is negative")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -176,8 +167,8 @@ def read_duration(
       epoch: examples in an epoch.
 
     Raises:
-      ValueError: two of the three keys are set, one is negative, or it counts epochs
-        of a source that has none.
+      ValueError: two of the three keys are set, or it counts epochs of a source that
+        has none.
     """
     examples = {"steps": batch_size, "epochs": epoch, "examples": 1}
     values = {unit: section[f"{name}_{unit}"] for unit in examples}
@@ -188,8 +179,6 @@ def read_duration(
     if not given:
         return None
     ((unit, value),) = given.items()
-    if value < 0:
-        raise ValueError(f"train.{name}_{unit}={value} must not be negative")
     if unit == "epochs" and epoch >= ENDLESS:
         raise ValueError(
             f"train.{name}_epochs={value}: this data.source is endless and has no "
@@ -238,21 +227,10 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
 
 
 def build_watchdog(config: Config) -> cluster.Watchdog:
-    """Returns the watchdog that reports a stalled run; every process prints its own.
-
-    Raises:
-      ValueError: a number of seconds is out of range.
-    """
+    """Returns the watchdog that reports a stalled run; every process prints its own."""
     c = config.train
-    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
-        if c[key] <= 0:
-            raise ValueError(f"train.{key}={c[key]} must be positive")
-    if c.stall_limit_seconds < 0:
-        raise ValueError(
-            f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
-        )
     return cluster.Watchdog(
-        partial(print, flush=True),
+        console.print_everywhere,
         warn_after=c.stall_warning_seconds,
         timeout=c.stall_limit_seconds,
         heartbeat_timeout=c.peer_timeout_seconds,
@@ -266,7 +244,6 @@ def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
       ValueError: a name is unknown, or the optimizer would ignore the weight decay.
     """
     c = config.optimizer
-    pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
     if c.name == "adam" and c.weight_decay:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"

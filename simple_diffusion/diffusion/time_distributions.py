@@ -59,6 +59,8 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimeDistribution:
         return jnp.clip(t, _MARGIN, 1.0 - _MARGIN)
 
     def log_density(t: Float[Array, "n"]) -> Float[Array, "n"]:
+        # As the samples are clipped; at the ends themselves it would be NaN.
+        t = jnp.clip(t, _MARGIN, 1.0 - _MARGIN)
         log_t, log_1_t = jnp.log(t), jnp.log1p(-t)
         normal = -0.5 * jnp.square((log_t - log_1_t - mean) / std)
         return normal - math.log(std * math.sqrt(2.0 * math.pi)) - log_t - log_1_t

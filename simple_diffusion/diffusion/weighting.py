@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import WeightFn
-from simple_diffusion.diffusion import parameterization
+from simple_diffusion.diffusion import parameterization, time_distributions
 from simple_diffusion.diffusion.process import VP, Family
 from simple_diffusion.diffusion.schedules import Schedule
 
@@ -57,6 +57,26 @@ v_mse = functools.partial(mse, "v")
 x_mse = functools.partial(mse, "x")
 # Flow matching, if the schedule is `flow`.
 u_mse = functools.partial(mse, "u")
+
+
+def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> WeightFn:
+    """Returns the weighting of the mean of E_u over logit-normal t.
+
+    In Stable Diffusion 3 (arXiv 2403.03206, section 3.1) and JiT (arXiv 2511.13720) the
+    distribution of t is part of the loss. A time distribution here is not: the loss is
+    divided by its density. This weighting contains the density, as `edm` does. Trained
+    with `time_distributions.logit_normal` of the same mean and std, every example's
+    error has the same factor, as published.
+
+    Args:
+      schedule: the schedule of t; theirs is `flow`.
+      mean: of logit(t); positive prefers noise. 0 in SD3. JiT's -0.8 is 0.8 here,
+        because its time runs from noise to data.
+      std: its standard deviation: 1 in SD3, 0.8 in JiT.
+    """
+    plain = u_mse(schedule)
+    density = time_distributions.logit_normal(mean, std).log_density
+    return lambda logsnr: plain(logsnr) + density(schedule.inverse(logsnr))
 
 
 def snr_trunc(schedule: Schedule) -> WeightFn:

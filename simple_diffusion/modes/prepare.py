@@ -8,12 +8,11 @@ to continue after an interruption or, when it is complete, to check all files.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simple_diffusion.core import signals
+from simple_diffusion.core import console, signals
 
 if TYPE_CHECKING:
     from simple_diffusion.data.records import encoding
@@ -28,7 +27,6 @@ _QUALITY = 95
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; an error that the user can correct is one line."""
-    logging.basicConfig(format="%(message)s")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.input is None and not args.verify:
@@ -40,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with signals.unwind():
             if args.input is None:
-                preparation.check(args.output, report=_report)
+                preparation.check(args.output, report=console.print_line)
             else:
                 preparation.prepare(
                     _settings(parser, args),
                     args.output,
                     workers=args.workers,
                     verify=args.verify,
-                    report=_report,
+                    report=console.print_line,
                 )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -55,10 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         signals.exit_now(
             stopped.number, "; finished shards are kept, the same command continues"
         )
-
-
-def _report(line: str) -> None:
-    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

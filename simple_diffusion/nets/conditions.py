@@ -1,6 +1,6 @@
 """What a network is conditioned on, as one vector: noise level, class, scale."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
+from simple_diffusion.nets.layers import ACTIVATIONS, Activation
 from simple_diffusion.nets.position import Scale
 
-LogsnrInput = Literal["linear", "sigmoid", "inv_cos"]
+LogsnrInput = Literal["linear", "sigmoid", "inv_cos", "flow"]
+LOGSNR_INPUTS: tuple[str, ...] = get_args(LogsnrInput)
 
 
 def logsnr_input(
@@ -21,7 +23,7 @@ def logsnr_input(
     Args:
       kind: "linear" maps [low, high] onto [0, 1] and extrapolates; "sigmoid" is the
         signal's share of the variance; "inv_cos" is the time at which the plain cosine
-        schedule has this logsnr.
+        schedule has this logsnr, "flow" that at which the rectified flow has it.
       logsnr: of any shape, float32.
       low: where "linear" is 0.
       high: where "linear" is 1.
@@ -37,7 +39,9 @@ def logsnr_input(
         case "inv_cos":
             # Beyond 20 the time is 0 or 1 to four digits; the exponential stays finite.
             return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20))) * (2 / jnp.pi)
-    raise ValueError(f"logsnr input {kind!r} must be linear, sigmoid or inv_cos")
+        case "flow":
+            return nn.sigmoid(-0.5 * logsnr)
+    raise ValueError(f"logsnr_input={kind!r} must be one of {LOGSNR_INPUTS}")
 
 
 def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channels}"]:
@@ -56,9 +60,9 @@ def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channe
 class Embedding(nn.Module):
     """Logsnr and label -> the vector that modulates every block, in float32.
 
-    Sinusoid -> Dense -> swish -> Dense, plus a learned vector per class. A final swish
-    is applied here because every block would start with it. The class table has one
-    more row than there are classes: the last row stands for "no class".
+    Sinusoid -> Dense -> activation -> Dense, plus a learned vector per class. A final
+    activation is applied here because every block would start with it. The class table
+    has one more row than there are classes: the last row stands for "no class".
 
     Fields:
       channels: width of the vector.
@@ -68,6 +72,7 @@ class Embedding(nn.Module):
       input_range: the logsnr that "linear" maps to 0 and to 1.
       scale: makes the vector depend on the resolution of the full image, by two Dense
         layers like those of logsnr. None: the vector does not depend on it.
+      activation: see `layers.ACTIVATIONS`.
     """
 
     channels: int = 1024
@@ -76,6 +81,7 @@ class Embedding(nn.Module):
     input: LogsnrInput = "linear"
     input_range: tuple[float, float] = (-10.0, 10.0)
     scale: Scale | None = None
+    activation: Activation = "swish"
 
     @nn.compact
     def __call__(
@@ -97,9 +103,10 @@ class Embedding(nn.Module):
             if tokens are given.
         """
         self._check(cond)
+        activate = ACTIVATIONS[self.activation]
         value = logsnr_input(self.input, logsnr.astype(jnp.float32), *self.input_range)
         h = nn.Dense(self.channels)(sinusoid(value, self.sinusoid_channels))
-        h = nn.Dense(self.channels)(nn.swish(h))
+        h = nn.Dense(self.channels)(activate(h))
         if cond.label is not None:
             # The scale of a Dense layer on one-hot labels.
             init = nn.initializers.normal((self.num_classes + 1) ** -0.5)
@@ -110,8 +117,8 @@ class Embedding(nn.Module):
         if self.scale is not None:
             assert full_size is not None
             s = nn.Dense(self.channels, name="scale_1")(self.scale(full_size))
-            h = h + nn.Dense(self.channels, name="scale_2")(nn.swish(s))
-        return nn.swish(h)
+            h = h + nn.Dense(self.channels, name="scale_2")(activate(s))
+        return activate(h)
 
     def _check(self, cond: Conditioning) -> None:
         if cond.label is None and self.num_classes:

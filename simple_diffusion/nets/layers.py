@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
@@ -17,9 +18,16 @@ from simple_diffusion.nets.position import Region
 
 Film = tuple[Array, Array]  # scale and shift, [b, c] each
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+Activation = Literal["swish", "gelu", "gelu_tanh", "gelu_exact"]
+
+# The approximation of GELU by a tanh differs from GELU, x Φ(x), by up to 4.7e-4.
+# Published weights need the one that they were trained with: the GEGLU of Stable
+# Diffusion and OpenCLIP are exact. "gelu" is the earlier name of "gelu_tanh".
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "swish": nn.swish,
-    "gelu": nn.gelu,
+    "gelu": partial(nn.gelu, approximate=True),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "gelu_exact": partial(nn.gelu, approximate=False),
 }
 
 # Which intermediate results a rematerialised block keeps for the backward pass.
@@ -66,11 +74,13 @@ class Style:
     Fields:
       conv_norm: norm in residual blocks; "group" has up to 32 groups.
       token_norm: norm in transformer blocks.
-      activation: nonlinearity of all blocks.
+      activation: nonlinearity of all blocks, see `ACTIVATIONS`.
       skip: how a residual block on the way up merges a skip: "add_sqrt2" is
         (norm(x) + norm(skip)) / √2 before the first activation, "add" is x + skip,
         "concat" joins the channels.
-      qk_norm: norm of queries and keys over a head's features.
+      qk_norm: norm of queries and keys over a head's features. "l2" divides by the
+        length; the logits are then a cosine times one learned scale for all heads,
+        which starts at log2(L² - L) for L tokens (arXiv 2010.04245).
       position: how attention encodes positions: "rope" rotates queries and keys in
         every attention; a "learned" or "sincos" table is added once before a
         transformer level.
@@ -87,9 +97,9 @@ class Style:
 
     conv_norm: Literal["group", "layer", "rms"] = "group"
     token_norm: Literal["group", "layer", "rms"] = "layer"
-    activation: Literal["swish", "gelu"] = "swish"
+    activation: Activation = "swish"
     skip: Literal["add_sqrt2", "add", "concat"] = "add_sqrt2"
-    qk_norm: Literal["layer", "rms", "none"] = "none"
+    qk_norm: Literal["layer", "rms", "l2", "none"] = "none"
     position: Literal["learned", "sincos", "rope", "none"] = "none"
     film: Literal["hidden", "before_activation", "input", "none"] = "hidden"
     attention: ops.Implementation | ops.AttentionFn = "auto"
@@ -244,6 +254,8 @@ class ResBlock(nn.Module):
       dropout: the current rate, 0 outside training.
       safa: as `Level.safa`.
       dtype: of the computation; parameters are float32.
+      resample: halves ("down") or doubles ("up") the resolution before the first
+        convolution, and in the shortcut; None keeps it (ADM, arXiv 2105.05233).
     """
 
     channels: int
@@ -251,6 +263,7 @@ class ResBlock(nn.Module):
     dropout: float = 0.0
     safa: str = "none"
     dtype: Any = jnp.float32
+    resample: Literal["down", "up"] | None = None
 
     @nn.compact
     def __call__(
@@ -260,7 +273,7 @@ class ResBlock(nn.Module):
         skip: Float[Array, "b h w s"] | None = None,
         region: Region | None = None,
     ) -> Array:
-        """Returns [b, h, w, channels]."""
+        """Returns [b, h, w, channels], or h and w halved or doubled."""
         style, dtype = self.style, self.dtype
         activate = ACTIVATIONS[style.activation]
         if skip is not None and style.skip == "concat":
@@ -271,8 +284,12 @@ class ResBlock(nn.Module):
         if skip is not None and style.skip == "add_sqrt2":
             other = Norm(style.conv_norm, dtype=dtype, name="norm_skip")(skip)
             h = (h + other) * math.sqrt(0.5)
+        h = activate(h)
+        if self.resample is not None:
+            change = {"down": ops.average_pool, "up": ops.upsample_nearest}
+            h, x = change[self.resample](h), change[self.resample](x)
         first = self._conv("conv_1", self.safa != "none", bands=style.bands)
-        h = first(activate(h), region)
+        h = first(h, region)
         film = FilmDense(self.channels, dtype, name="film")(emb)
         h = Norm(style.conv_norm, dtype=dtype, name="norm_2")(h, film)
         h = nn.Dropout(self.dropout, deterministic=False)(activate(h))

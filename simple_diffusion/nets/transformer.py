@@ -1,9 +1,11 @@
 """Self-attention on feature maps, and the transformer trunk of the U-ViTs."""
 
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from simple_diffusion.nets import layers, ops, position
@@ -52,7 +54,9 @@ class SelfAttention(nn.Module):
         y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
         qkv = layers.Dense(features, dtype=self.dtype, name="qkv")(y)
         q, k, v = jnp.unstack(qkv, axis=-2)  # [b, h, w, heads, d]
-        if self.style.qk_norm != "none":
+        if self.style.qk_norm == "l2":
+            q, k = self._cosines(q, k)
+        elif self.style.qk_norm != "none":
             q = self._qk_norm("norm_q")(q)
             k = self._qk_norm("norm_k")(k)
         if self.style.position == "rope":
@@ -67,6 +71,23 @@ class SelfAttention(nn.Module):
     def _qk_norm(self, name: str) -> layers.Norm:
         kind = "rms" if self.style.qk_norm == "rms" else "layer"
         return layers.Norm(kind, dtype=self.dtype, name=name)
+
+    def _cosines(self, q: Array, k: Array) -> tuple[Array, Array]:
+        """Returns q and k whose logits are their cosine times a learned scale."""
+        # L² - L vanishes for a single token, whose attention is 1 in any case.
+        tokens = max(2, q.shape[1] * q.shape[2])
+        start = nn.initializers.constant(math.log2(tokens**2 - tokens))
+        scale = self.param("qk_scale", start, (), jnp.float32)
+        # Attention divides the logits by the root of the features.
+        scale = scale * math.sqrt(q.shape[-1])
+        q, k = (_unit(y.astype(jnp.float32)) for y in (q, k))
+        return (scale * q).astype(self.dtype), k.astype(self.dtype)
+
+
+def _unit(x: Array) -> Array:
+    # By the squares: the gradient of the length itself is NaN at 0.
+    square = jnp.square(x).sum(-1, keepdims=True)
+    return x * lax.rsqrt(square + 1e-12)
 
 
 def _token_coordinates(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size
 from simple_diffusion.nets.position import Region
+
+Resampling = Literal["linear", "residual"]
 
 
 class UNet(nn.Module):
@@ -32,6 +34,7 @@ class UNet(nn.Module):
       dtype: of the computation; parameters, norm statistics, softmax and the embedding
         are float32 always.
       remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
+      resampling: between levels, see `conv_levels`.
     """
 
     levels: tuple[Level, ...]
@@ -42,6 +45,7 @@ class UNet(nn.Module):
     output_channels: int | None = None
     dtype: Any = jnp.float32
     remat: str | None = None
+    resampling: Resampling = "linear"
 
     @nn.compact
     def __call__(
@@ -54,8 +58,8 @@ class UNet(nn.Module):
         """Returns the prediction, float32, zero in a fresh network.
 
         Raises:
-          ValueError: if the levels cannot divide the image, naming the multiple, or
-            if a level is not convolutional.
+          ValueError: if the levels cannot divide the image, naming the multiple, if a
+            level is not convolutional, or if the resampling does not fit the skips.
         """
         if any(level.kind != "conv" for level in self.levels):
             raise ValueError("all levels of a U-Net must have kind='conv'")
@@ -63,6 +67,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"position={self.style.position!r} needs a transformer level;"
                 " a U-Net has 'rope' or 'none'"
+            )
+        if self.resampling == "residual" and self.style.skip != "concat":
+            raise ValueError(
+                "resampling='residual' gives skips of the width of another level: it"
+                f" needs skip='concat', not {self.style.skip!r}"
             )
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
@@ -82,7 +91,16 @@ class UNet(nn.Module):
             return second(first(h, emb, None, region), emb, None, region)
 
         h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, region, self.levels, conv_block, middle, extra_up=1)
+        h = conv_levels(
+            h,
+            emb,
+            region,
+            self.levels,
+            conv_block,
+            middle,
+            extra_up=1,
+            resampling=self.resampling,
+        )
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
@@ -96,6 +114,7 @@ class ConvBlock(nn.Module):
       train: whether dropout is on.
       attention: None takes the setting of the level.
       dtype: of the computation.
+      resample: see `layers.ResBlock`.
     """
 
     level: Level
@@ -103,6 +122,7 @@ class ConvBlock(nn.Module):
     train: bool = False
     attention: bool | None = None
     dtype: Any = jnp.float32
+    resample: Literal["down", "up"] | None = None
 
     @nn.compact
     def __call__(
@@ -112,11 +132,17 @@ class ConvBlock(nn.Module):
         skip: Float[Array, "b h w s"] | None = None,
         region: Region | None = None,
     ) -> Array:
-        """Returns [b, h, w, level.channels]."""
+        """Returns [b, h, w, level.channels], or h and w halved or doubled."""
         level, dtype = self.level, self.dtype
         dropout = level.dropout if self.train else 0.0
         block = layers.ResBlock(
-            level.channels, self.style, dropout, level.safa, dtype, name="res"
+            level.channels,
+            self.style,
+            dropout,
+            level.safa,
+            dtype,
+            self.resample,
+            name="res",
         )
         x = block(x, emb, skip, region)
         if level.attention if self.attention is None else self.attention:
@@ -137,11 +163,17 @@ def conv_levels(
     bottom: Callable[[Array], Array],
     extra_up: int,
     number: int = 0,
+    resampling: Resampling = "linear",
 ) -> Array:
     """Returns the features after the levels on the way down, the bottom, and back up.
 
     The input of a level and the outputs of its blocks on the way down are the skips of
     the blocks on the way up, in reverse order. Additional blocks have no skip.
+
+    With "linear" resampling the map is averaged or repeated, with a 1x1 convolution to
+    the width of the new level. With "residual" a residual block does it (see
+    `layers.ResBlock`), which has no attention and the width and dropout of the level
+    that the map comes from.
 
     Args:
       h: input, of the width of the first level.
@@ -152,6 +184,7 @@ def conv_levels(
       bottom: applied below the blocks of the lowest level.
       extra_up: additional blocks on the way up, for levels without `blocks_up`.
       number: of the first level, for the names of the modules.
+      resampling: between levels.
     """
     if not levels:
         return bottom(h)
@@ -160,10 +193,20 @@ def conv_levels(
     for j in range(level.blocks):
         h = conv_block(level, name=f"down_{number}_{j}")(h, emb, None, region)
         skips.append(h)
-    if below:
+    if below and resampling == "residual":
+        down = conv_block(
+            level, attention=False, resample="down", name=f"down_{number + 1}"
+        )
+        h = down(h, emb, None, region)
+    elif below:
         h = layers.Down(below[0].channels, h.dtype, name=f"down_{number + 1}")(h)
-    h = conv_levels(h, emb, region, below, conv_block, bottom, extra_up, number + 1)
-    if below:
+    h = conv_levels(
+        h, emb, region, below, conv_block, bottom, extra_up, number + 1, resampling
+    )
+    if below and resampling == "residual":
+        up = conv_block(below[0], attention=False, resample="up", name=f"up_{number}")
+        h = up(h, emb, None, region)
+    elif below:
         h = layers.Up(level.channels, h.dtype, name=f"up_{number}")(h)
     blocks_up = level.blocks + extra_up if level.blocks_up is None else level.blocks_up
     for j in range(blocks_up):

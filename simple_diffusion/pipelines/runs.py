@@ -115,7 +115,7 @@ def complete_config(stored: dict[str, Any]) -> Config:
     return config.lock()
 
 
-# Sections whose keys depend on their kind: they replace the defaults entirely.
+# Sections whose keys depend on their kind: the defaults of their own kind count.
 _REPLACED_SECTIONS = ("model", "schedule", "patches")
 
 
@@ -127,7 +127,10 @@ def _update(section: ConfigDict, stored: dict[str, Any]) -> None:
                 _update(present, value)
                 continue
             subsection = ConfigDict()
-            _update(subsection, value)
+            if key in _REPLACED_SECTIONS:
+                subsection = recipes.section_defaults(key, value.get("name", ""))
+            with subsection.unlocked(), subsection.ignore_type():
+                _update(subsection, value)
             value = subsection
         elif isinstance(value, list):
             value = _to_tuple(value)

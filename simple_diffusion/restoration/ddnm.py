@@ -22,6 +22,12 @@ adds less noise of its own, so that both together have the variance of z_s:
 and d₂ = √(1 - η²) σ_s where s = 0, else 0. As σ_y -> 0 all of the noise along s > 0 is
 fresh, whereas (1) keeps √(1 - η²) ε̂ there: DDNM+ does not become DDNM. At the end,
 where σ_s = 0, λ is 0 too: the image is x̂ itself, without projection.
+
+The code of the authors has V (d₁ n + d₂ ε̂) in place of the noise in (2), without Vᵀ,
+for all but in-painting and denoising. That is no more than another draw of n, but takes
+the pixels of ε̂ for coefficients, so that the noise that is kept is not that of z_t. For
+super-resolution, colour, blur and Hadamard sensing with noise, results here therefore
+differ from theirs; with Vᵀ added to their code they are equal.
 """
 
 from typing import Any

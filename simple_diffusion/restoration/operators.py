@@ -34,7 +34,8 @@ Small = Float[Array, "b H W c"]
 Mask = Shaped[Array | np.ndarray, "m h w 1"]
 Size = tuple[int, int]
 
-# Weights of the three colours in grey: equal, and those of the code of DDNM.
+# Weights of the three colours in grey: equal, and those of the SVD code of DDNM. Its
+# simplified sampler has equal ones.
 _EQUAL = (1 / 3, 1 / 3, 1 / 3)
 _PUBLISHED = (0.3333, 0.3334, 0.3333)
 
@@ -156,7 +157,8 @@ def grey(operator: LinearOperator, compat: bool = False) -> LinearOperator:
 
     Args:
       operator: must treat all channels alike.
-      compat: weights .3333, .3334, .3333, with their pseudo-inverse.
+      compat: weights .3333, .3334, .3333, with their pseudo-inverse, as in the SVD code
+        of DDNM.
 
     Raises:
       ValueError: if images have not three channels (when called).

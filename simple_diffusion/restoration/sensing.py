@@ -1,4 +1,4 @@
-"""Compressed sensing: the first rows of an orthogonal matrix over pixels.
+"""Compressed sensing: some rows of an orthogonal matrix over pixels.
 
 Each row of Q measures one combination of many pixels. For m rows with Q Qᵀ = I the
 pseudo-inverse is the transpose, all singular values are 1, and Vᵀ is the full matrix.
@@ -8,6 +8,7 @@ and its code.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,15 +25,19 @@ LARGEST_BLOCK = 64
 
 
 def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
-    """Returns Walsh-Hadamard coefficients of the shuffled pixels: y [b, m, c].
+    """Returns randomly chosen Walsh-Hadamard coefficients: y [b, m, c], as published.
 
-    The transform of order h w, in natural order and with norm 1, after one fixed
-    permutation of the pixels; coefficients are arranged as pixels are, row by row.
+    A row asks for one pattern of the whole image: the sum of all pixels, half of them
+    with a minus sign, over the root of their number. The patterns are the rows of the
+    full transform of order h w in natural order, taken in a random, fixed order. They
+    have every spatial frequency; the mean of the image is one of them, and measured
+    with the probability `ratio`. The null space mixes all pixels: what is not measured
+    is spread over the whole image.
 
     Args:
       size: height and width of x, both powers of two.
       ratio: measurements per pixel, in (0, 1].
-      seed: of the permutation.
+      seed: of the choice.
 
     Raises:
       ValueError: if the size is no power of two, or the ratio not in its range.
@@ -43,19 +48,69 @@ def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
     order = _permutation(n, seed)
     back = np.argsort(order)
 
-    def forward(x: Image) -> Numbers:
-        return _walsh_hadamard(_flat(x)[:, order])[:, :rows]
+    def analyse(x: Image) -> Numbers:
+        return _walsh_hadamard(_flat(x))[:, order]
+
+    def synthesise(x: Numbers) -> Image:
+        return _unflat(_walsh_hadamard(x[:, back]), size)
+
+    return _first_rows(analyse, synthesise, size, rows)
+
+
+def group_means(size: Size, ratio: float, seed: int) -> LinearOperator:
+    """Returns means over random groups of pixels: y [b, m, c].
+
+    A row asks about pixels in random places, most of them far apart. At a ratio of
+    1/2^k the measurements are equivalent to the means of disjoint groups of 2^k pixels:
+    of 4 pixels at 1/4. At a ratio in between, some of the groups are halves of others.
+    They are computed as the first Walsh-Hadamard coefficients, in natural order, of the
+    shuffled pixels; the first one is the mean of the image. DDNM measures otherwise,
+    see `hadamard`.
+
+    Args:
+      size: height and width of x, both powers of two.
+      ratio: measurements per pixel, in (0, 1].
+      seed: of the shuffling.
+
+    Raises:
+      ValueError: if the size is no power of two, or the ratio not in its range.
+    """
+    _check_powers(size)
+    n = size[0] * size[1]
+    rows = _rows(ratio, n)
+    order = _permutation(n, seed)
+    back = np.argsort(order)
+
+    def analyse(x: Image) -> Numbers:
+        return _walsh_hadamard(_flat(x)[:, order])
+
+    def synthesise(x: Numbers) -> Image:
+        return _unflat(_walsh_hadamard(x)[:, back], size)
+
+    return _first_rows(analyse, synthesise, size, rows)
+
+
+def _first_rows(
+    analyse: Callable[[Image], Numbers],
+    synthesise: Callable[[Numbers], Image],
+    size: Size,
+    rows: int,
+) -> LinearOperator:
+    """Returns the operator of the first rows of an orthogonal matrix and its inverse.
+
+    Coefficients are arranged as pixels are, row by row.
+    """
+    n = size[0] * size[1]
 
     def pinv(y: Numbers) -> Image:
-        padded = jnp.pad(y, ((0, 0), (0, n - rows), (0, 0)))
-        return _unflat(_walsh_hadamard(padded)[:, back], size)
+        return synthesise(jnp.pad(y, ((0, 0), (0, n - rows), (0, 0))))
 
     spectrum = Spectrum(
-        lambda x: _unflat(_walsh_hadamard(_flat(x)[:, order]), size),
-        lambda x: _unflat(_walsh_hadamard(_flat(x))[:, back], size),
+        lambda x: _unflat(analyse(x), size),
+        lambda x: synthesise(_flat(x)),
         (np.arange(n) < rows).astype(float).reshape(1, *size, 1),
     )
-    return LinearOperator(forward, pinv, spectrum)
+    return LinearOperator(lambda x: analyse(x)[:, :rows], pinv, spectrum)
 
 
 def blocks(size: Size, ratio: float, seed: int, side: int = 32) -> LinearOperator:

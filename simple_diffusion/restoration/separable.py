@@ -26,6 +26,9 @@ from simple_diffusion.restoration.operators import LinearOperator, Size, Spectru
 Image = Float[Array, "b h w c"]
 Small = Float[Array, "b H W c"]
 Kernel = Float[np.ndarray, "_"]
+Singulars = Float[
+    np.ndarray, "1 m n _"
+]  # of each coefficient; of each channel or of all
 
 # Relative to the largest, float32 cannot tell smaller singular values from 0.
 _FLOOR = 1e-6
@@ -73,7 +76,8 @@ def bicubic(size: Size, factor: int) -> LinearOperator:
     """
     operators.check_divides("restore.factor", factor, size)
     _check_sides(size)
-    return _separable(*(_bicubic_axis(n, factor) for n in size), limit=0.0)
+    y, x = (_bicubic_axis(n, factor) for n in size)
+    return _separable(y, x, _singulars(y.s, x.s, threshold=0.0))
 
 
 def blur(
@@ -85,18 +89,25 @@ def blur(
 ) -> LinearOperator:
     """Returns the blur by kernel_y along the height and kernel_x along the width.
 
+    With `compat` it is that of the code of DDNM, which differs in four things. The last
+    tap of a kernel is missing: contrast shrinks by 21 % with 9 equal taps. Pixels
+    beyond the border are 0. The threshold is absolute and applies to the singular
+    values of each axis, so that products of them down to its square remain. And the
+    singular values are assigned wrongly, see `_published_singulars`; what results
+    hardly is a blur. With noise in the measurement DDNM+ takes the singular values
+    that this operator has; that code takes those before threshold and mistake.
+
     Args:
       size: height and width of x and y.
       kernel_y: an odd number of taps, the middle one at the pixel itself.
       kernel_x: the same for the width.
       threshold: singular values below this fraction of the largest are set to 0.
-      compat: as published. The last tap of a kernel is missing (contrast shrinks by
-        21 % with 9 equal taps), pixels beyond the border are 0, and the threshold is
-        absolute.
+      compat: as published; for images of three channels.
 
     Raises:
       ValueError: if a kernel has an even number of taps, or more than can be mirrored,
-        or the threshold is outside [0, 1).
+        or the threshold is outside [0, 1); with `compat`, if images have not three
+        channels (when called).
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"restore.blur_threshold={threshold} must lie in [0, 1)")
@@ -105,21 +116,52 @@ def blur(
     for kernel in kernels:
         _check_taps(len(kernel), size)
     y, x = (_blur_axis(n, k, compat) for n, k in zip(size, kernels, strict=True))
-    largest = 1.0 if compat else y.s[0] * x.s[0]
-    return _separable(y, x, limit=threshold * largest)
+    if compat:
+        return _separable(y, x, _published_singulars(y.s, x.s, threshold))
+    return _separable(y, x, _singulars(y.s, x.s, threshold))
 
 
-def _separable(y_axis: _Axis, x_axis: _Axis, limit: float) -> LinearOperator:
-    """Returns the operator without its singular values below the limit."""
+def _singulars(
+    s_y: Float[np.ndarray, "m"], s_x: Float[np.ndarray, "n"], threshold: float
+) -> Singulars:
+    """Returns the products, 0 below the threshold, which is relative to the largest."""
+    s = np.outer(s_y, s_x)
+    return np.where(s < max(threshold, _FLOOR) * s.max(), 0.0, s)[None, ..., None]
+
+
+def _published_singulars(
+    s_y: Float[np.ndarray, "m"], s_x: Float[np.ndarray, "n"], threshold: float
+) -> Singulars:
+    """Returns the singular values as the code of DDNM assigns them to coefficients.
+
+    It sorts the products and repeats the sorted list three times, one after the other.
+    The coefficients it multiplies with them are in the same order, but the three
+    channels of each stand together. The coefficient of rank k and channel c therefore
+    has the product of rank (3 k + c) mod m n. Which of two equal products comes first
+    is not defined there; here it is the one that stands first.
+    """
+    s = np.outer(*(np.where(s < threshold, 0.0, s) for s in (s_y, s_x)))
+    s = np.where(s < _FLOOR * s.max(), 0.0, s)
+    order = np.argsort(-s.ravel(), kind="stable")
+    assigned = np.empty((s.size, 3))
+    assigned[order] = np.tile(s.ravel()[order], 3).reshape(s.size, 3)
+    return assigned.reshape(1, *s.shape, 3)
+
+
+def _separable(y_axis: _Axis, x_axis: _Axis, s: Singulars) -> LinearOperator:
+    """Returns the operator of two axes with these singular values."""
     (u_y, s_y, vt_y), (u_x, s_x, vt_x) = y_axis, x_axis
-    s = np.outer(s_y, s_x)[None, :, :, None]
-    s = np.where(s < max(limit, _FLOOR * s.max()), 0.0, s)
     inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > 0)
     rows_y, rows_x = vt_y[: len(s_y)], vt_x[: len(s_x)]
-    singulars = np.zeros((1, len(vt_y), len(vt_x), 1))
+    singulars = np.zeros((1, len(vt_y), len(vt_x), s.shape[-1]))
     singulars[:, : len(s_y), : len(s_x)] = s
 
     def forward(x: Image) -> Small:
+        if s.shape[-1] not in (1, x.shape[-1]):
+            raise ValueError(
+                f"the published blur is for images of {s.shape[-1]} channels, got"
+                f" {x.shape[-1]} (restore.compat)"
+            )
         coefficients = _along_axes(rows_y, x, rows_x) * jnp.asarray(s, x.dtype)
         return _along_axes(u_y, coefficients, u_x)
 

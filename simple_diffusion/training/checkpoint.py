@@ -19,6 +19,12 @@ from simple_diffusion.training.store import CheckpointError
 
 Folder = store.Folder
 
+# From this distance on `reconstruct` warns. It is about that between two profiles whose
+# lengths differ by a tenth: beyond it the average has no longer the length asked for.
+# EDM2's own setting (lengths 0.05 and 0.10, 16 snapshots or more) stays below it for
+# all lengths from 0.03 to 0.25.
+FAR_PROFILE = 0.1
+
 
 class Checkpoints:
     """The checkpoints of one training run.
@@ -160,6 +166,8 @@ def reconstruct(
 ) -> Params:
     """Returns the average of the given length from stored snapshots, on the host.
 
+    Warns if their combinations do not come near that average.
+
     Args:
       folder: that of `Snapshots`.
       sigma_rel: relative length of the average, see `ema.PowerFunction`.
@@ -178,12 +186,24 @@ def reconstruct(
         )
     notes = {s: snapshots.read_note(s) for s in steps}
     stored = [(s, name) for s in steps for name in sorted(notes[s]["sigma_rels"])]
-    weights = ema.reconstruction_weights(
+    profiles = (
         [notes[s]["updates"] for s, _ in stored],
         [notes[s]["sigma_rels"][name] for s, name in stored],
-        notes[steps[-1]]["updates"],
-        sigma_rel,
     )
+    target = notes[steps[-1]]["updates"], sigma_rel
+    weights = ema.reconstruction_weights(*profiles, *target)
+    distance = ema.profile_distance(*profiles, weights, *target)
+    if distance > FAR_PROFILE:
+        logging.warning(
+            "the average of length %g is %.0f %% away from the nearest combination of "
+            "%d snapshots with lengths %s in %s; shorter ema.snapshot_every_steps, or "
+            "lengths in ema.power on both sides of it, bring it nearer",
+            sigma_rel,
+            100 * distance,
+            len(steps),
+            sorted(set(profiles[1])),
+            folder,
+        )
 
     # Each process reads and sums all of it in its own memory.
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

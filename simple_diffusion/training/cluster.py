@@ -274,7 +274,7 @@ class Watchdog:
                 self._end(f"{activity} for {waited:.0f} s, the limit", EXIT_RETRY)
             if waited > max(self._warn_after, 2 * self._logged_wait):
                 self._logged_wait = waited
-                self._log_line(f"{activity} for {waited:.0f} s")
+                self._log_line(f"still {activity}, after {waited:.0f} s")
             if self._store is None:
                 continue
             try:

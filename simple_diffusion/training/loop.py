@@ -171,7 +171,9 @@ def train(
                         watch.set_activity(f"saving step {now}")
                         checkpoints.save(now, state)
                     for action in due:
-                        watch.set_activity(f"showing step {now}", is_unlimited=True)
+                        watch.set_activity(
+                            f"sampling or evaluating step {now}", is_unlimited=True
+                        )
                         action.run(now, state)
             if last:
                 break

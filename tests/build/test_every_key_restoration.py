@@ -20,7 +20,7 @@ from simple_diffusion.pipelines.restoration import record
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.restoration import latent
 from simple_diffusion.training import sharding
-from tests.build.every_key import Case, check, tiny, write_images
+from tests.build.every_key import Case, check, set_keys, tiny, write_images
 from tests.build.test_every_key_sampling import NAMES, looking
 
 SIZE = (8, 16)
@@ -135,7 +135,7 @@ RESTORE = {
     "blur_sigma": Case((1.0, 2.0), restored, BLUR | {"restore.kernel": "gaussian"}),
     "blur_taps": Case(5, restored, BLUR),
     "blur_threshold": Case(0.5, restored, BLUR),
-    "sensing": Case("blocks", restored, SENSE | {"restore.block_side": 4}),
+    "sensing": Case("group_means", restored, SENSE),
     "ratio": Case(0.25, restored, SENSE),
     "block_side": Case(8, restored, BLOCKS),
     "operator_seed": Case(1, restored, SENSE),
@@ -167,6 +167,19 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("key", CASES)
 def test_a_key_changes_what_it_describes(key, folder):
     check(key, CASES[key], folder)
+
+
+def test_each_kind_of_sensing_measures_other_numbers():
+    seen = []
+    for kind in ("hadamard", "group_means", "blocks"):
+        config = tiny()
+        set_keys(config, BLOCKS | {"restore.sensing": kind})
+        operator = parse_degradation(config).operator(SIZE, jnp.ones((1, *SIZE, 1)))
+        x = np.random.default_rng(0).normal(size=(1, *SIZE, 3)).astype(np.float32)
+        seen.append(np.sort(np.ravel(operator.forward(jnp.asarray(x)))))
+        assert seen[-1].size == 0.5 * x.size
+    for k in range(3):
+        assert not np.allclose(seen[k], seen[k - 1], atol=0.01)
 
 
 def test_a_higher_threshold_discards_more_of_a_blurred_spectrum():

@@ -232,6 +232,8 @@ LOSS = {
     "edm_mean": Case(0.0, losses, _noise("edm")),
     "edm_std": Case(2.0, losses, _noise("edm")),
     "edm_sigma_data": Case(1.0, losses, _noise("edm")),
+    "logit_normal_mean": Case(0.8, losses, _noise("logit_normal")),
+    "logit_normal_std": Case(0.8, losses, _noise("logit_normal")),
     "multiscale": Case(True, losses, {"loss.multiscale_smallest": 4}),
     "multiscale_smallest": Case(2, losses, SMALL),
     "multiscale_normalise": Case("paper", losses, SMALL),

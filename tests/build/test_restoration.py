@@ -363,13 +363,11 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
             "restore.blur_sigma=.*two positive numbers",
         ),
         (dict(task="deblur", blur_taps=4), "restore.blur_taps=4"),
-        (dict(sigma_y=-0.1), "restore.sigma_y=-0.1 must not be negative"),
         (dict(sigma_y=0.1, solver="heun"), "sigma_y=0.1 needs restore.solver=ddnm"),
         (dict(sigma_y=0.1, fresh="ddim"), "restore.fresh=ddim is for"),
         (dict(solver="ddim", fresh="ddim"), "restore.fresh=ddim is for"),
         (dict(task="deblur", blur_threshold=1e-4), "restore.blur_threshold=0.0001"),
         (dict(task="colourise", dilate=(1, 1)), "restore.dilate is for restore.task="),
-        (dict(eta=1.5), "restore.eta=1.5 must be between 0 and 1"),
         (dict(steps=0), "restore.steps=0 must be at least 1"),
         (dict(travel_length=0), "restore.travel_length=0"),
         (dict(solver="euler"), "restore.solver='euler' must be one of: ddnm"),
@@ -386,6 +384,7 @@ def test_the_identity_codec_is_in_painting_in_pixels(name):
             ),
             "restore.compat=False",
         ),
+        (dict(task="deblur+colourise", compat=True), "restore.compat=False"),
     ],
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
 )
@@ -425,6 +424,18 @@ def test_a_blur_of_another_sigma_has_taps_up_to_three_sigma():
         # Twelve pixels to both sides are more than a mirror of 5 has.
         parse_degradation(settings(**how)).operator((16, 5), jnp.ones((1, 16, 5, 1)))
     parse_degradation(settings(**how)).operator((16, 6), jnp.ones((1, 16, 6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("solver", "weights"),
+    [("ddnm", [0.3333, 0.3334, 0.3333]), ("ddnm_simplified", [1 / 3, 1 / 3, 1 / 3])],
+)
+def test_grey_as_published_has_the_weights_of_its_sampler(solver, weights):
+    config = settings(task="colourise", compat=True, solver=solver)
+    operator = parse_degradation(config).operator(SIZE, jnp.ones((1, *SIZE, 1)))
+    green = jnp.asarray([[0.0, 1.0, 0.0]] * 2)[:, None, None] * jnp.ones((2, *SIZE, 3))
+    y = operator.forward(1000.0 * green)
+    np.testing.assert_allclose(y, 1000.0 * weights[1], rtol=1e-6)
 
 
 def test_compat_is_the_published_operator():

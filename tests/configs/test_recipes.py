@@ -195,6 +195,19 @@ def test_a_variant_that_does_not_exist_names_those_that_do():
         recipe("imagenet64:vit")
 
 
+def test_the_sampler_of_imagenet_64_renews_about_as_much_noise_as_the_reference():
+    sample = recipe("imagenet64:unet").sample
+    assert (sample.solver, sample.steps, sample.eta) == ("ddim", 250, 0.5)
+    t = np.linspace(1, 0, 251)
+    for steps, tolerance in ((slice(50, 200), 0.01), (slice(10, 240), 0.05)):
+        early, late = t[steps], t[steps.start + 1 : steps.stop + 1]
+        r = (1 - early) / (1 - late) * late / early
+        theirs = 1 - (1 - 0.25 * (1 - r)) ** 2  # `stoch_coeff` of 0.25
+        ours = sample.eta**2 * (1 - r**2)
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance)
+        assert (ours < theirs).all()
+
+
 def test_the_two_crops_of_celeba_are_those_of_its_two_readings():
     boxes = [recipe(f"anyres_celeba:{v}").data.crop_box for v in CELEBA]
     assert boxes == [(57, 25, 185, 153)] * 2 + [(45, 25, 173, 153)] * 2

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from simple_diffusion.core import arrays
 from simple_diffusion.diffusion import (
@@ -138,6 +139,40 @@ def test_edm_is_its_published_loss_in_sigma():
     weight = np.exp(weighting.edm()(jnp.asarray(logsnr, jnp.float32)))
     got = -np.trapezoid(weight * error_x / s**2, logsnr)
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.8, 0.8)], ids=["SD3", "JiT"])
+@pytest.mark.parametrize("shift", [0.0, -1.4])
+def test_with_logit_normal_times_the_errors_of_their_weighting_have_one_factor(
+    mean, std, shift
+):
+    schedule = schedules.flow(shift=shift)
+    matching = time_distributions.logit_normal(mean, std)
+    weight = weighting.logit_normal(schedule, mean, std)
+    t = jax.nn.sigmoid(mean + std * jnp.linspace(-4.0, 4.0, 41))
+    got = factor(weight, schedule, matching, "u", t)
+    # Rounding of t, of which the smallest is 0.02, at 4 standard deviations.
+    np.testing.assert_allclose(got, 1.0, rtol=1e-3)
+    # Without the density in the weight the distribution is divided out.
+    plain = factor(weighting.u_mse(schedule), schedule, matching, "u", t)
+    assert plain.max() > 100 * plain.min()
+
+
+def test_the_logit_normal_weighting_is_a_normal_in_logsnr_as_published():
+    # With unbounded flow logit(t) = -logsnr/2; E_u = (1 + 1/sqrt(SNR))^2 E_eps.
+    logsnr = np.linspace(-10.0, 10.0, 101)
+    weight = weighting.logit_normal(schedules.flow(-40.0, 40.0), 0.8, 0.6)
+    got = np.exp(weight(jnp.asarray(logsnr, jnp.float32)))
+    normal = scipy.stats.norm.pdf(logsnr, -1.6, 1.2)
+    wanted = normal * (1 + np.exp(-logsnr / 2)) ** 2
+    np.testing.assert_allclose(got, wanted, rtol=1e-3)
+
+
+def test_the_logit_normal_weighting_is_a_number_at_the_ends_and_beyond():
+    weight = weighting.logit_normal(schedules.flow())
+    # exp(-100) and less: nothing.
+    ends = np.exp(weight(jnp.float32([-20.0, -15.0, 15.0, 20.0])))
+    np.testing.assert_allclose(ends, 0.0, atol=1e-20)
 
 
 def test_unit_weighting_prefers_no_noise_level():

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import conditions
@@ -36,6 +37,29 @@ def test_sigmoid_is_the_share_of_the_signal():
     logsnr = jnp.log(jnp.asarray([1 / 3, 1.0, 4.0]))
     got = conditions.logsnr_input("sigmoid", logsnr, -10.0, 10.0)
     np.testing.assert_allclose(got, [1 / 4, 1 / 2, 4 / 5], rtol=1e-6)
+
+
+def test_flow_is_the_time_of_the_rectified_flow():
+    t = jnp.linspace(0.01, 0.99, 9)
+    logsnr = 2 * jnp.log((1 - t) / t)
+    got = conditions.logsnr_input("flow", logsnr, -10.0, 10.0)
+    np.testing.assert_allclose(got, t, rtol=1e-5)
+
+
+def test_the_embedding_has_its_activation_inside_and_at_its_end():
+    net = Embedding(6, 8, activation="gelu_exact")
+    logsnr, cond = jnp.asarray([-2.0, 3.0]), Conditioning()
+    params = small.lively(net, logsnr, cond)
+    got = net.apply({"params": params}, logsnr, cond)
+
+    def gelu(x):
+        return x * scipy.special.ndtr(x)
+
+    h = np.asarray(conditions.sinusoid((logsnr + 10) / 20, 8))
+    for k in range(2):
+        layer = small.host(params[f"Dense_{k}"])
+        h = gelu(h @ layer["kernel"] + layer["bias"])
+    np.testing.assert_allclose(got, h, atol=1e-5)
 
 
 def test_an_unknown_logsnr_input_is_named(unchecked):

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from simple_diffusion.nets import layers
 from simple_diffusion.nets.layers import Level, Norm, ResBlock, Style
@@ -136,6 +137,23 @@ def test_plain_skips_are_added_and_concatenated_ones_joined():
     shortcut = small.host(params["shortcut"])
     want = joined @ shortcut["kernel"] + shortcut["bias"]
     np.testing.assert_allclose(y, want, atol=1e-5)
+
+
+def test_the_exact_gelu_and_its_tanh_form_have_their_own_names():
+    x = np.linspace(-6, 6, 1001)
+
+    def activate(name):
+        return np.asarray(layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32)))
+
+    exact = x * scipy.special.ndtr(x)
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    approximate = 0.5 * x * (1 + np.tanh(inner))
+    # Rounding of float32; the two differ by 4.7e-4.
+    np.testing.assert_allclose(activate("gelu_exact"), exact, atol=2e-6)
+    np.testing.assert_allclose(activate("gelu_tanh"), approximate, atol=2e-6)
+    np.testing.assert_allclose(np.abs(exact - approximate).max(), 4.7e-4, rtol=0.02)
+    # Configs of earlier versions keep what they were trained with.
+    np.testing.assert_array_equal(activate("gelu"), activate("gelu_tanh"))
 
 
 def test_a_block_is_its_formula():

@@ -108,10 +108,11 @@ def test_attention_with_rotary_positions_does_not():
     assert not np.allclose(attention.apply(params, mixed), want, atol=1e-2)
 
 
-def attention_by_hand(params, x, rows=None, columns=None):
+def attention_by_hand(params, x, rows=None, columns=None, cosine=False):
     """One head of attention in float64 from the definition, positions and norms on.
 
     The coordinates of rows and columns are by default those of a full image of 3x4.
+    With `cosine` the logits are the cosines of queries and keys times a scale.
     """
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
     n = np.asarray(x, np.float64)
@@ -120,6 +121,8 @@ def attention_by_hand(params, x, rows=None, columns=None):
     q, k, v = qkv + p["qkv"]["bias"].swapaxes(0, 1)[:, None, None, None]
 
     def rms(y, name):
+        if cosine:
+            return y / np.linalg.norm(y, axis=-1, keepdims=True)
         return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p[name]["scale"]
 
     if rows is None:
@@ -130,7 +133,8 @@ def attention_by_hand(params, x, rows=None, columns=None):
         )
         for y, name in ((q, "norm_q"), (k, "norm_k"))
     )
-    logits = np.einsum("bhwkd,bijkd->bkhwij", q, k) / np.sqrt(q.shape[-1])
+    scale = p["qk_scale"] if cosine else 1 / np.sqrt(q.shape[-1])
+    logits = scale * np.einsum("bhwkd,bijkd->bkhwij", q, k)
     weights = np.exp(logits)
     weights /= weights.sum((-2, -1), keepdims=True)
     out = np.einsum("bkhwij,bijkd->bhwkd", weights, v).reshape(x.shape)
@@ -142,6 +146,28 @@ def test_attention_is_its_formula():
     params = small.lively(attention, X)
     got = attention.apply({"params": params}, X)
     np.testing.assert_allclose(got, attention_by_hand(params, X), atol=1e-4)
+
+
+def test_attention_by_cosines_is_its_formula_and_starts_at_the_scale_of_its_tokens():
+    attention = SelfAttention(2, Style(qk_norm="l2", position="rope"), "rms")
+    params = small.lively(attention, X) | {"qk_scale": jnp.float32(3.0)}
+    got = attention.apply({"params": params}, X)
+    want = attention_by_hand(params, X, cosine=True)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    start = attention.init(jax.random.key(0), X)["params"]
+    assert "norm_q" not in start and "norm_k" not in start
+    # log2(L² - L) of 3 x 4 tokens.
+    np.testing.assert_allclose(start["qk_scale"], np.log2(12 * 11), rtol=1e-6)
+    alone = attention.init(jax.random.key(0), X[:, :1, :1])["params"]
+    assert np.isfinite(alone["qk_scale"])
+
+
+def test_queries_of_zero_have_a_gradient_with_cosines():
+    attention = SelfAttention(2, Style(qk_norm="l2"), "rms")
+    params = small.lively(attention, X)
+    params["qkv"] = jax.tree.map(jnp.zeros_like, params["qkv"])
+    slope = jax.grad(lambda x: attention.apply({"params": params}, x).sum())(X)
+    assert np.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("extent", [(6, 10), None])

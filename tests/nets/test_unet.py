@@ -5,7 +5,7 @@ import pytest
 from simple_diffusion.core.arrays import tree_size
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets.conditions import Embedding
-from simple_diffusion.nets.layers import Level, Style
+from simple_diffusion.nets.layers import Level, ResBlock, Style
 from simple_diffusion.nets.unet import UNet
 from tests.nets import small
 from tests.vectors import vector
@@ -45,20 +45,96 @@ def test_the_networks_of_the_paper_have_their_number_of_parameters(entry, skip, 
     assert tree_size(small.shapes(net, *one(size))) == entry[field]
 
 
-def test_the_modernised_imagenet_64_network_can_be_said_in_the_table():
-    """RMS norm, GELU, plain skips, rotary positions, QK norm, heads of 64 features."""
+def modernised() -> UNet:
+    """The ImageNet-64 U-Net of google/hackable_diffusion."""
     levels = tuple(
         Level(192 * m, 3, attention=m > 2, heads=3 * m, dropout=0.1 if m > 1 else 0.0)
         for m in (1, 2, 3, 4)
     )
-    style = Style("rms", "rms", "gelu", "add", qk_norm="rms", position="rope")
-    embedding = Embedding(192, 192, num_classes=1000)
-    shapes = small.shapes(UNet(levels, embedding, style), *one(64))
-    attention = shapes["down_3_0"]["attention"]
-    assert attention["qkv"]["kernel"].shape == (768, 12, 3, 64)
-    assert set(attention["norm_q"]) == {"scale"}
+    style = Style("rms", "rms", "gelu_tanh", "concat", qk_norm="l2", position="rope")
+    embedding = Embedding(192, 192, num_classes=1000, input="flow")
+    return UNet(levels, embedding, style, resampling="residual")
+
+
+def residual(into: int, out: int) -> int:
+    """Parameters of their residual block: norm, conv, FiLM of 192, conv, shortcut."""
+    convs = (9 * into + 1) * out + (9 * out + 1) * out
+    return into + convs + (192 + 1) * 2 * out + (into != out) * (into + 1) * out
+
+
+def attention(width: int) -> int:
+    """Parameters of their attention: norm, four linear maps, one scale."""
+    return width + 4 * (width + 1) * width + 1
+
+
+def test_the_modernised_imagenet_64_network_has_its_269_6_million_parameters():
+    # Their backbone, block by block; all skips are concatenated.
+    widths, blocks = [192, 384, 576, 768], []
+    skips, width = [192], 192
+    for k, level in enumerate(widths):
+        for _ in range(3):
+            blocks.append((width, level))
+            skips.append(width := level)
+        if k < 3:
+            blocks.append((level, level))  # half the resolution
+            skips.append(level)
+    blocks += [(768, 768)] * 2
+    for k, level in reversed([*enumerate(widths)]):
+        for _ in range(4):
+            blocks.append((width + skips.pop(), level))
+            width = level
+        if k:
+            blocks.append((level, level))  # twice the resolution
+    ends = (9 * 3 + 1) * 192 + 192 + (9 * 192 + 1) * 3
+    theirs = ends + sum(residual(*block) for block in blocks)
+    theirs += 7 * (attention(576) + attention(768)) + attention(768)
+    assert theirs == 269_606_418  # what their code counts
+
+    parameters = dict(small.shapes(modernised(), *one(64)))
+    parameters.pop("embedding")
+    # Our norms with a FiLM have a scale besides it.
+    assert tree_size(parameters) == theirs + sum(out for _, out in blocks)
+
+
+def test_residual_resampling_has_skips_of_both_widths_and_one_scale_per_attention():
+    shapes = small.shapes(modernised(), *one(64))
+    assert shapes["down_3_0"]["attention"]["qkv"]["kernel"].shape == (768, 12, 3, 64)
+    assert shapes["down_3_0"]["attention"]["qk_scale"].shape == ()
     assert "attention" not in shapes["down_1_0"] and "attention" in shapes["up_2_3"]
-    assert "norm_skip" not in shapes["up_0_0"]
+    for block, into, out in (("down_1", 192, 192), ("up_0", 384, 384)):
+        assert set(shapes[block]) == {"res"}  # neither attention nor a shortcut
+        kernel = shapes[block]["res"]["conv_1"]["kernel"]
+        assert kernel.shape == (3, 3, into, out)
+    # The first block above takes the last skip of its level, the last one the map that
+    # came down, which has the width of the level above.
+    entry = {
+        k: shapes[k]["res"]["conv_1"]["kernel"].shape for k in shapes if "_3_" in k
+    }
+    assert entry["up_3_0"] == (3, 3, 768 + 768, 768)
+    assert entry["up_3_3"] == (3, 3, 768 + 576, 768)
+
+
+def test_a_resampling_block_averages_or_repeats_in_both_of_its_branches():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 4, 6, 8)), jnp.float32)
+    emb = jnp.asarray(rng.normal(size=(2, 5)), jnp.float32)
+    plain = ResBlock(8, Style("rms"))
+    parameters = small.lively(plain, x, emb)
+
+    def inside(x, resample=None):
+        block = ResBlock(8, Style("rms"), resample=resample)
+        return block.apply({"params": parameters}, x, emb)
+
+    # A map of equal 2x2 blocks: halving it is exact.
+    twice = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+    np.testing.assert_allclose(inside(twice, "down"), inside(x), atol=1e-5)
+    np.testing.assert_allclose(inside(x, "up"), inside(twice), atol=1e-5)
+
+
+def test_residual_resampling_needs_concatenated_skips():
+    net = UNet((Level(8, 1),), small.EMBEDDING, resampling="residual")
+    with pytest.raises(ValueError, match="needs skip='concat', not 'add_sqrt2'"):
+        small.shapes(net, *small.inputs())
 
 
 def test_skips_run_from_the_first_operation_to_the_last_block():

@@ -10,17 +10,21 @@ def random(*shape: int) -> jnp.ndarray:
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
 
 
-def rows(ratio: float, seed: int) -> np.ndarray:
+def rows(ratio: float, seed: int, make=sensing.hadamard) -> np.ndarray:
     """Returns the matrix [m, 32] of Hadamard sensing of 4x8 pixels of one channel."""
     pixels = jnp.eye(32).reshape(32, 4, 8, 1)
-    return np.asarray(sensing.hadamard((4, 8), ratio, seed).forward(pixels))[..., 0].T
+    return np.asarray(make((4, 8), ratio, seed).forward(pixels))[..., 0].T
 
 
-def test_all_hadamard_rows_are_those_of_scipy_after_a_permutation():
+@pytest.mark.parametrize("make", [sensing.hadamard, sensing.group_means])
+def test_all_hadamard_rows_are_those_of_scipy_after_a_permutation(make):
     orders = []
     for seed in (0, 1):
-        # The transform is its own inverse up to 32: what is left is the permutation.
-        order = scipy.linalg.hadamard(32) @ rows(1.0, seed) / np.sqrt(32)
+        # The transform is its own inverse up to 32: what is left is the permutation, of
+        # the coefficients or of the pixels.
+        full = scipy.linalg.hadamard(32) / np.sqrt(32)
+        matrix = rows(1.0, seed, make)
+        order = matrix @ full if make is sensing.hadamard else full @ matrix
         np.testing.assert_allclose(order, order.round(), atol=1e-5)
         order = order.round().astype(int)
         assert set(np.unique(order)) == {0, 1}
@@ -29,15 +33,41 @@ def test_all_hadamard_rows_are_those_of_scipy_after_a_permutation():
     assert (orders[0] != orders[1]).any() and (orders[0] != np.eye(32)).any()
 
 
-def test_a_seed_and_a_ratio_take_the_first_rows_of_always_the_same_matrix():
-    some = rows(0.3, seed=5)
+@pytest.mark.parametrize("make", [sensing.hadamard, sensing.group_means])
+def test_a_seed_and_a_ratio_take_the_first_rows_of_always_the_same_matrix(make):
+    some = rows(0.3, 5, make)
     assert some.shape == (10, 32)  # 9.6 rounded
-    np.testing.assert_array_equal(some, rows(1.0, seed=5)[:10])
+    np.testing.assert_array_equal(some, rows(1.0, 5, make)[:10])
 
 
-def test_the_first_hadamard_number_is_the_mean():
+def projector(make, ratio: float) -> np.ndarray:
+    """Returns A⁺ A [256, 256] for images of 16x16."""
+    pixels = jnp.eye(256).reshape(256, 16, 16, 1)
+    operator = make((16, 16), ratio, 0)
+    return np.asarray(operator.pinv(operator.forward(pixels))).reshape(256, 256)
+
+
+def test_hadamard_rows_mix_all_pixels_and_group_means_only_those_of_a_group():
+    mixed = np.abs(projector(sensing.hadamard, 1 / 4)) > 1e-5
+    # 64 random signs cancel for some pairs of pixels: one in ten by the binomial.
+    assert np.median(mixed.sum(1)) > 200
+    for ratio, pixels in ((1 / 4, 4), (1 / 16, 16)):
+        alone = projector(sensing.group_means, ratio)
+        # The projector onto means of disjoint groups: 1/4 between any of 4 pixels.
+        np.testing.assert_allclose(alone[np.abs(alone) > 1e-5], 1 / pixels, atol=1e-5)
+        assert (np.count_nonzero(np.abs(alone) > 1e-5, axis=1) == pixels).all()
+
+
+def test_hadamard_takes_its_rows_from_all_over_the_transform():
+    # As published: coefficients are permuted, and the first of them are kept.
+    full = scipy.linalg.hadamard(32) / np.sqrt(32)
+    taken = np.abs(rows(0.5, 0) @ full).argmax(1)
+    assert len(set(taken)) == 16 and taken.max() >= 16 and set(taken) != {*range(16)}
+
+
+def test_the_first_group_mean_is_the_mean_of_the_image():
     x = random(2, 8, 8, 3)
-    y = sensing.hadamard((8, 8), 0.1, seed=0).forward(x)
+    y = sensing.group_means((8, 8), 0.1, seed=0).forward(x)
     expected = np.asarray(x).mean((1, 2)) * 8  # norm 1: the sum by the root of 64
     np.testing.assert_allclose(y[:, 0], expected, atol=1e-5)
 
@@ -46,9 +76,10 @@ def test_the_first_hadamard_number_is_the_mean():
     "make",
     [
         lambda size, ratio: sensing.hadamard(size, ratio, 0),
+        lambda size, ratio: sensing.group_means(size, ratio, 0),
         lambda size, ratio: sensing.blocks(size, ratio, 0, side=8),
     ],
-    ids=["hadamard", "blocks"],
+    ids=["hadamard", "group_means", "blocks"],
 )
 def test_the_ratio_is_that_of_numbers_to_pixels(make):
     x = random(1, 16, 32, 3)

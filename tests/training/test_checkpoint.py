@@ -338,7 +338,9 @@ def test_fingerprints_see_every_bit_and_no_mesh():
     assert store.fingerprint(split) == expected
 
 
-def test_an_average_of_any_length_is_made_from_snapshots(tmp_path, plan, initial):
+def test_an_average_of_any_length_is_made_from_snapshots(
+    tmp_path, plan, initial, caplog
+):
     averages = {"a": ema.PowerFunction(0.05), "b": ema.PowerFunction(0.1)}
     tracked = averages | {"wanted": ema.PowerFunction(0.075)}
     move = jax.jit(lambda e, p, n: ema.update(e, p, tracked, n))
@@ -359,6 +361,11 @@ def test_an_average_of_any_length_is_made_from_snapshots(tmp_path, plan, initial
         rebuilt,
         tracked_average,
     )
+    assert "away from the nearest combination" not in caplog.text
+    checkpoint.reconstruct(folder, 0.25, plan.abstract.params, step=80)
+    assert "the average of length 0.25 is 39 % away" in caplog.text
+    assert "4 snapshots with lengths [0.05, 0.1]" in caplog.text
+    assert "ema.snapshot_every_steps" in caplog.text
     earlier = checkpoint.reconstruct(folder, 0.1, plan.abstract.params, step=110)
     with contextlib.closing(checkpoint.Snapshots(folder, averages)):
         notes = json.loads((folder / "100" / "note" / "metadata").read_text())

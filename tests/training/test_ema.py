@@ -146,3 +146,40 @@ def test_averages_that_end_after_the_wanted_step_are_not_used():
     np.testing.assert_allclose(weights, [0, 1, 0], atol=1e-6)
     with pytest.raises(ValueError, match="no stored average ends at or before step 5"):
         ema.reconstruction_weights([10, 20], [0.1, 0.1], 5, 0.1)
+
+
+@pytest.mark.parametrize("target", [0.03, 0.15, 0.25])
+@pytest.mark.parametrize("tracked", [(0.05,), (0.05, 0.1)], ids=str)
+def test_weights_of_a_reconstruction_sum_to_one(tracked, target):
+    # Otherwise the mean of the parameters is scaled, here to 0.56 to 1.17 of it.
+    entries = [(1000 * n, s) for n in range(1, 9) for s in tracked]
+    steps, lengths = zip(*entries, strict=True)
+    weights = ema.reconstruction_weights(steps, lengths, 8000, target)
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-12)
+
+
+def test_a_reconstruction_from_two_profiles_has_the_closed_form_weights():
+    # Profiles (g+1) tau^g over [0, 1] with g = 1, 3: the least squares of the profile
+    # g = 2 is [[4/3, 8/5], [8/5, 16/7]] x = [6/4, 12/6], then divided by its sum.
+    lengths = {g: np.sqrt((g + 1) / ((g + 2) ** 2 * (g + 3))) for g in (1, 2, 3)}
+    gram = np.array([[4 / 3, 8 / 5], [8 / 5, 16 / 7]])
+    solution = np.linalg.solve(gram, [6 / 4, 12 / 6])
+    stored = [500, 500], [lengths[1], lengths[3]]
+    weights = ema.reconstruction_weights(*stored, 500, lengths[2])
+    np.testing.assert_allclose(weights, solution / solution.sum(), rtol=1e-9)
+
+    # The distance, by quadrature.
+    def error(t):
+        return weights[0] * 2 * t + weights[1] * 4 * t**3 - 3 * t**2
+
+    square, _ = integrate.quad(lambda t: error(t) ** 2, 0, 1, epsabs=1e-14)
+    wanted = np.sqrt(square / (9 / 5))
+    distance = ema.profile_distance(*stored, weights, 500, lengths[2])
+    np.testing.assert_allclose(distance, wanted, rtol=1e-6)
+
+
+def test_a_stored_average_has_no_distance_from_itself():
+    stored = [100, 200], [0.05, 0.1]
+    assert ema.profile_distance(*stored, np.array([0.0, 1.0]), 200, 0.1) < 1e-7
+    other = ema.profile_distance(*stored, np.array([0.0, 1.0]), 200, 0.11)
+    assert 0.08 < other < 0.1  # what the threshold of the warning is measured by

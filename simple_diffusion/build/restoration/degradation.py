@@ -81,6 +81,13 @@ def parse_degradation(config: Config) -> Degradation:
             f"restore.task={c.task} needs restore.downsampling=average: no exact "
             "inverse of a mask before bicubic down-sampling is known"
         )
+    if compat and is_grey and "deblur" in spatial:
+        raise ValueError(
+            f"restore.task={c.task} needs restore.compat=False: the published blur is "
+            "not the same for all colours, so no inverse of both is known"
+        )
+    # The simplified sampler was published with equal weights.
+    compat_grey = compat and c.solver != "ddnm_simplified"
     if spatial:
         first = table[spatial[0]]
     else:
@@ -88,7 +95,7 @@ def parse_degradation(config: Config) -> Degradation:
 
     def operator(size: Size, known_mask: jax.Array) -> LinearOperator:
         colour = first(size, known_mask)
-        return operators.grey(colour, compat=compat) if is_grey else colour
+        return operators.grey(colour, compat=compat_grey) if is_grey else colour
 
     return Degradation(tasks, operator, factor if "super_resolution" in tasks else 1)
 
@@ -179,6 +186,7 @@ def _sensing(c: Config) -> Callable[..., LinearOperator]:
     ratio, seed, side = c.ratio, c.operator_seed, c.block_side
     table = {
         "hadamard": lambda size, _: sensing.hadamard(size, ratio, seed),
+        "group_means": lambda size, _: sensing.group_means(size, ratio, seed),
         "blocks": lambda size, _: sensing.blocks(size, ratio, seed, side),
     }
     return pick(table, c.sensing, "restore.sensing")
