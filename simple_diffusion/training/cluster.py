@@ -232,6 +232,9 @@ class Watchdog:
             or self._finished.is_set()
         ):
             return
+        if isinstance(error, signals.Stopped):
+            # Not announced: the others shall be started again, as after a loss.
+            signals.exit_now(error.number)
         if _may_come_from_other_process(error):
             # Most likely a connection to a process that is gone. In that case the
             # thread of the watchdog detects it, and ends this process with the right
@@ -241,8 +244,6 @@ class Watchdog:
         with contextlib.suppress(Exception):  # the other processes may be gone
             self._put("end", f"{type(error).__name__}: {error}")
         self._wait_for_readers()
-        if isinstance(error, signals.Stopped):
-            signals.exit_now(error.number)
         if not isinstance(error, OSError | ValueError | RuntimeError):
             traceback.print_exception(error)
         exit_process(f"error: process {self._process} of {self._count}: {error}")

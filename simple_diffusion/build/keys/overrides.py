@@ -154,6 +154,13 @@ def _parse_tuple(text: str) -> tuple:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _parse_any(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _parse_section(text: str) -> ConfigDict:
     value = ast.literal_eval(text)
     if not isinstance(value, dict):
@@ -167,6 +174,8 @@ _KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
     int: ("a whole number", _parse_int),
     float: ("a number", float),
     str: ("a text", str),
+    # In the config of a run, where a key of a replaced section has lost its type.
+    type(None): ("a value", _parse_any),
     tuple: ("a tuple, such as (1, 2) or a,b", _parse_tuple),
     ConfigDict: ("a section, {'key': value, ...}", _parse_section),
 }

@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from etils import epath
 
 from simple_diffusion.build import recipes
 from simple_diffusion.build.keys import overrides
 from simple_diffusion.build.keys.overrides import Override
+from simple_diffusion.pipelines import runs
 
 
 def apply(*settings, recipe="quickstart"):
@@ -114,6 +116,33 @@ def test_what_is_wrong_is_one_line_that_names_what_was_given_and_what_is_valid(
     message = str(error.value)
     assert message.startswith(f"--config.{setting}".partition("=")[0])
     assert re.search(r"\n|<class|placeholder|ConfigDict", message) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("data.num_classes=5", 5),
+        ("sample.guidance_low=-3", -3.0),
+        ("restore.dilate=2,2", (2, 2)),
+        ("data.patches.largest=64", 64),
+        ("data.patches.aspect=None", None),
+        ("optimizer.learning_rate=1", 1.0),
+        ("model.channels=(8,)", (8,)),
+        ("sample.size=48x96", "48x96"),
+    ],
+)
+def test_keys_of_a_stored_config_are_set_as_those_of_a_recipe(
+    setting, expected, tmp_path
+):
+    folder = epath.Path(tmp_path)
+    runs.save_config(recipes.load("anyres_photos"), folder, ())
+    config = runs.load_config(folder)
+    key, _, text = setting.partition("=")
+    overrides.apply(config, [Override(key, text)])
+    *path, name = key.split(".")
+    for part in path:
+        config = config[part]
+    assert config[name] == expected and type(config[name]) is type(expected)
 
 
 def test_every_key_of_the_quickstart_can_be_set_to_its_own_value():
