@@ -18,7 +18,7 @@ def mse(error: Float[Array, "b h w c"]) -> Float[Array, "b"]:
     return arrays.mean_per_example(jnp.square(error.astype(jnp.float32)))
 
 
-NORMALISATIONS = ("mean", "paper")
+NORMALISATIONS: tuple[str, ...] = ("mean", "paper")
 
 
 def multiscale_mse(smallest: int = 32, normalise: str = "mean") -> LossFn:
