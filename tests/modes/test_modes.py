@@ -121,16 +121,16 @@ def test_samples_are_written_for_people_and_for_evaluators(trained):
     config.sample.classes = "snowman,0"
     config.sample.count = 5
     result = sample.run(config, str(folder))
-    names = sorted(p.name for p in (folder / "samples").iterdir())
+    place = result.grid.parent
+    assert place.parent == folder and place.name.startswith("samples")
+    names = sorted(p.name for p in place.iterdir())
     assert names[0] == "00000_snowman.png"
     assert len(names) == 5 + 2
-    with np.load(folder / "samples" / "samples.npz") as stored:
+    with np.load(place / "samples.npz") as stored:
         np.testing.assert_array_equal(stored["arr_0"], result.images)
         np.testing.assert_array_equal(stored["arr_1"], result.labels)
-    assert zipfile.is_zipfile(folder / "samples" / "samples.npz")
-    np.testing.assert_array_equal(
-        images.read_png(folder / "samples" / names[0]), result.images[0]
-    )
+    assert zipfile.is_zipfile(place / "samples.npz")
+    np.testing.assert_array_equal(images.read_png(place / names[0]), result.images[0])
 
 
 def test_an_image_does_not_depend_on_the_other_images(trained):
