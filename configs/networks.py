@@ -31,6 +31,8 @@ def _common() -> dict:
         # Position in attention: learned or sincos (a table before the transformer, not
         # for a U-Net) | rope (rotated queries and keys) | none
         position="none",
+        # rope: rotation of the fastest pair of features in radians per token.
+        rope_fastest=1.0,
         # swish | gelu_tanh (GELU's approximation by a tanh) | gelu_exact; gelu is the
         # earlier name of gelu_tanh
         activation="swish",

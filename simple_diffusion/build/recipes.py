@@ -5,6 +5,7 @@ import importlib.machinery
 import os
 import re
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -67,6 +68,13 @@ def load(text: str) -> ConfigDict:
 def defaults() -> ConfigDict:
     """Returns every key with its default, see configs/base.py."""
     return importlib.import_module(f"{configs.__name__}.base").default()
+
+
+def network_defaults(name: str | None) -> ConfigDict:
+    """Returns the section `model` of a kind of network; empty for an unknown name."""
+    networks = importlib.import_module(f"{configs.__name__}.networks")
+    make: Callable[[], ConfigDict] = getattr(networks, name or "", ConfigDict)
+    return make()
 
 
 def _folder() -> Path:

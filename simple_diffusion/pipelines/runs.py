@@ -24,7 +24,7 @@ def save_config(
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    before = files.read_json(folder / files.CONFIG)
+    before = _read_completed(folder)
     for section in _SECTIONS if before else ():
         for line in files.list_differences(before.get(section), now[section], section):
             console.print_line(f"changed since this run began: {line}")
@@ -38,13 +38,22 @@ def print_differences(config: Config, folder: epath.Path) -> None:
     Many settings of a training cannot be recognised in the parameters, such as the
     range of image sizes.
     """
-    before = files.read_json(folder / files.CONFIG)
+    before = _read_completed(folder)
     if jax.process_index() or not before:
         return
     now = json.loads(config.to_json_best_effort())
     for section in ("data", "model", "diffusion"):
         for line in files.list_differences(before.get(section), now[section], section):
             console.print_line(f"differs from the training: {line}")
+
+
+def _read_completed(folder: epath.Path) -> dict[str, Any]:
+    """Returns the stored config with newer keys, which are no differences to report.
+
+    Empty where none is stored.
+    """
+    stored = files.read_json(folder / files.CONFIG)
+    return json.loads(complete_config(stored).to_json_best_effort()) if stored else {}
 
 
 def load_config(folder: epath.Path) -> Config:
@@ -67,7 +76,7 @@ def complete_config(stored: dict[str, Any]) -> Config:
     return config.lock()
 
 
-# Sections whose keys depend on their kind: they replace the defaults entirely.
+# Sections whose keys depend on their kind: they replace those of the default's kind.
 _REPLACED_SECTIONS = ("model", "schedule", "patches")
 
 
@@ -79,7 +88,10 @@ def _update(section: ConfigDict, stored: dict[str, Any]) -> None:
                 _update(present, value)
                 continue
             subsection = ConfigDict()
-            _update(subsection, value)
+            if key == "model":
+                subsection = recipes.network_defaults(value.get("name"))
+            with subsection.unlocked(), subsection.ignore_type():
+                _update(subsection, value)
             value = subsection
         elif isinstance(value, list):
             value = _to_tuple(value)
