@@ -9,10 +9,11 @@ sigmoid loss with bias +2; 269.6 M parameters besides the embedding of time and 
 Expected (unet): FID about 4.1 at 500k steps and 2.7 at 2 M, as its authors state for
 theirs. Status: not run.
 
-What is known to differ from theirs in `:unet`: rotary positions turn by 1 radian per
-token at the highest frequency, theirs by pi; "no class" is a learned vector, theirs is
-zero; norms with a FiLM have a scale of their own besides it (18 thousand parameters);
-1e-6 is added to the mean square in an RMS norm, theirs adds 1e-5.
+What is known to differ from theirs in `:unet`: "no class" is a learned vector, theirs
+is zero, and the table of classes starts at another scale; norms with a FiLM have a
+scale of their own besides it (18 thousand parameters); 1e-6 is added to the mean square
+in an RMS norm, theirs adds 1e-5; times end 5.5e-4 before 0 and 1, theirs 1e-4; samples
+are clipped to [-1, 1] in every step.
 
 They sample with DDIM and `stoch_coeff` s = 0.25. With r = (alpha_t sigma_s) / (alpha_s
 sigma_t), a step of theirs keeps 1 - s (1 - r) of the estimated noise, so the share of
@@ -20,6 +21,8 @@ fresh variance is 1 - (1 - s (1 - r))^2. Our `ddim` renews eta^2 (1 - r^2). As r
 both are 2 s (1 - r) for eta^2 = s: eta = 0.5 agrees within 1 % for t from 0.2 to 0.8
 and renews less than theirs in the large steps of logsnr at both ends.
 """
+
+import math
 
 from simple_diffusion.configs import base, imagenet, networks
 
@@ -51,6 +54,7 @@ def _reference(config):
     model.conv_norm = "rms"
     model.qk_norm = "l2"
     model.position = "rope"
+    model.rope_fastest = math.pi
     model.activation = "gelu_tanh"
     model.emb_activation = "gelu_tanh"
     model.logsnr_input = "flow"  # the network is told the time

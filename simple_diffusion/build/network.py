@@ -192,6 +192,7 @@ def _style(m: Config, mixture: safa.Mixture, **optional: Any) -> Style:
         activation=m.activation,
         qk_norm=m.qk_norm,
         position=m.position,
+        rope_fastest=m.rope_fastest,
         attention=m.attention,
         **optional,
     )

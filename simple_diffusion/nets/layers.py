@@ -84,6 +84,7 @@ class Style:
       position: how attention encodes positions: "rope" rotates queries and keys in
         every attention; a "learned" or "sincos" table is added once before a
         transformer level.
+      rope_fastest: see `position.rope_2d`.
       film: where the embedding modulates a transformer block: the "hidden" units of its
         MLP, the same units "before_activation", the "input" of the MLP, or "none".
       attention: implementation, see `ops.attention`.
@@ -101,6 +102,7 @@ class Style:
     skip: Literal["add_sqrt2", "add", "concat"] = "add_sqrt2"
     qk_norm: Literal["layer", "rms", "l2", "none"] = "none"
     position: Literal["learned", "sincos", "rope", "none"] = "none"
+    rope_fastest: float = 1.0
     film: Literal["hidden", "before_activation", "input", "none"] = "hidden"
     attention: ops.Implementation | ops.AttentionFn = "auto"
     padding: safa.Padding = "zeros"

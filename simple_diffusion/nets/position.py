@@ -167,6 +167,7 @@ def rope_2d(
     x: Float[Array, "b h w k d"],
     rows: Float[Array, "... h"],
     columns: Float[Array, "... w"],
+    fastest: float = 1.0,
 ) -> Float[Array, "b h w k d"]:
     """Returns x with half of each head rotated by the row and half by the column.
 
@@ -178,12 +179,13 @@ def rope_2d(
       rows: the row coordinate of each line of tokens, in tokens of the training: [h],
         or [b, h] if the examples differ.
       columns: the column coordinate of each token in a line.
+      fastest: rotation per token of the fastest pair of features, in radians.
 
     Raises:
       ValueError: if d is not a multiple of 4.
     """
     _check(x.shape[-1], "the width of a head")
-    rows, columns = jnp.atleast_2d(rows, columns)
+    rows, columns = (fastest * v for v in jnp.atleast_2d(rows, columns))
     by_row, by_column = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     row = _angles(rows, x.shape[-1] // 2)[:, :, None, None]
     column = _angles(columns, x.shape[-1] // 2)[:, None, :, None]

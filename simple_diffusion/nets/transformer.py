@@ -61,8 +61,10 @@ class SelfAttention(nn.Module):
             k = self._qk_norm("norm_k")(k)
         if self.style.position == "rope":
             rows, columns = _token_coordinates(region, (h, w), self.extent)
-            q = position.rope_2d(q, rows, columns)
-            k = position.rope_2d(k, rows, columns)
+            q, k = (
+                position.rope_2d(y, rows, columns, self.style.rope_fastest)
+                for y in (q, k)
+            )
         q, k, v = (y.reshape(b, h * w, self.heads, c // self.heads) for y in (q, k, v))
         y = ops.attention(q, k, v, self.style.attention).reshape(b, h, w, c)
         init = nn.initializers.zeros

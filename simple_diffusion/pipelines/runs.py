@@ -22,12 +22,9 @@ def save_config(
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
-    stored = files.read_json(folder / files.CONFIG)
-    if stored:
-        # Complete, so that keys that are newer than the run do not count as changed.
-        before = json.loads(complete_config(stored).to_json_best_effort())
-        for line in files.list_differences(before, now):
-            console.print_line(f"changed since the last start of this run: {line}")
+    before = _read_completed(folder)
+    for line in files.list_differences(before, now) if before else ():
+        console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
 
@@ -38,13 +35,22 @@ def print_differences(config: Config, folder: epath.Path) -> None:
     Many settings of a training cannot be recognised in the parameters, such as the
     range of image sizes.
     """
-    before = files.read_json(folder / files.CONFIG)
+    before = _read_completed(folder)
     if jax.process_index() or not before:
         return
     now = json.loads(config.to_json_best_effort())
     for section in ("data", "model", "diffusion"):
         for line in files.list_differences(before.get(section), now[section], section):
             console.print_line(f"differs from the training: {line}")
+
+
+def _read_completed(folder: epath.Path) -> dict[str, Any]:
+    """Returns the stored config with newer keys, which are no differences to report.
+
+    Empty where none is stored.
+    """
+    stored = files.read_json(folder / files.CONFIG)
+    return json.loads(complete_config(stored).to_json_best_effort()) if stored else {}
 
 
 def load_config(folder: epath.Path) -> Config:

@@ -129,6 +129,7 @@ UVIT = {
     "conv_norm": Case("layer", call),
     "qk_norm": Case("none", shapes),
     "position": Case("none", call),
+    "rope_fastest": Case(2.0, call),
     "activation": Case("gelu_tanh", call),
     "attention": Case("xla", implementation),
     "padding": Case("edge", call),

@@ -67,6 +67,16 @@ def test_rotary_embedding_turns_the_halves_by_their_own_axis():
     np.testing.assert_allclose(y[0, 1, 0, 0, [0, 2]], want, rtol=1e-5)
 
 
+def test_the_fastest_rotation_can_be_half_a_turn_per_token():
+    x, place = jnp.ones((1, 4, 1, 1, 8)), jnp.arange(4.0)
+    y = position.rope_2d(x, place, jnp.zeros(1), fastest=np.pi)
+    np.testing.assert_allclose(y[0, :, 0, 0, 0], [1, -1, 1, -1], atol=1e-5)
+    # The next pair is slower by the root of the base, here 100.
+    angle = np.pi / 100 * np.arange(4)
+    want = np.cos(angle) - np.sin(angle)
+    np.testing.assert_allclose(y[0, :, 0, 0, 1], want, atol=1e-5)
+
+
 @pytest.mark.parametrize("channels", [6, 2])
 def test_widths_that_do_not_split_in_four_are_named(channels):
     place = position.centres(2, 2)

@@ -149,10 +149,13 @@ def test_attention_is_its_formula():
 
 
 def test_attention_by_cosines_is_its_formula_and_starts_at_the_scale_of_its_tokens():
-    attention = SelfAttention(2, Style(qk_norm="l2", position="rope"), "rms")
+    style = Style(qk_norm="l2", position="rope", rope_fastest=2.0)
+    attention = SelfAttention(2, style, "rms")
     params = small.lively(attention, X) | {"qk_scale": jnp.float32(3.0)}
     got = attention.apply({"params": params}, X)
-    want = attention_by_hand(params, X, cosine=True)
+    # Twice as fast is the same as twice as far.
+    rows, columns = 2 * position.centres(3, 3), 2 * position.centres(4, 4)
+    want = attention_by_hand(params, X, rows, columns, cosine=True)
     np.testing.assert_allclose(got, want, atol=1e-4)
     start = attention.init(jax.random.key(0), X)["params"]
     assert "norm_q" not in start and "norm_k" not in start

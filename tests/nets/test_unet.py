@@ -46,7 +46,7 @@ def test_the_networks_of_the_paper_have_their_number_of_parameters(entry, skip, 
 
 
 def modernised() -> UNet:
-    """The ImageNet-64 U-Net of google/hackable_diffusion."""
+    """The ImageNet-64 U-Net of google/hackable_diffusion, as far as shapes tell."""
     levels = tuple(
         Level(192 * m, 3, attention=m > 2, heads=3 * m, dropout=0.1 if m > 1 else 0.0)
         for m in (1, 2, 3, 4)
