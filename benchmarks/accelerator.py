@@ -1,10 +1,11 @@
-"""The training step of a recipe on one accelerator: speed, utilisation, memory, time.
+"""Measures the training step of a recipe on one accelerator.
 
     python -m benchmarks.accelerator --backend gpu --config configs/imagenet512.py:uvit
 
-The step is compiled in several ways (--programs), and runs by turns with a large matrix
-product and, where its interpreter is given, the same network in PyTorch. Where configs
-cannot be read, `--config x.json` takes what `--describe x.json` has written elsewhere.
+Prints speed, utilisation, memory, and where the time goes. The step is compiled in
+several ways (--programs), which take turns with a large matrix product and, with
+--peer-python, with the same network in PyTorch. Where configs cannot be read,
+`--config x.json` takes the file that `--describe x.json` wrote elsewhere.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Our side of `accelerator`: the training step of a recipe, compiled in several ways.
 
 A worker of `protocol`. All programs are of one network and pass one state on to each
-other, so that a large model needs its memory once.
+other, so that a large model is in memory only once.
 """
 
 import re

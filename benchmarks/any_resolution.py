@@ -1,11 +1,12 @@
-"""What each part of any-resolution training does, on scenes at sizes up to 2x.
+"""Measures the effect of each part of any-resolution training, on scenes.
 
   python -m benchmarks.any_resolution --workdir runs/ladder --steps 1500
 
-trains a ladder of models that differ in one thing each, samples every one at five
-sizes, and measures the samples against real scenes of the same size under one fixed
-feature function (see `scene_figures`). Training resumes; what is there is not redone.
-Prints a table for RESULTS.md and writes a picture of one noise seed at all sizes.
+Trains a series of models, each with one more part than the one before, samples each at
+five sizes up to 2x, and compares the samples with real scenes of the same size by one
+fixed feature function (see `scene_figures`). Training resumes, and existing results are
+reused. Prints a table for RESULTS.md and writes a picture of one noise seed at all
+sizes.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""What the makers say of their accelerators: arithmetic, memory, links.
+"""Published figures of accelerators: arithmetic, memory, links.
 
-Figures are per device and in one direction, bytes and operations per second; a
+Figures are per device and in one direction, in bytes and operations per second; a
 multiply-add is two operations. Nothing here was measured.
 """
 

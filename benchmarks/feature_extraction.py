@@ -1,10 +1,10 @@
-"""Features of FID per second, beside torch-fidelity.
+"""Measures the speed of FID's features, compared with torch-fidelity.
 
     python -m benchmarks.feature_extraction --peer-python /path/to/peer/bin/python
 
-See README.md here for the peer's environment. Both have the same random weights, take
-uint8 images, resize them by the rule of TensorFlow 1 and work in float32; that they say
-the same of an image is checked. By turns, in one run; the figures to quote are the
+See README.md here for the environment of the peer. Both sides have the same random
+weights, take uint8 images, resize them as TensorFlow 1 does, and work in float32; the
+script checks that they return the same features. They take turns in one run; quote the
 ratios of the medians.
 """
 

@@ -1,8 +1,8 @@
 """The peer's side of `feature_extraction`: torch-fidelity under PyTorch.
 
 A worker of `protocol`, run by the interpreter of the peer's own environment. It uses
-the extractor as it is published, with its own resizing; "channels_last" is another
-order of its numbers in memory, "compiled" what torch.compile makes of it.
+the extractor as published, with its own resizing. "channels_last" is another memory
+layout, "compiled" uses torch.compile.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Random weights for the Inception network of FID: the same in every environment.
+"""Random weights for the Inception network of FID, equal in every environment.
 
-Each tensor depends on its name in the ports to PyTorch and on nothing else, so that who
-has the wrong one in a place has other features.
+Each tensor depends only on its name in the ports to PyTorch, so that a tensor in the
+wrong place gives other features.
 """
 
 import zlib

@@ -1,21 +1,21 @@
-"""Memory per device of a recipe's training step, ahead of time: nothing is allocated.
+"""Predicts the memory per device of a recipe's training step; allocates nothing.
 
     python -m benchmarks.memory_plan --config configs/imagenet512.py:uvit \\
         --devices 64 --hbm 16
 
-For each remat policy the step is compiled for so many virtual devices, in a process of
-its own, and the compiler asked. Three figures of different kinds come of it:
+For each remat policy a process compiles the step for this number of virtual devices and
+reads the compiler's statistics. The result is three figures of different kinds:
 
 state: bytes of parameters, optimizer state and averages on one device. Exact: they
     follow from the shardings.
-saved: bytes that the backward pass needs of the forward pass, counted in the traced
-    program for the examples of one device, whatever the compiler. The temporary memory
-    is this, less what the compiler keeps in fewer bits or computes again, and more what
-    one block needs while it is being computed.
-temporary: what the compiler wants beyond the state. Of the CPU's compiler an upper
-    estimate of an accelerator's, by two to four times: it computes bfloat16 in float32
-    and fuses less. With --topology, such as v5e:8x8, it is the TPU compiler's own, for
-    which the package libtpu must be installed but no TPU is needed.
+saved: bytes of the forward pass that the backward pass needs, counted in the traced
+    program for the examples of one device, independent of the compiler. The temporary
+    memory is this, minus what the compiler stores in fewer bits or recomputes, plus
+    what one block needs during its computation.
+temporary: memory that the compiler needs beyond the state. The figure of the CPU
+    compiler exceeds that of an accelerator two to four times: it computes bfloat16 in
+    float32 and fuses less. With --topology, such as v5e:8x8, it is the figure of the
+    TPU compiler, which needs the package libtpu but no TPU.
 """
 
 import argparse

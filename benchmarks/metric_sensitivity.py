@@ -1,12 +1,12 @@
-"""What each metric says of growing faults, on scenes and features of their classifier.
+"""Measures how each metric reacts to growing defects, on scenes.
 
     python -m benchmarks.metric_sensitivity
 
-Held-out scenes are made worse on purpose, in five ways and five strengths each, and are
-compared with training scenes. A metric that is to be trusted with a fault moves one way
-as it grows. Some cannot: labels do not change a picture, so that a wrong one is seen by
-the accuracy alone; and where pictures are of fewer classes each is still a good one,
-which is what precision says.
+Held-out scenes are degraded in five ways, each at five strengths, and compared with
+training scenes by the features of their classifier. A metric that notices a defect
+moves in one direction as the defect grows. Some cannot notice some defects: labels do
+not change an image, so only the accuracy notices wrong ones; and if classes are
+missing, every single image is still good, so precision does not change.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""The operations that a training step is made of, one by one, beside PyTorch's.
+"""Measures the operations of a training step one by one, compared with PyTorch.
 
     python -m benchmarks.operations --peer-python /path/to/peer/bin/python
 
-Those of the U-ViT of `train_step`, with their numbers in one step: where a step loses
-against the peer's, and where not. Ours are compiled by XLA, each with its gradient as
-the step has it; the peer's run in PyTorch's own kernels, elementwise ones compiled.
+The operations are those of the U-ViT of `train_step`, with their number in one step:
+they show where a step is slower than that of the peer. Ours are compiled by XLA, each
+with its gradient as in the step; those of the peer are PyTorch's kernels, with
+elementwise operations compiled.
 """
 
 import argparse

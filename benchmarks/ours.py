@@ -1,6 +1,6 @@
 """Our side of the benchmarks: the network, its training step, a matrix product.
 
-As a program it is a worker of `protocol`.
+Run as a program, it is a worker of `protocol`.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""Patches per second from JPEG files, beside PyTorch's DataLoader and Grain.
+"""Measures patches per second from JPEG files, compared with PyTorch and Grain.
 
     python -m benchmarks.patch_loading --peer-python /path/to/peer/bin/python
 
-See README.md here for the peers' environment. Everybody draws a size, decodes, resizes
-by Lanczos, mirrors, crops, notes the box and makes batches, with as many workers; by
-turns, in one run; the figures to quote are the ratios of the medians.
+See README.md here for the environment of the peers. Every loader draws a size, decodes,
+resizes by Lanczos, mirrors, crops, records the box and makes batches, with the same
+number of workers. They take turns in one run; quote the ratios of the medians.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The peer's side: `denoising-diffusion-pytorch` under PyTorch.
 
 A worker of `protocol`, run by the interpreter of the peer's own environment. It uses
-the peer as it is published: its U-ViT, its loss, PyTorch's Adam. Clipping and the
-average of the parameters, which its trainer adds around them, are made here with the
-fastest operations that PyTorch has for that.
+the peer as published: its U-ViT, its loss, PyTorch's Adam. Gradient clipping and the
+average of the parameters, which belong to the peer's trainer, use the fastest
+operations of PyTorch.
 """
 
 import importlib.util

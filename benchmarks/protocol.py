@@ -1,8 +1,8 @@
 """Workers that measure in turns: JSON lines between a driver and its subprocesses.
 
-What is compared runs in processes of its own, each with its own interpreter, and one
-at a time for a few steps, again and again: a machine that slows down slows all of them.
-Standard library only, since the peer's environment has nothing else in common with
+Each implementation runs in a process and interpreter of its own. The processes take
+turns of a few steps, so that a slowdown of the machine affects all of them. Standard
+library only, because the environment of the peer has nothing else in common with
 ours.
 """
 

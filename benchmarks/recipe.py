@@ -1,7 +1,7 @@
-"""Recipes as plain values, for machines that lack what configs are written with.
+"""Recipes as plain values, for machines without the packages of configs.
 
-`load` reads a config file, for which ml_collections is needed, or the `config.json`
-that every workdir holds, for which nothing is. `build` reads either by attributes.
+`load` reads a config file, which needs ml_collections, or the `config.json` of a
+workdir, which does not. `build` reads both by attributes.
 """
 
 import ast

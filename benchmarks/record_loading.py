@@ -1,11 +1,11 @@
-"""Images per second into prepared records, and out of them beside the folder.
+"""Measures writing and reading prepared records, compared with a folder.
 
     python -m benchmarks.record_loading
 
-The same JPEG files, by turns, in one run: prepared as they are, and reduced to JPEG and
-PNG; then read in batches of square images from the folder and from each of these. From
-the second turn on the system has the files in memory, so what a slow disk or a network
-adds is not seen here.
+The same JPEG files are prepared unchanged, and reduced to JPEG and PNG; then batches of
+square images are read from the folder and from each of the records, in turns. After the
+first turn the files are in the memory of the system, so the effect of a slow disk or
+network is not measured.
 """
 
 import argparse

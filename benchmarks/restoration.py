@@ -1,27 +1,27 @@
-"""How well a trained model restores held-out images, beside what needs no model.
+"""Measures restorations of held-out images, compared with baselines.
 
     python -m benchmarks.restoration --workdir runs/quickstart
 
-For each task: our sampler (DDNM, or DDNM+ where the measurement is noisy) as it is set
-by default, the simplified sampler as its authors published it, the pseudo-inverse of
-the measurement alone, and where there is one a plain method. All get the same images,
-the same measurements and, where they draw, the same random numbers. PSNR and SSIM are
-those of images rounded to 8 bits, consistency is measured before that: the root mean
-square of what an image, measured, differs by from the measurement, in units of images
-in [-1, 1]. Noise of sigma_y is in there twice as large.
+For each task it compares our sampler with its defaults (DDNM, or DDNM+ if the
+measurement is noisy), the simplified sampler as published by its authors, the
+pseudo-inverse of the measurement and, where there is one, a classical method. All get
+the same images, measurements and random numbers. PSNR and SSIM are those of images
+rounded to 8 bits. Consistency is measured before rounding: the root mean square of
+A x - y, for images in [-1, 1]. Noise of sigma_y counts twice in it, because of that
+range.
 
-PSNR is best for the mean of all images that fit, which is blurred; images that vary
-less come nearer to it. So with --samples 2 or more the spread is shown as well: how far
-two restorations of an image are from each other, over how far one is from the original.
-Of draws from the true law it is 1; what the model gets wrong lowers it.
+PSNR is best for the mean of all images that fit the measurement, which is blurred;
+images that vary less come nearer to it. With --samples 2 or more the table therefore
+shows the spread: the distance between two restorations of an image over the distance
+of one from the original. It is 1 for samples of the true distribution; errors of the
+model lower it.
 
-The published blur loses the last tap of its kernel: it is another operator, so that
-sampler gets measurements of its own there. What it does otherwise, the inverse of a
-masked average and weights of grey that differ by 1e-4, does not change what is
-measured.
+The published blur loses the last tap of its kernel, which makes it another operator, so
+that sampler gets measurements of its own there. Its other errors, the inverse of a
+masked average and grey weights that differ by 1e-4, do not change the measurement.
 
-A second table takes two tasks and changes one thing at a time: the solver, the steps,
-clipping, time travel, knowledge of the class.
+A second table changes one setting at a time for two tasks: solver, steps, clipping,
+time travel, known class.
 """
 
 import argparse

@@ -1,18 +1,19 @@
-"""How far restored images are from the exact posterior, where that is known.
+"""Measures the distance of restorations from an exactly known posterior.
 
     python -m benchmarks.restoration_priors
 
-The prior is a Gaussian in pixel space, whose E[x | z] is a matrix, so there is no error
-of a network: what is left is that of the method. Of the many samples of one measurement
-mean and covariance are compared with those of the conditional Gaussian. Samples of that
-Gaussian itself, in the first row of each table, show how exact so many can be.
+The prior is a Gaussian in pixel space, whose E[x | z] is a matrix. So there is no error
+of a network, and all errors are those of the method. Mean and covariance of many
+samples for one measurement are compared with those of the conditional Gaussian. The
+first row of each table has samples of that Gaussian itself: it shows how exact this
+number of samples can be.
 
-Where what is measured says nothing about the rest, as with independent pixels of equal
-variance, the projected E[x | z] is E[x | z, y], and a right solver ends at the right
-law if its steps are many. DDNM does not: with a share eta of all noise renewed in each
-step the variance in the null space tends to (1 + sqrt(1 - eta^2))/2 of what it should
-be, the balance of x_hat, which shrinks, and noise, of which it forgets how large it
-was. Where pixels are correlated, all are approximations.
+If the measured pixels say nothing about the others, as with independent pixels of equal
+variance, the projected E[x | z] is E[x | z, y], and a correct solver converges to the
+posterior with the number of steps. DDNM does not: with a fraction eta of all noise
+renewed in each step, the variance in the null space tends to (1 + sqrt(1 - eta^2))/2 of
+the correct one: the balance of x_hat, which shrinks, and of noise, whose former size is
+lost. If pixels are correlated, all methods are approximations.
 """
 
 import argparse

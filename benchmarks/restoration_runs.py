@@ -1,7 +1,7 @@
-"""A trained model that restores held-out images, for `restoration`.
+"""Restores held-out images with a trained model, for `restoration`.
 
-All settings see the same images, masks and random numbers: what is random about an
-image comes from its own number.
+All settings see the same images, masks and random numbers: the random numbers of an
+image follow from its index.
 """
 
 import dataclasses
@@ -172,7 +172,7 @@ def _known(plan: restoration.Plan, bench: Bench) -> Float[np.ndarray, "n h w 1"]
     known = np.ones((len(bench.originals), *bench.size, 1), np.float32)
     if plan.hole_mask is not None:
         for k in range(len(known)):
-            place = f"{k:04d}", bench.size, bench.size, plan.seed
+            place = f"{k:04d}", bench.size, bench.size, plan.seed, False
             known[k] -= masks.load_hole_mask(plan.hole_mask, *place)
     return known
 

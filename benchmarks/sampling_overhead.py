@@ -1,10 +1,10 @@
-"""What sampling costs beyond its network calls.
+"""Measures the cost of sampling beyond its network calls.
 
     python -m benchmarks.sampling_overhead
 
-The whole sampler, one compiled scan, is timed against the bare compiled network on the
-same batch, by turns. The figure to quote is time per network call over the time of a
-bare call; 1 would be a sampler that costs nothing.
+The whole sampler, one compiled scan, takes turns with the bare compiled network on the
+same batch. Quote the time per network call over the time of a bare call; 1 means no
+overhead.
 """
 
 import argparse

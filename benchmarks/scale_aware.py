@@ -1,11 +1,11 @@
-"""What scale-aware convolutions cost: a training step with and without them.
+"""Measures the cost of scale-aware convolutions in a training step.
 
   python -m benchmarks.scale_aware
 
-Two tables: the step of `anyres_scenes:ours` with no, some and all 3x3 convolutions of
-the levels scale-aware, at several patch sizes; and one convolution, forward and
-backward, in each implementation of `nets/safa.py` beside an ordinary one. All by turns
-in one process; medians and ratios.
+Prints two tables: the step of `anyres_scenes:ours` with no, some and all 3x3
+convolutions of the levels scale-aware, at several patch sizes; and one convolution,
+forward and backward, in each implementation of `nets/safa.py` and as an ordinary
+convolution. They take turns in one process; quote medians and ratios.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The paper model beside this machine, where a CPU can tell: see `validate`."""
+"""Compares the paper model with this machine, as far as a CPU can: see `validate`."""
 
 import math
 import re

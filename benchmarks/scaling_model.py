@@ -1,12 +1,13 @@
-"""A paper model of the training step on many devices, and what it recommends.
+"""A paper model of the training step on many devices, and its recommendation.
 
     python -m benchmarks.scaling_model --config configs/imagenet512.py:uvit \\
         --device v5e --devices 256
 
-Every mesh, remat policy and cut of the batch is a candidate; the fastest of those that
-fit in memory is recommended. Figures of devices are their makers', see `devices`; what
-is assumed are the flags with a share in their name, and what `step_time` says.
-`--validate` compares the model with this machine where that means something.
+Every combination of mesh, remat policy and number of microbatches is a candidate. The
+script recommends the fastest one that fits into memory. Figures of devices are those of
+their makers, see `devices`. Assumptions are the flags with "share" in their name, and
+those that `step_time` states. `--validate` compares the model with this machine where
+that is meaningful.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""A small network that counts the things in pictures of scenes and says how large.
+"""A small network that counts the objects in scenes and measures their size.
 
-It gives a density of objects per class and their size at each place, so that a count is
-a sum over the picture and follows what is there, also where the number is none that
-real scenes have. Trained on rendered scenes, zoomed and put together in mosaics, in
-about a minute on one CPU core; the parameters are cached.
+It returns a density of objects per class and their size at each position. The count is
+a sum over the image, so it also follows numbers of objects that real scenes do not
+have. It is trained on rendered scenes, zoomed and combined to mosaics, in about a
+minute on one CPU core; the parameters are cached.
 """
 
 import functools

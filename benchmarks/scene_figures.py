@@ -1,9 +1,9 @@
-"""What is wrong with generated scenes, against real ones of the same size, in figures.
+"""Figures for the defects of generated scenes, compared with real ones.
 
-Four questions, each a number that is near 0 for real scenes: how far apart are the two
-sets of pictures (a Fréchet distance), are there as many things, are they as large, and
-is the border of the pictures as detailed as their middle. The functions are fixed: only
-the counter is a trained network, always the same one.
+Each figure is near 0 for real scenes of the same size: the Fréchet distance of the two
+sets, the error in the number of objects, the error in their size, and the difference of
+detail at the border and in the middle. The functions are fixed: the only trained
+network is the counter, always the same one.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""What the time of a device went to, read from a profiler's trace.
+"""Shares of a device's time by category, read from a profiler's trace.
 
-Every event of a trace names the instruction of the compiled program that it carried
-out. The program says what that instruction is, what is fused into it, and in which
-module of the network it arose; from that follows its category, on any backend.
+Every event of a trace names an instruction of the compiled program. The program states
+which operation that is, what is fused into it, and which module of the network it comes
+from. This gives its category, on every backend.
 """
 
 import re

@@ -1,8 +1,9 @@
-"""The time of a training step on many devices, as formulas on paper.
+"""Formulas for the time of a training step on many devices.
 
-Bytes, seconds, bytes per second, operations per second. Latencies are left out: what is
-sent are whole layers. Every function says what it assumes; `scaling_model` puts them
-together, and its README says which of them were compared with a measurement.
+Units are bytes, seconds, and bytes or operations per second. Latencies are neglected,
+because whole layers are sent at once. Every function states its assumptions;
+`scaling_model` combines them, and README.md here says which of them were compared with
+a measurement.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""The training step of a U-ViT, beside the same in PyTorch and a matrix product.
+"""Measures the training step of a U-ViT, compared with PyTorch and a matrix product.
 
     python -m benchmarks.train_step --peer-python /path/to/peer/bin/python
 
-See README.md here for the peer's environment. Everything runs in processes of its own,
-by turns, in one run; the figures to quote are the ratios of the medians.
+See README.md here for the environment of the peer. Every implementation runs in a
+process of its own, and they take turns in one run; quote the ratios of the medians.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a training step of a recipe asks for: operations, state, memory kept.
+"""The work of a training step of a recipe: operations, state, saved activations.
 
 Everything is counted in the traced program; nothing is computed or allocated.
 """

@@ -6,61 +6,88 @@ function per kind, so that a recipe has only the keys of the kind that it uses.
 
 Each duration of `train` has three keys, `*_steps`, `*_epochs` and `*_examples`: at most
 one is set, the others are 0. They are converted to steps when the run is built.
+
+Numbers are declared with their range, which is checked when a run starts; entries of
+tuples have the range each. `[0, 1)` contains 0, but not 1.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from simple_diffusion.configs.keys import choice, number, section
 
 
 def _duration(name: str, steps: int) -> dict:
     """Returns the three keys of a duration; at most one may be other than 0."""
-    return {f"{name}_steps": steps, f"{name}_epochs": 0.0, f"{name}_examples": 0}
+    return {
+        f"{name}_steps": number(steps, "[0, 1e9]"),
+        f"{name}_epochs": number(0.0, "[0, 1e9]"),
+        f"{name}_examples": number(0, "[0, 1e15]"),
+    }
 
 
 def cosine() -> ConfigDict:
     """The unshifted cosine schedule, between two bounds of logsnr."""
-    return ConfigDict(dict(name="cosine", logsnr_min=-15.0, logsnr_max=15.0))
+    return section(
+        "diffusion.schedule:cosine",
+        dict(
+            name="cosine",
+            logsnr_min=number(-15.0, "[-100, 100]"),
+            logsnr_max=number(15.0, "[-100, 100]"),
+        ),
+    )
 
 
 def shifted_cosine(noise_d: int = 64) -> ConfigDict:
     """The cosine schedule with its SNR at `noise_d` pixels (section 3.1)."""
-    return ConfigDict(
+    return section(
+        "diffusion.schedule:shifted_cosine",
         dict(
             name="shifted_cosine",
-            logsnr_min=-15.0,
-            logsnr_max=15.0,
+            logsnr_min=number(-15.0, "[-100, 100]"),
+            logsnr_max=number(15.0, "[-100, 100]"),
             # Reference resolution in pixels; smaller means more noise.
-            noise_d=noise_d,
+            noise_d=number(noise_d, "[1, 65536]"),
             # Move the bounds so that the ends stay at logsnr_min and logsnr_max.
             keep_end_points=False,
-        )
+        ),
     )
 
 
 def interpolated_cosine(clean_d: int = 256, noisy_d: int = 32) -> ConfigDict:
     """From the shift of `clean_d` at t = 0 to that of `noisy_d` at t = 1."""
-    return ConfigDict(
+    return section(
+        "diffusion.schedule:interpolated_cosine",
         dict(
             name="interpolated_cosine",
-            logsnr_min=-15.0,
-            logsnr_max=15.0,
-            clean_d=clean_d,
-            noisy_d=noisy_d,
-        )
+            logsnr_min=number(-15.0, "[-100, 100]"),
+            logsnr_max=number(15.0, "[-100, 100]"),
+            clean_d=number(clean_d, "[1, 65536]"),
+            noisy_d=number(noisy_d, "[1, 65536]"),
+        ),
     )
 
 
 def flow() -> ConfigDict:
     """Rectified flow: t = sigmoid(-logsnr / 2)."""
-    return ConfigDict(
+    return section(
+        "diffusion.schedule:flow",
         dict(
             name="flow",
-            logsnr_min=-15.0,
-            logsnr_max=15.0,
+            logsnr_min=number(-15.0, "[-100, 100]"),
+            logsnr_max=number(15.0, "[-100, 100]"),
             # As for shifted_cosine; None means no shift.
-            noise_d=placeholder(int),
-        )
+            noise_d=number(placeholder(int), "[1, 65536]"),
+        ),
     )
+
+
+# By the key `name` of the section.
+SCHEDULES = {
+    "cosine": cosine,
+    "shifted_cosine": shifted_cosine,
+    "interpolated_cosine": interpolated_cosine,
+    "flow": flow,
+}
 
 
 def patches(smallest: int, largest: int | None) -> ConfigDict:
@@ -68,159 +95,171 @@ def patches(smallest: int, largest: int | None) -> ConfigDict:
 
     The size of a full image is its shorter side in pixels.
     """
-    return ConfigDict(
+    return section(
+        "data.patches",
         dict(
             # Range of sizes; stored images are never enlarged. None as the largest
             # means the stored size of each image.
-            smallest=smallest,
-            largest=largest if largest is not None else placeholder(int),
+            smallest=number(smallest, "[1, 65536]"),
+            largest=number(
+                placeholder(int) if largest is None else largest,
+                "[1, 65536]",
+                is_optional=True,
+            ),
             # Probability of the smallest size; otherwise the size is sampled from the
-            # range by the size distribution `law`: uniform | log_uniform
-            probability_smallest=0.5,
-            law="uniform",
+            # range by the size distribution `law`.
+            probability_smallest=number(0.5, "[0, 1]"),
+            law=choice("uniform", "uniform | log_uniform"),
             # Largest aspect ratio of a full image: 1 crops it to a square (data.crop),
             # above 1 samples a ratio, None keeps the ratio of each image.
-            aspect=1.0,
-        )
+            aspect=number(1.0, "[1, 100]", is_optional=True),
+        ),
     )
 
 
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
     # Imported here, so that the sections in this file keep their order.
-    from simple_diffusion.configs import evaluation, networks
+    from simple_diffusion.configs import evaluation, networks, restoration
 
     config = ConfigDict()
 
-    config.data = ConfigDict(
+    config.data = section(
+        "data",
         dict(
             # scenes | digits | folder:PATH | records:PATH | tfds:NAME
             source="scenes",
             # Folder of TFDS datasets; None means the default of TFDS.
             data_dir=placeholder(str),
             # Side in pixels of the square training images.
-            resolution=64,
+            resolution=number(64, "[1, 65536]"),
             # Number of classes: None means those of the source, 0 ignores labels.
-            num_classes=placeholder(int),
-            # area | antialias (Lanczos)
-            resize="area",
-            # center | random
-            crop="center",
+            num_classes=number(placeholder(int), "[0, 1e6]"),
+            # antialias is the Lanczos filter.
+            resize=choice("area", "area | antialias"),
+            crop=choice("center", "center | random"),
             # Mirror each image with probability 1/2.
             flip=True,
             # Fraction of a folder's images that are held out from training.
-            holdout_fraction=0.05,
+            holdout_fraction=number(0.05, "[0, 1)"),
             # (y0, x0, y1, x1) in pixels: crop every stored image to this box first.
-            crop_box=placeholder(tuple),
+            crop_box=number(placeholder(tuple), "[0, 1e6]"),
             # Train on patches of images of many sizes: a section built by `patches`.
             patches=placeholder(ConfigDict),
-        )
+        ),
     )
 
     config.model = networks.uvit()
 
-    config.diffusion = ConfigDict(
+    config.diffusion = section(
+        "diffusion",
         dict(
-            # Scale of z: vp | flow
-            family="vp",
+            # Scale of z.
+            family=choice("vp", "vp | flow"),
             schedule=shifted_cosine(),
             # Lower logsnr by 2 log(R / reference) for images of side R: when sampling
             # at another size than trained, and for patches by their full-image size.
             # The reference is data.patches.smallest, or data.resolution.
             shift_by_resolution=True,
-            # How training samples t: uniform | stratified | logit_normal. The loss is
+            # How training samples t, and the parameters of logit_normal. The loss is
             # divided by its density; see loss.weighting=logit_normal.
-            time_law="stratified",
-            time_mean=0.0,
-            time_std=1.0,
-            # What the network predicts: eps | x | v | u
-            prediction="v",
-        )
+            time_law=choice("stratified", "uniform | stratified | logit_normal"),
+            time_mean=number(0.0, "[-100, 100]"),
+            time_std=number(1.0, "(0, 100]"),
+            # What the network predicts.
+            prediction=choice("v", "eps | x | v | u"),
+        ),
     )
 
-    config.loss = ConfigDict(
+    config.loss = section(
+        "loss",
         dict(
-            # eps_mse | v_mse | x_mse | u_mse | snr_trunc | min_snr | soft_min_snr |
-            # sigmoid | edm | logit_normal
-            weighting="v_mse",
-            min_snr_gamma=5.0,
+            weighting=choice(
+                "v_mse",
+                "eps_mse | v_mse | x_mse | u_mse | snr_trunc | min_snr | "
+                "soft_min_snr | sigmoid | edm | logit_normal",
+            ),
+            min_snr_gamma=number(5.0, "(0, 1e6]"),
             # Bias of the sigmoid weighting; None means that of the resolution (SiD2).
-            sigmoid_bias=placeholder(float),
-            edm_mean=-1.2,
-            edm_std=1.2,
-            edm_sigma_data=0.5,
+            sigmoid_bias=number(placeholder(float), "[-100, 100]"),
+            edm_mean=number(-1.2, "[-100, 100]"),
+            edm_std=number(1.2, "(0, 100]"),
+            edm_sigma_data=number(0.5, "(0, 100]"),
             # u_mse over logit-normal t, for papers whose distribution of t is part of
             # the loss (SD3, JiT): diffusion.time_law alone changes no expected loss.
-            logit_normal_mean=0.0,
-            logit_normal_std=1.0,
+            logit_normal_mean=number(0.0, "[-100, 100]"),
+            logit_normal_std=number(1.0, "(0, 100]"),
             # Add the errors of pooled images, for more than 256 pixels (section 3.2).
             multiscale=False,
-            multiscale_smallest=32,
-            # mean | paper: with or without the factor d that keeps clip_norm meaningful
-            multiscale_normalise="mean",
+            multiscale_smallest=number(32, "[1, 65536]"),
+            # paper has the factor d, with which clip_norm has little meaning.
+            multiscale_normalise=choice("mean", "mean | paper"),
             # Fraction of labels replaced by the null class, for guidance.
-            label_drop=0.1,
-        )
+            label_drop=number(0.1, "[0, 1]"),
+        ),
     )
 
-    config.optimizer = ConfigDict(
+    config.optimizer = section(
+        "optimizer",
         dict(
-            # adam | adamw
-            name="adam",
+            name=choice("adam", "adam | adamw"),
             # Not scaled by batch size or number of devices.
-            learning_rate=1e-4,
-            # constant | cosine | rsqrt, after the warm-up
-            decay="constant",
-            warmup_steps=10_000,
-            b1=0.9,
-            b2=0.99,
-            eps=1e-12,
-            weight_decay=0.0,
+            learning_rate=number(1e-4, "[0, 10]"),
+            # After the warm-up.
+            decay=choice("constant", "constant | cosine | rsqrt"),
+            warmup_steps=number(10_000, "[0, 1e9]"),
+            b1=number(0.9, "[0, 1)"),
+            b2=number(0.99, "[0, 1)"),
+            eps=number(1e-12, "(0, 1]"),
+            weight_decay=number(0.0, "[0, 10]"),
             # Largest global norm of the gradient; 0 means no clipping.
-            clip_norm=1.0,
-        )
+            clip_norm=number(1.0, "[0, 1e9]"),
+        ),
     )
 
-    config.ema = ConfigDict(
+    config.ema = section(
+        "ema",
         dict(
-            decay=0.9999,
+            decay=number(0.9999, "[0, 1)"),
             # Increase the decay from 0.1 during the first steps: for short runs.
             warmup=False,
             # Lengths of additional power-function averages (EDM2), such as (0.05, 0.1);
             # other lengths can be reconstructed from their snapshots afterwards.
-            power=(),
+            power=number((), "(0, 0.2886]"),
             # Interval of the snapshots; 0 means no snapshots.
-            snapshot_every_steps=0,
-        )
+            snapshot_every_steps=number(0, "[0, 1e9]"),
+        ),
     )
 
     # Devices along each axis of the mesh; one axis may be -1: the remaining devices.
-    config.mesh = ConfigDict(
+    config.mesh = section(
+        "mesh",
         dict(
             # Replicas of the state, each with its part of the batch.
-            data=-1,
+            data=number(-1, "[-1, 1e6]"),
             # Devices that share both state and batch: the first choice for a state that
             # is too large for one device.
-            fsdp=1,
+            fsdp=number(1, "[-1, 1e6]"),
             # Devices that share the channels of transformer blocks and the attention
             # heads, for the same part of the batch.
-            tensor=1,
+            tensor=number(1, "[-1, 1e6]"),
             # Parts of the cluster with a slow network between them, such as TPU slices;
             # mesh.data must be a multiple and spans them. 1 means no slices, -1 the
             # number that the devices report.
-            slices=1,
+            slices=number(1, "[-1, 1e6]"),
             # Also split the pixel rows of each image over mesh.tensor: for images whose
             # activations do not fit on one device.
             split_rows=False,
-        )
+        ),
     )
 
-    config.train = ConfigDict(
+    config.train = section(
+        "train",
         dict(
-            seed=0,
-            batch_size=512,
+            seed=number(0, "[0, 4294967295]"),
+            batch_size=number(512, "[1, 1e6]"),
             # Number of parts of each batch, processed in sequence to save memory.
-            accumulate=1,
+            accumulate=number(1, "[1, 1e6]"),
             **_duration("total", steps=500_000),
             **_duration("log_every", steps=100),
             **_duration("checkpoint_every", steps=5_000),
@@ -230,36 +269,40 @@ def default() -> ConfigDict:
             **_duration("evaluate_every", steps=0),
             # Number of newest checkpoints to keep, at least 2; and the interval of
             # checkpoints that are never deleted.
-            keep_checkpoints=2,
-            keep_every_steps=placeholder(int),
+            keep_checkpoints=number(2, "[2, 1e6]"),
+            keep_every_steps=number(placeholder(int), "[1, 1e9]"),
             # Number of consecutive non-finite steps that may be skipped.
-            skips_allowed=0,
+            skips_allowed=number(0, "[0, 1e9]"),
             # Number of steps to trace, for TensorBoard; the trace is in the workdir.
-            profile_steps=0,
+            profile_steps=number(0, "[0, 1e4]"),
             # Print a warning if a step, batch or checkpoint takes longer.
-            stall_warning_seconds=60.0,
+            stall_warning_seconds=number(60.0, "(0, 1e6]"),
             # Stop the run with exit code 75 if one takes longer, so that it can be
             # restarted; 0 waits without limit.
-            stall_limit_seconds=0.0,
+            stall_limit_seconds=number(0.0, "[0, 1e6]"),
             # With several processes: one that is silent for longer counts as lost.
-            peer_timeout_seconds=60.0,
-        )
+            peer_timeout_seconds=number(60.0, "(0, 1e6]"),
+        ),
     )
 
-    config.sample = ConfigDict(
+    config.sample = section(
+        "sample",
         dict(
-            seed=0,
-            count=64,
+            seed=number(0, "[0, 4294967295]"),
+            count=number(64, "[1, 1e9]"),
+            # Mode `sample`: folder of the samples, which must not hold files yet; None
+            # means the first of samples, samples_2, ... in the workdir that is free.
+            output=placeholder(str),
             # Images per batch, on all devices together.
-            batch_size=64,
+            batch_size=number(64, "[1, 1e6]"),
             # HxW; None means data.resolution, square.
             size=placeholder(str),
             # More sizes to sample at the end of training, such as ("48x48", "32x64").
             also_sizes=(),
             # How a model trained on patches treats an image that is not square: as a
             # full image with four borders (whole), or as the central part of a square
-            # image (cut). whole | cut
-            frame="whole",
+            # image (cut).
+            frame=choice("whole", "whole | cut"),
             # For images larger than all training images: extrapolate noise level and
             # scale, or keep those of data.patches.largest.
             extrapolate=False,
@@ -267,144 +310,59 @@ def default() -> ConfigDict:
             # coarse_time and refined. Training has seen full images of that size, but
             # only parts of larger ones. None samples at the final size from noise.
             coarse_size=placeholder(str),
-            coarse_time=0.7,
+            coarse_time=number(0.7, "(0, 1]"),
             # Side in pixels of windows, for images that do not fit in memory; windows
             # are fused at every step. None means no windows. The default stride is half
             # of the side.
-            window=placeholder(int),
-            window_stride=placeholder(int),
+            window=number(placeholder(int), "[1, 65536]"),
+            window_stride=number(placeholder(int), "[1, 65536]"),
             # Windows per call of the network.
-            window_batch=16,
+            window_batch=number(16, "[1, 1e6]"),
             # Fraction of the overlap in which windows are blended; the rest, at their
             # borders, is discarded.
-            window_taper=0.5,
+            window_taper=number(0.5, "[0, 1]"),
             # Comma-separated names or numbers, repeated in turn; None means all.
             classes=placeholder(str),
-            # ancestral | ddim | heun | dpmpp_2m
-            solver="ancestral",
-            # Noise levels of the solver: uniform_t | uniform_logsnr | karras
-            # (karras has the same noise levels at every size)
-            grid="uniform_t",
+            solver=choice("ancestral", "ancestral | ddim | heun | dpmpp_2m"),
+            # Noise levels of the solver; those of karras are the same at every size.
+            grid=choice("uniform_t", "uniform_t | uniform_logsnr | karras"),
             # Noise levels, with one network call each; two for heun.
-            steps=256,
+            steps=number(256, "[1, 1e6]"),
             # ancestral: between posterior variance (0) and its upper bound (1).
-            gamma=0.2,
+            gamma=number(0.2, "[0, 1]"),
             # ddim: fraction of fresh noise; 0 is deterministic.
-            eta=0.0,
+            eta=number(0.0, "[0, 1]"),
             # x = x_weak + guidance (x_strong - x_weak); 1 means no guidance.
-            guidance=1.0,
+            guidance=number(1.0, "[0, 1000]"),
             # Guide only while low < logsnr < high; None means no bound.
-            guidance_low=placeholder(float),
-            guidance_high=placeholder(float),
+            guidance_low=number(placeholder(float), "[-100, 100]"),
+            guidance_high=number(placeholder(float), "[-100, 100]"),
             # Workdir of a weaker model for guidance, instead of the null class, and the
             # step of its checkpoint; None means the newest.
             guidance_workdir=placeholder(str),
-            guidance_step=placeholder(int),
-            # static | dynamic | none
-            clip="static",
+            guidance_step=number(placeholder(int), "[0, 1e9]"),
+            # Limits estimates to [-1, 1]; dynamic is the thresholding of Imagen.
+            clip=choice("static", "static | dynamic | none"),
             # ema | params | power_LENGTH, such as power_0.07: an average of ema.power,
             # or of another length, reconstructed from the snapshots of the run
             weights="ema",
             # Step of the checkpoint; None means the newest.
-            checkpoint_step=placeholder(int),
+            checkpoint_step=number(placeholder(int), "[0, 1e9]"),
             # Load the checkpoint with the best evaluate.best_metric instead.
             best_checkpoint=False,
-        )
+        ),
     )
 
     config.evaluate = evaluation.evaluate()
     config.sweep = evaluation.sweep()
-    config.restore = restore()
-    config.export = ConfigDict(
+    config.restore = restoration.restore()
+    config.export = section(
+        "export",
         dict(
             # Folder of the export; None means the folder export in the workdir.
             output=placeholder(str),
-            # Type of the stored parameters: float32 | bfloat16
-            dtype="float32",
-        )
+            # Type of the stored parameters.
+            dtype=choice("float32", "float32 | bfloat16"),
+        ),
     )
     return config.lock()
-
-
-def restore() -> ConfigDict:
-    """Zero-shot restoration.
-
-    Guidance, windows, grid, weights, seed and batch size are keys of `sample`.
-    """
-    return ConfigDict(
-        dict(
-            # The degradation: denoise | inpaint | super_resolution | colourise | deblur
-            # | sense, or several, in this order: inpaint+super_resolution+colourise
-            task="inpaint",
-            # An image, a folder of images, or held_out:COUNT images of data.source. For
-            # sense without degrade: .npy files that this mode wrote.
-            input=placeholder(str),
-            # White is filled, black is kept. An image, a folder with a mask of the same
-            # name for each input, box:HxW (a central hole) or random:SHARE (a fraction
-            # of the pixels). In inpaint+super_resolution the means over pixels treat
-            # holes as mid-grey.
-            hole_mask=placeholder(str),
-            # The input is an original: degrade it first and compare with it at the end.
-            degrade=False,
-            # HxW of the result, to which inputs are cropped and resized first; None
-            # leaves them as they are.
-            size=placeholder(str),
-            # Folder of the results; None means restored/TASK in the workdir.
-            output=placeholder(str),
-            # Number of different restorations per input.
-            samples=1,
-            # Comma-separated names or numbers, one for each input in turn; None means
-            # no class, and then no guidance by the null class.
-            classes=placeholder(str),
-            # super_resolution: down-sampling factor of each side, and the method:
-            # average | bicubic
-            factor=4,
-            downsampling="average",
-            # deblur: uniform | gaussian | anisotropic. Sigmas in pixels, vertical and
-            # horizontal; None means the paper's: (10, 10) with 5 taps, (1, 20) with 9.
-            # uniform has 9 taps; other sigmas have taps up to 3 sigma.
-            kernel="uniform",
-            blur_sigma=placeholder(tuple),
-            blur_taps=placeholder(int),
-            # Components that the blur reduces below this fraction count as lost.
-            blur_threshold=0.03,
-            # sense (compressed sensing): hadamard (random rows of the transform of the
-            # image, as published) | group_means (means over random groups of pixels) |
-            # blocks (random projections of each block), and the number of measurements
-            # per number of the image.
-            sensing="hadamard",
-            ratio=0.25,
-            # blocks: side of a block in pixels.
-            block_side=32,
-            # Seed of the random choices of all three.
-            operator_seed=0,
-            # Standard deviation of the measurement noise, for images in [0, 1].
-            sigma_y=0.0,
-            # ddnm | ddnm_simplified (as published, including errors), or, without
-            # sigma_y, ancestral | ddim | heun | dpmpp_2m
-            solver="ddnm",
-            steps=100,
-            # ddnm, ddnm_simplified, ddim: fraction of fresh noise.
-            eta=0.85,
-            # ddnm: eta is a fraction of all noise (constant), or of the noise that a
-            # DDIM step renews (ddim): constant | ddim
-            fresh="constant",
-            # none | static | dynamic, before the projection
-            clip="none",
-            # Time travel: steps to go back at a time, and passes of each segment.
-            travel_length=1,
-            travel_repeat=1,
-            # Go back from the estimate of the image; otherwise from the noisy image.
-            travel_from_estimate=True,
-            # Cells by which the hole grows, towards smaller and larger indices; None
-            # means (2, 2) in the latents of an autoencoder and (0, 0) in pixels.
-            dilate=placeholder(tuple),
-            # A latent cell is a hole if its first pixel is one (nearest), or if any is
-            # one (block_max): nearest | block_max
-            mask_mode="nearest",
-            # Use the operators as published, including their errors.
-            compat=False,
-            # File of LPIPS weights; see simple_diffusion/modes/convert.py.
-            lpips_weights=placeholder(str),
-        )
-    )

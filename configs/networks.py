@@ -6,6 +6,9 @@ of SiD2 (arXiv 2410.19324), as far as they are published.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from simple_diffusion.configs.keys import choice, number, section
+
+ACTIVATIONS = "swish | gelu | gelu_tanh | gelu_exact"
 
 
 def _common() -> dict:
@@ -16,100 +19,98 @@ def _common() -> dict:
         # Scale wavelet bands so that white noise has unit variance in each.
         normalise_bands=False,
         # Channels of the sinusoid of logsnr, and of the embedding for all blocks.
-        base_channels=128,
-        emb_channels=1024,
-        # How logsnr becomes a number for the sinusoid: linear | sigmoid | inv_cos (the
-        # time of the cosine schedule) | flow (that of the rectified flow)
-        logsnr_input="linear",
-        # Activation of the embedding, one of those of `activation`.
-        emb_activation="swish",
-        # Normalisation in convolutional blocks: group | layer | rms
-        conv_norm="group",
-        # Normalisation of queries and keys: layer | rms | l2 (cosines times one learned
-        # scale) | none
-        qk_norm="none",
-        # Position in attention: learned or sincos (a table before the transformer, not
-        # for a U-Net) | rope (rotated queries and keys) | none
-        position="none",
-        # rope: rotation of the fastest pair of features in radians per token.
-        rope_fastest=1.0,
-        # swish | gelu_tanh (GELU's approximation by a tanh) | gelu_exact; gelu is the
-        # earlier name of gelu_tanh
-        activation="swish",
-        # auto | xla | cudnn | flash_tpu
-        attention="auto",
-        # Padding of 3x3 convolutions in blocks: zeros | edge
-        padding="zeros",
+        base_channels=number(128, "[2, 65536]"),
+        emb_channels=number(1024, "[1, 65536]"),
+        # How logsnr becomes a number for the sinusoid; inv_cos is the time of the
+        # cosine schedule, flow that of the rectified flow.
+        logsnr_input=choice("linear", "linear | sigmoid | inv_cos | flow"),
+        # Activation of the embedding.
+        emb_activation=choice("swish", ACTIVATIONS),
+        # Normalisation in convolutional blocks.
+        conv_norm=choice("group", "group | layer | rms"),
+        # Normalisation of queries and keys; l2 is that of cosines, times one learned
+        # scale.
+        qk_norm=choice("none", "layer | rms | l2 | none"),
+        # Position in attention: learned and sincos are tables before the transformer,
+        # not for a U-Net; rope rotates queries and keys.
+        position=choice("none", "learned | sincos | rope | none"),
+        # rope: rotation of the fastest pair of features, in radians per token.
+        rope_fastest=number(1.0, "(0, 100]"),
+        # gelu_tanh approximates GELU by a tanh; gelu is its earlier name.
+        activation=choice("swish", ACTIVATIONS),
+        # Implementation of attention.
+        attention=choice("auto", "auto | xla | cudnn | flash_tpu"),
+        # Padding of 3x3 convolutions in blocks.
+        padding=choice("zeros", "zeros | edge"),
         # Number of frequencies of the Fourier features of the position in the image,
         # concatenated in every residual block; 0 means no positions.
-        place_bands=0,
-        # Scale-aware 3x3 convolutions, one entry per level: none | first_conv | all;
-        # () is none at every level.
-        safa=(),
-        safa_experts=4,
-        # softmax | sigmoid | linear
-        safa_gate="softmax",
-        # How the size of the full image is expressed as a number: log2 | inverse
-        scale_input="log2",
+        place_bands=number(0, "[0, 64]"),
+        # Scale-aware 3x3 convolutions, one entry per level; () is none at every level.
+        safa=choice((), "none | first_conv | all"),
+        safa_experts=number(4, "[1, 1024]"),
+        safa_gate=choice("softmax", "softmax | sigmoid | linear"),
+        # How the size of the full image is expressed as a number.
+        scale_input=choice("log2", "log2 | inverse"),
         # Let this number modulate every block, by the embedding.
         scale_embedding=False,
-        # float32 | bfloat16; None means bfloat16 on accelerators, float32 on CPU.
-        dtype=placeholder(str),
-        # What the backward pass recomputes: none | full | dots | dots_no_batch
-        remat="none",
+        # None means bfloat16 on accelerators, float32 on CPU.
+        dtype=choice(placeholder(str), "float32 | bfloat16"),
+        # What the backward pass recomputes.
+        remat=choice("none", "none | full | dots | dots_no_batch"),
     )
 
 
 def unet() -> ConfigDict:
     """The U-Net of simple diffusion; channels and blocks are those of 128 pixels."""
-    return ConfigDict(
+    return section(
+        "model:unet",
         dict(
             name="unet",
             **_common(),
-            # How skip connections are joined: add_sqrt2 | add | concat
-            skip="add_sqrt2",
+            # How skip connections are joined.
+            skip=choice("add_sqrt2", "add_sqrt2 | add | concat"),
             # One entry per level, from the highest resolution to the lowest.
-            channels=(128, 256, 512, 1024, 1024),
-            blocks=(3, 4, 4, 12, 4),
-            heads=(4, 4, 4, 4, 4),
+            channels=number((128, 256, 512, 1024, 1024), "[1, 65536]"),
+            blocks=number((3, 4, 4, 12, 4), "[1, 1024]"),
+            heads=number((4, 4, 4, 4, 4), "[1, 1024]"),
             # Additional blocks of the up path, compared with the down path.
-            extra_up_blocks=1,
-            # Between levels: linear (mean or repetition, and a 1x1 convolution) |
-            # residual (a residual block around them; with skip=concat)
-            resampling="linear",
+            extra_up_blocks=number(1, "[0, 1024]"),
+            # Between levels: the mean or repetition and a 1x1 convolution (linear), or
+            # a residual block around them (residual; with skip=concat).
+            resampling=choice("linear", "linear | residual"),
             # Sides in pixels of the feature maps that have attention.
-            attention_resolutions=(8, 16),
+            attention_resolutions=number((8, 16), "[1, 65536]"),
             # Dropout rate, for feature maps of at most this side in pixels.
-            dropout=0.1,
-            dropout_resolution=16,
-        )
+            dropout=number(0.1, "[0, 1)"),
+            dropout_resolution=number(16, "[0, 65536]"),
+        ),
     )
 
 
 def uvit() -> ConfigDict:
     """The U-ViT of simple diffusion: three convolutional levels, then a transformer."""
-    model = ConfigDict(
+    model = section(
+        "model:uvit",
         dict(
             name="uvit",
             **_common(),
-            # How skip connections are joined: add_sqrt2 | add | concat
-            skip="add_sqrt2",
-            # Normalisation in transformer blocks, without bias: group | layer | rms
-            token_norm="layer",
+            # How skip connections are joined.
+            skip=choice("add_sqrt2", "add_sqrt2 | add | concat"),
+            # Normalisation in transformer blocks, without bias.
+            token_norm=choice("layer", "group | layer | rms"),
             # One entry per convolutional level.
-            channels=(128, 256, 512),
-            blocks=(2, 2, 2),
-            extra_up_blocks=0,
-            trunk_channels=2048,
-            trunk_blocks=36,
-            trunk_heads=4,
-            trunk_dropout=0.2,
-            # Where the embedding modulates a transformer block:
-            # hidden | before_activation | input | none
-            film="hidden",
+            channels=number((128, 256, 512), "[1, 65536]"),
+            blocks=number((2, 2, 2), "[1, 1024]"),
+            extra_up_blocks=number(0, "[0, 1024]"),
+            trunk_channels=number(2048, "[1, 65536]"),
+            trunk_blocks=number(36, "[1, 1024]"),
+            trunk_heads=number(4, "[1, 1024]"),
+            trunk_dropout=number(0.2, "[0, 1)"),
+            # Where the embedding modulates a transformer block.
+            film=choice("hidden", "hidden | before_activation | input | none"),
             # Blocks per iteration of the compiled loop; 1 compiles fastest.
-            scan_unroll=1,
-        )
+            scan_unroll=number(1, "[1, 1024]"),
+        ),
     )
     model.qk_norm = "layer"
     model.position = "learned"
@@ -118,25 +119,32 @@ def uvit() -> ConfigDict:
 
 def residual_uvit() -> ConfigDict:
     """The Residual U-ViT of SiD2; sizes of public ports, as the paper states none."""
-    model = ConfigDict(
+    model = section(
+        "model:residual_uvit",
         dict(
             name="residual_uvit",
             **_common(),
-            # Normalisation in transformer blocks, without bias: group | layer | rms
-            token_norm="layer",
+            # Normalisation in transformer blocks, without bias.
+            token_norm=choice("layer", "group | layer | rms"),
             # One entry per level, from the highest resolution to the lowest.
-            channels=(128, 256, 512, 1024),
-            kinds=("conv", "conv", "transformer", "transformer"),
-            blocks=(3, 3, 3, 16),
-            heads=(1, 2, 4, 8),
-            dropout=(0.0, 0.0, 0.1, 0.1),
+            channels=number((128, 256, 512, 1024), "[1, 65536]"),
+            kinds=choice(
+                ("conv", "conv", "transformer", "transformer"), "conv | transformer"
+            ),
+            blocks=number((3, 3, 3, 16), "[1, 1024]"),
+            heads=number((1, 2, 4, 8), "[1, 1024]"),
+            dropout=number((0.0, 0.0, 0.1, 0.1), "[0, 1)"),
             # Additional blocks of the up path, compared with the down path.
-            extra_up_blocks=0,
-            film="hidden",
-            scan_unroll=1,
-        )
+            extra_up_blocks=number(0, "[0, 1024]"),
+            film=choice("hidden", "hidden | before_activation | input | none"),
+            scan_unroll=number(1, "[1, 1024]"),
+        ),
     )
     model.patching = "conv_2"
     model.qk_norm = "layer"
     model.position = "learned"
     return model
+
+
+# By the key `name` of the section.
+KINDS = {"unet": unet, "uvit": uvit, "residual_uvit": residual_uvit}

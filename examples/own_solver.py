@@ -9,7 +9,7 @@ probability flow in the scale of rectified flow. With
 
 y goes from noise (tau = 1) to the image (tau = 0) along dy/dtau = eps_hat - x_hat
 (equation 8 of diffusion/process.py). A step of Euler's method in tau is a step of DDIM,
-so that both draw the same images up to rounding: a check that costs nothing.
+so both draw the same images up to rounding, which checks the solver.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def euler(family: Family) -> Solver:
 
     def step(denoise, z_t, state, logsnr_t, logsnr_s, keys):
         # z_t [b, h, w, c]; logsnr_t < logsnr_s, scalars; keys [b], for fresh noise,
-        # which this solver does not add. It remembers nothing: `state` is empty.
+        # which this solver does not add. It has no memory: `state` is empty.
         alpha_t, sigma_t = family.alpha_sigma(logsnr_t)
         alpha_s, sigma_s = family.alpha_sigma(logsnr_s)
         x_hat = denoise(z_t, jnp.broadcast_to(logsnr_t, z_t.shape[:1]))
@@ -58,7 +58,7 @@ def main() -> None:
     classes = flags.classes.split(",") if flags.classes else list(model.classes)
     denoise = model.denoiser(classes or None)
     grid = grids.uniform_t(model.schedule, flags.steps)
-    # One key per image: all that is random about an image follows from its own.
+    # One key per image: all random numbers of an image follow from its own key.
     index = jnp.arange(len(classes) or 1)
     keys = rng.derive_example_keys(jax.random.key(flags.seed), index)
 

@@ -3,7 +3,7 @@
 python -m examples.restore runs/quickstart photo.png --mask mask.png
 python -m examples.restore runs/quickstart photo.png --mask box:12x12 --samples 4
 
-What is white in the mask is filled; every other pixel keeps its value. The model was
+White pixels of the mask are filled; all other pixels keep their values. The model was
 not trained for this. Other tasks, such as super_resolution and colourise, are called
 the same way: model.restore(photo, "super_resolution", factor=4).
 """
@@ -21,7 +21,7 @@ def main() -> None:
     """Reads the flags, restores and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a run, an exported folder, or hf:OWNER/NAME")
-    parser.add_argument("photo", help="an image file; cut and resized to the model")
+    parser.add_argument("photo", help="an image file; cropped and resized")
     parser.add_argument("--mask", default="box:12x12", help="a file, or box:HxW")
     parser.add_argument("--samples", type=int, default=4, help="different fillings")
     parser.add_argument("--steps", type=int, help="default: those of the run")

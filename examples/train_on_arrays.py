@@ -4,9 +4,9 @@ python -m examples.train_on_arrays --output runs/arrays
 python -m examples.train_on_arrays --data mine.npz --output runs/mine
 
 `mine.npz` holds `images`, uint8 [n, side, side, 3], and `labels`, class numbers [n].
-Without it two classes are drawn: discs and squares. The function `train` is all that a
-training needs, in 30 lines of code. What `--mode train` adds: checkpoints and exact
-resume, metrics, evaluation, several machines, pictures of any size and format.
+Without it two classes are drawn: discs and squares. The function `train` is a complete
+training in 30 lines of code. `--mode train` adds checkpoints and exact resume, metrics,
+evaluation, several machines, and images of any size and format.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def train(config, images: np.ndarray, labels: np.ndarray, classes: list[str]) ->
         batch = Batch(
             image=images[index],
             label=labels[index].astype(np.int32),
-            box=np.tile(np.float32([0, 0, 1, 1]), (size, 1)),  # nothing was cut
-            mask=np.ones(size, bool),  # nothing is padding
+            box=np.tile(np.float32([0, 0, 1, 1]), (size, 1)),  # full images
+            mask=np.ones(size, bool),  # no padding
         )
         batch = jax.device_put(batch, sharding.batch_sharding(mesh))
         now, metrics = train_step(now, batch)
@@ -84,7 +84,7 @@ def main() -> None:
 
     config = recipes.load(flags.recipe)
     config.train.total_steps = flags.steps
-    # Of the recipe's 3000 steps 100 warm up: here, too, a thirtieth.
+    # The recipe warms up for a thirtieth of its steps: 100 of 3000.
     config.optimizer.warmup_steps = flags.steps // 30
     if flags.data:
         with np.load(flags.data) as file:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is needed, then checks format, lint, types and scripts and runs the tests.
+# Installs the requirements, then checks format, lint, types and scripts and runs tests.
 #
 #   launch/test.sh                            quick: without the tests marked slow
 #   launch/test.sh --all                      all tests, as CI runs them

@@ -33,8 +33,16 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import config as jaxtyping_config  # noqa: E402
 
+from simple_diffusion.core import console  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
+
+
+@pytest.fixture(autouse=True)
+def first_time(monkeypatch):
+    """What is printed only once is printed once in each test."""
+    monkeypatch.setattr(console, "_printed", set())
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ LAYERS = [
     {"build"},
     {"pipelines", "report"},
     {"modes", "studio"},
-    {"main", "__main__"},
+    {"command_line"},
+    {"main"},
+    {"__main__"},
 ]
 # Where a heavy library may be imported, as prefixes of module names.
 ALLOWED = {
@@ -43,6 +45,7 @@ ALLOWED = {
     "tokenizers": ["simple_diffusion.data.text."],
     "sklearn": ["simple_diffusion.data.sources.digits"],
     "huggingface_hub": ["simple_diffusion.pipelines.load"],
+    "tqdm": ["simple_diffusion.core.console"],
     "safetensors": ["simple_diffusion.weights.", "simple_diffusion.pipelines.export"],
     "optax": ["simple_diffusion.training.", "simple_diffusion.evaluation.networks."],
     "torch": [],
@@ -180,7 +183,7 @@ def test_a_mode_is_thin():
 def test_tests_mirror_the_package():
     """A folder of tests that has the name of a package lies where the package does."""
     places = {p.parent.relative_to(ROOT / PACKAGE) for p in python_files(PACKAGE)}
-    apart = {"benchmarks", "configs", "examples", "faults", "fixtures"}
+    apart = {"benchmarks", "configs", "docs", "examples", "faults", "fixtures"}
     folders = {p.parent.relative_to(ROOT / "tests") for p in python_files("tests")}
     assert {f for f in folders - places if f.parts[0] not in apart} == set()
 
@@ -218,7 +221,8 @@ def test_what_is_imported_is_stated_as_a_requirement(folders, files):
 
 
 def test_every_requirement_is_pinned():
-    required = stated_requirements("requirements.txt", "requirements-test.txt")
+    kinds = ("", "-test", "-docs")
+    required = stated_requirements(*(f"requirements{kind}.txt" for kind in kinds))
     assert required <= stated_requirements("constraints.txt")
 
 

@@ -33,8 +33,8 @@ class Clone:
         self.folder = folder / "a clone"
         self.folder.mkdir()
         shutil.copytree(ROOT / "launch", self.folder / "launch")
-        for name in ("requirements.txt", "requirements-test.txt", "constraints.txt"):
-            shutil.copy(ROOT / name, self.folder)
+        for path in (*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"):
+            shutil.copy(path, self.folder)
         self.python = self.write_python("python", found=0)
 
     def write_python(self, name: str, found: int) -> Path:
@@ -113,6 +113,15 @@ def test_tests_add_their_requirements_and_leave_the_first_ones(clone):
     assert clone.last()[-4:] == ["-m", "not slow", "-k", "one"]
     (shell,) = [call for call in clone.calls() if call.startswith("shellcheck")]
     assert "launch/slurm.sbatch" in shell and "launch/environment.sh" in shell
+
+
+def test_the_documentation_adds_its_requirements_and_is_built_strictly(clone):
+    assert clone.run("docs.sh").returncode == 0
+    assert "--requirement requirements-docs.txt" in clone.installs()[1]
+    assert clone.last()[-4:] == ["-m", "mkdocs", "build", "--strict"]
+    clone.run("docs.sh", "serve")
+    assert clone.installs() == []
+    assert clone.last()[-4:] == ["-m", "mkdocs", "serve", "--strict"]
 
 
 def test_setup_installs_and_runs_nothing(clone):

@@ -39,7 +39,8 @@ def test_sampling_and_the_command_line_start_without_the_extras():
     absent = {name.replace("-", "_") for name in extras - flax | {"huggingface_hub"}}
     # The names under which the distributions are imported.
     absent |= {"sklearn", "tensorflow"}
-    modules = ["main", "pipelines.load", *(f"modes.{m}" for m in ("sample", "restore"))]
+    modules = ["main", "build.keys.overrides", "training.loop", "pipelines.load"]
+    modules += ["modes.sample", "modes.restore"]
     code = f"""
 import importlib, sys
 sys.modules.update(dict.fromkeys({absent!r}))
@@ -140,7 +141,7 @@ def test_the_installed_command_line_knows_recipes_by_name(installed, module):
     flags = ["--config", "quickstart", "--config.train.batchsize=3", "--workdir=run"]
     status, output, errors = installed("-m", module, *flags)
     assert status == 1
-    assert 'Did you mean "batch_size"' in errors
+    assert "did you mean train.batch_size?" in errors
     assert "Traceback" not in errors
     assert len((output + errors).strip().splitlines()) == 1
 
@@ -151,7 +152,7 @@ def test_the_console_script_is_the_command_line(installed):
     script = {"simple-diffusion": "simple_diffusion.__main__:run"}
     assert PROJECT["scripts"] == script
     status, output, _ = installed("-c", code, "--help")
-    assert status == 1  # absl's code for --help
+    assert status == 0
     assert "--workdir" in output and "--mode" in output
 
 

@@ -21,6 +21,7 @@ from simple_diffusion.evaluation.evaluator import Evaluator
 from simple_diffusion.training import sharding, step
 
 METRICS = (
+    "bits",
     "fd",
     "sfid",
     "kd",
@@ -32,6 +33,7 @@ METRICS = (
     "fd_infinity",
 )
 LABELS = ("balanced", "as_data")
+REFERENCES = ("statistics", "folder", "npz")  # besides "data"
 MODEL = "model"  # value of evaluate.samples: samples of the model, not files
 
 
@@ -76,39 +78,24 @@ def read_plan(config: Config) -> Plan:
     """Returns the plan of an evaluation.
 
     Raises:
-      ValueError: a count is too small for statistics, or a name is unknown.
+      ValueError: keys contradict each other, or the reference has no name.
     """
     c = config.evaluate
-    for key in ("count", "count_after_training", "count_during_training"):
-        if c[key] < 2:
-            raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
-    for key in (
-        "reference_count",
-        "reference_features",
-        "reference_during_training",
-    ):
-        if c[key] is not None and c[key] < 2:
-            raise ValueError(f"evaluate.{key}={c[key]} must be at least 2")
-    for key in ("neighbours", "density_neighbours"):
-        if c[key] < 1:
-            raise ValueError(f"evaluate.{key}={c[key]} must be at least 1")
-    if c.batch_size < 1:
-        raise ValueError(f"evaluate.batch_size={c.batch_size} must be at least 1")
-    if c.patch is not None and c.patch < 1:
-        raise ValueError(f"evaluate.patch={c.patch} must be at least 1")
-    for key in ("metrics", "metrics_during_training"):
-        for name in c[key]:
-            if name == "memorisation" and key == "metrics_during_training":
-                raise ValueError(
-                    f"evaluate.{key} has {name!r}, which only --mode evaluate measures"
-                )
-            if name not in METRICS:
-                raise ValueError(
-                    f"evaluate.{key} has {name!r}; known are {', '.join(METRICS)}"
-                )
+    if "memorisation" in c.metrics_during_training:
+        raise ValueError(
+            "evaluate.metrics_during_training has 'memorisation', which only "
+            "--mode evaluate measures"
+        )
     kind, _, file = c.reference.partition(":")
-    if kind == "statistics" and not file:
-        raise ValueError("evaluate.reference=statistics: must name a file")
+    if c.reference != "data" and (kind not in REFERENCES or not file):
+        raise ValueError(
+            f"evaluate.reference={c.reference!r} must be data, statistics:FILE, "
+            "folder:PATH or npz:FILE"
+        )
+    if c.samples != MODEL and c.samples.partition(":")[0] not in ("folder", "npz"):
+        raise ValueError(
+            f"evaluate.samples={c.samples!r} must be {MODEL}, folder:PATH or npz:FILE"
+        )
     if c.also_sizes and kind not in ("data", "statistics"):
         raise ValueError(
             f"evaluate.also_sizes={tuple(c.also_sizes)} needs evaluate.reference=data: "
@@ -184,11 +171,9 @@ def read_sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
     the lists in `config.sweep`; an empty list means the value in `sample`.
 
     Raises:
-      ValueError: there are too few samples, or an interval is not a pair.
+      ValueError: an interval is not a pair, or its bounds are exchanged.
     """
     c, now = config.sweep, config.sample
-    if c.count < 2:
-        raise ValueError(f"sweep.count={c.count} must be at least 2")
     pairs = c.intervals or ((now.guidance_low, now.guidance_high),)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -196,6 +181,8 @@ def read_sweep(config: Config) -> tuple[int, list[dict[str, Any]]]:
                 f"sweep.intervals has {pair!r}; each must be a pair (low, high) of "
                 "logsnr, None for no bound, as in ((None, None), (-3.0, 3.0))"
             )
+        if None not in pair and not pair[0] < pair[1]:
+            raise ValueError(f"sweep.intervals has {pair!r}; low must be below high")
     guidances, step_counts = c.guidance or (now.guidance,), c.steps or (now.steps,)
     return c.count, [
         {
@@ -216,6 +203,8 @@ def build_evaluator(
     params: Params,
     held_out: Callable[[], Iterator[Batch]],
     mesh: Mesh,
+    *,
+    has_bound: bool = True,
 ) -> Evaluator:
     """Returns an evaluator of the loss of a trained model.
 
@@ -225,6 +214,8 @@ def build_evaluator(
       params: its parameters, on the devices.
       held_out: starts a pass over held-out batches on the devices.
       mesh: the devices.
+      has_bound: whether to measure the bound in bits per dimension, too; it takes as
+        long again.
     """
     objective = diffusion.build_objective(config, net)
     stratified = time_distributions.stratified()
@@ -232,10 +223,12 @@ def build_evaluator(
 
     def measure(
         params: Params, batch: Batch, number: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         key = rng.derive_key(seed, number, "evaluate")
         draw = objective.draw(key, batch)
         loss, aux = objective(params, batch, draw, train=False)
+        if not has_bound:
+            return loss, aux["logsnr"], None
         cond, b = objective.condition(batch), len(batch.label)
         denoise = denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
         time_key, key = jax.random.split(rng.derive_key(seed, number, "likelihood"))

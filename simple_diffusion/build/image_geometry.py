@@ -192,16 +192,27 @@ def parse_size(
 
 
 def check_size(net: Network, size: tuple[int, int], key: str) -> None:
-    """Raises ValueError that names the key if the network does not support a size."""
+    """Raises ValueError if the network does not support a size.
 
-    def trace() -> jax.Array:
+    The message names the key of the size, or the section `model` if the network does
+    not even support the size that it is trained at.
+    """
+    # Only the network knows its sizes; tracing shapes is cheap.
+    try:
+        _trace(net, size)
+    except ValueError as error:
+        try:
+            _trace(net, (net.size[0], net.size[1]))
+        except ValueError as of_model:
+            raise ValueError(f"model: {of_model}") from None
+        raise ValueError(f"{key}={size[0]}x{size[1]}: {error}") from None
+
+
+def _trace(net: Network, size: tuple[int, int]) -> None:
+    def call() -> jax.Array:
         params = net.init(jax.random.key(0))
         label = jnp.zeros(1, jnp.int32) if net.num_classes else None
         z_t = jnp.zeros((1, *size, net.size[2]))
         return net.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
 
-    # Only the network knows its sizes; tracing shapes is cheap.
-    try:
-        jax.eval_shape(trace)
-    except ValueError as error:
-        raise ValueError(f"{key}={size[0]}x{size[1]}: {error}") from None
+    jax.eval_shape(call)

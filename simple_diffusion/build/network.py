@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simple_diffusion.build import recipes
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
@@ -62,8 +63,10 @@ def build_network(config: Config, num_classes: int) -> Network:
       num_classes: 0 for a network without labels.
 
     Raises:
-      ValueError: a name is unknown, or the network does not support the resolution.
+      ValueError: a number of the config is out of range, a name is unknown, or the
+        network does not support the resolution.
     """
+    recipes.check(config)
     size, patches = training_size(config), config.data.patches
     smallest, largest = min(size), None
     if patches is not None:
@@ -126,6 +129,10 @@ def build_module(
     """
     networks = {"unet": _unet, "uvit": _uvit, "residual_uvit": _residual_uvit}
     make = pick(networks, m.name, "model.name")
+    try:
+        patching.parse(m.patching)
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from None
     gates = {gate: gate for gate in safa.GATES}
     gate = pick(gates, m.safa_gate, "model.safa_gate")
     mixture = safa.Mixture(scale, m.safa_experts, gate=gate)
@@ -152,7 +159,19 @@ def build_module(
         patching.check_size(size, m.patching, len(net.levels))
     except ValueError as error:
         raise ValueError(f"data.resolution={size[0]}: {error}") from None
+    for k, level in enumerate(net.levels):
+        if _has_attention(level) and level.channels % level.heads:
+            heads, channels = f"model.heads[{k}]", f"model.channels[{k}]"
+            if m.name == "uvit":
+                heads, channels = "model.trunk_heads", "model.trunk_channels"
+            raise ValueError(
+                f"{heads}={level.heads} must divide {channels}={level.channels}"
+            )
     return net
+
+
+def _has_attention(level: Level) -> bool:
+    return level.attention or level.kind == "transformer"
 
 
 def _dtype(name: str | None) -> Any:
@@ -251,8 +270,11 @@ def _safa(m: Config) -> Sequence[str]:
 def _rows(**columns: Sequence) -> list[dict[str, Any]]:
     """Returns the columns of a level table as rows."""
     if len({len(column) for column in columns.values()}) != 1:
-        lengths = ", ".join(f"{name}: {len(v)}" for name, v in columns.items())
-        raise ValueError(f"model: columns need one entry per level, got {lengths}")
+        keys = {"kind": "kinds"}  # fields with another name than their key
+        lengths = ", ".join(
+            f"{len(v)} in model.{keys.get(name, name)}" for name, v in columns.items()
+        )
+        raise ValueError(f"each level needs one entry in each key, got {lengths}")
     return [
         dict(zip(columns, row, strict=True))
         for row in zip(*columns.values(), strict=True)

@@ -17,8 +17,10 @@ from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Codec, Key, Progress, Solver, Weights
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers
+from simple_diffusion.training import ema
 
 SOLVERS = ("ancestral", "ddim", "heun", "dpmpp_2m")
+_POWER = "power_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +39,12 @@ def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Pla
     """Returns the images that `config.sample` asks for.
 
     Raises:
-      ValueError: a number is below 1, or a class does not exist.
+      ValueError: a class does not exist.
     """
     c = config.sample
-    for key in ("count", "batch_size"):
-        if c[key] < 1:
-            raise ValueError(f"sample.{key}={c[key]} must be at least 1")
-    check_seed(config)
     classes = parse_classes(c.classes, class_names, net.num_classes)
     labels = generate.balanced_labels(classes, c.count)
     return Plan(labels, c.batch_size)
-
-
-def check_seed(config: Config) -> None:
-    """Raises ValueError for a `sample.seed` that has no 32 bits."""
-    seed = config.sample.seed
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"sample.seed={seed} must be at least 0 and less than 2**32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +68,10 @@ def read_checkpoint_choice(config: Config) -> CheckpointChoice:
     """Returns the checkpoint that `config.sample` asks for.
 
     Raises:
-      ValueError: the config names two checkpoints.
+      ValueError: the config names two checkpoints, or no kind of parameters.
     """
     c = config.sample
+    parse_weights(c.weights)
     if c.best_checkpoint and c.checkpoint_step is not None:
         raise ValueError(
             f"sample.best_checkpoint=True and sample.checkpoint_step="
@@ -91,6 +83,40 @@ def read_checkpoint_choice(config: Config) -> CheckpointChoice:
         c.best_checkpoint,
         c.guidance_workdir,
         c.guidance_step,
+    )
+
+
+def parse_weights(name: str) -> float | None:
+    """Returns the length of a power-function average; None for "ema" and "params".
+
+    Raises:
+      ValueError: the name has another form.
+    """
+    if name in ("ema", "params"):
+        return None
+    try:
+        if not name.startswith(_POWER):
+            raise ValueError(
+                "it must be ema, params or power_LENGTH, such as power_0.07"
+            )
+        length = float(name.removeprefix(_POWER))
+        ema.gamma_of(length)
+    except ValueError as error:
+        raise ValueError(f"sample.weights={name!r}: {error}") from None
+    return length
+
+
+def check_weights_are_tracked(config: Config) -> None:
+    """Raises ValueError if a training does not track what `sample.weights` names."""
+    name, tracked = config.sample.weights, tuple(config.ema.power)
+    length = parse_weights(name)
+    can_be_reconstructed = tracked and config.ema.snapshot_every_steps
+    if length is None or length in tracked or can_be_reconstructed:
+        return
+    raise ValueError(
+        f"sample.weights={name!r} needs an average that this training does not track: "
+        f"add {length:g} to ema.power={tracked}; for lengths that are not in it, set "
+        "ema.snapshot_every_steps as well"
     )
 
 
@@ -147,8 +173,6 @@ def build_sampling(
     """
     c = config.sample
     key = "sample.size" if size is None else size_key
-    if c.steps < 1:
-        raise ValueError(f"sample.steps={c.steps} must be at least 1")
     fine = build_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
     coarse = _coarse(config, net, fine)
     # Without classes and a weaker model the weight is 1: the guidance of a recipe must
@@ -160,8 +184,6 @@ def build_sampling(
     # Read the config here: traced functions must not depend on it later.
     channels, family = net.size[2], net.family
     step = build_solver(config, c.solver, family, c.eta)
-    if not 0 < c.coarse_time <= 1:
-        raise ValueError(f"sample.coarse_time={c.coarse_time} must be in (0, 1]")
     late = fine.start_index(c.coarse_time)
     stages = [len(fine.grid)]
     if coarse is not None:

@@ -3,16 +3,29 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding
 
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core import console
+from simple_diffusion.core.options import Config
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
 ENDLESS = 2**31
+# Fields of the plan that are cut to a shorter run.
+_INTERVALS = (
+    "log_every",
+    "checkpoint_every",
+    "sample_every",
+    "evaluate_every",
+    "snapshot_every",
+)
+# The average of a run of fewer lengths 1 / (1 - decay) holds more than 5% of the
+# initial weights.
+_EMA_LENGTHS = 3
+# Keys that bound the memory of a training, for `memory.explain`.
+SAVE_MEMORY = "lower train.batch_size, raise train.accumulate, or set model.remat=full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +62,10 @@ def read_plan(config: Config, epoch: int) -> Plan:
       epoch: number of examples in an epoch.
 
     Raises:
-      ValueError: a duration is set twice, a required one is not set, or a number is out
-        of range. The message names the key.
+      ValueError: a duration is set twice, a required one is not set, or the batch has
+        no equal parts. The message names the key.
     """
     c = config.train
-    # At least two checkpoints: if the newest is damaged, the other one is loaded.
-    for key, least in (("batch_size", 1), ("accumulate", 1), ("keep_checkpoints", 2)):
-        if c[key] < least:
-            raise ValueError(f"train.{key}={c[key]} must be at least {least}")
-    for section, key in (
-        ("train", "skips_allowed"),
-        ("train", "profile_steps"),
-        ("ema", "snapshot_every_steps"),
-    ):
-        if config[section][key] < 0:
-            raise ValueError(f"{section}.{key}={config[section][key]} is negative")
     if c.batch_size % c.accumulate:
         raise ValueError(
             f"train.batch_size={c.batch_size} must be a multiple of "
@@ -81,7 +83,7 @@ def read_plan(config: Config, epoch: int) -> Plan:
     def optional(name: str) -> int | None:
         return read_duration(c, name, c.batch_size, epoch)
 
-    return Plan(
+    plan = Plan(
         seed=c.seed,
         batch_size=c.batch_size,
         accumulate=c.accumulate,
@@ -96,6 +98,61 @@ def read_plan(config: Config, epoch: int) -> Plan:
         skips_allowed=c.skips_allowed,
         profile=c.profile_steps,
     )
+    cut = {
+        field: min(getattr(plan, field), plan.total)
+        for field in _INTERVALS
+        if getattr(plan, field)
+    }
+    return dataclasses.replace(plan, **cut)
+
+
+def describe_fit(config: Config, plan: Plan, epoch: int) -> list[str]:
+    """Returns lines about what does not fit the length of the run, for its log.
+
+    Args:
+      config: the whole config.
+      plan: its plan, whose intervals were cut to the run.
+      epoch: number of examples in an epoch.
+    """
+    c = config.train
+    asked = {
+        f"train.{field}": read_duration(c, field, c.batch_size, epoch)
+        for field in ("log_every", "checkpoint_every", "sample_every", "evaluate_every")
+    }
+    asked["ema.snapshot_every_steps"] = config.ema.snapshot_every_steps
+    cuts = [
+        f"{name} from {steps} steps to {plan.total}"
+        for name, steps in asked.items()
+        if steps and steps > plan.total
+    ]
+    warmup = fit_warmup(config, plan.total)
+    if warmup != config.optimizer.warmup_steps:
+        cuts.insert(
+            0,
+            f"optimizer.warmup_steps from {config.optimizer.warmup_steps} to {warmup}",
+        )
+    lines = [f"cut to the {plan.total} steps of this run: {', '.join(cuts)}"] * any(
+        cuts
+    )
+    ema_lengths = round(plan.total * (1 - config.ema.decay), 6)
+    if ema_lengths < _EMA_LENGTHS and not config.ema.warmup:
+        share = math.exp(-ema_lengths)
+        lines.append(
+            f"warning: ema.decay={config.ema.decay} is too slow for {plan.total} "
+            f"steps: {share:.0%} of the average are the initial weights, and samples "
+            "will show it; set ema.warmup=True or lower ema.decay"
+        )
+    return lines
+
+
+def fit_warmup(config: Config, total_steps: int) -> int:
+    """Returns the steps of the warm-up; a tenth of the run if it does not fit."""
+    steps = config.optimizer.warmup_steps
+    if steps < total_steps:
+        return steps
+    # At least one step for rsqrt, and at least one step of the cosine after it.
+    last = total_steps - (config.optimizer.decay == "cosine")
+    return min(steps, last, max(1, total_steps // 10))
 
 
 def read_duration(
@@ -110,8 +167,8 @@ def read_duration(
       epoch: examples in an epoch.
 
     Raises:
-      ValueError: two of the three keys are set, one is negative, or it counts epochs
-        of a source that has none.
+      ValueError: two of the three keys are set, or it counts epochs of a source that
+        has none.
     """
     examples = {"steps": batch_size, "epochs": epoch, "examples": 1}
     values = {unit: section[f"{name}_{unit}"] for unit in examples}
@@ -122,8 +179,6 @@ def read_duration(
     if not given:
         return None
     ((unit, value),) = given.items()
-    if value < 0:
-        raise ValueError(f"train.{name}_{unit}={value} must not be negative")
     if unit == "epochs" and epoch >= ENDLESS:
         raise ValueError(
             f"train.{name}_epochs={value}: this data.source is endless and has no "
@@ -172,21 +227,10 @@ def check_batch(batch_size: int, devices: Mesh, accumulate: int = 1) -> None:
 
 
 def build_watchdog(config: Config) -> cluster.Watchdog:
-    """Returns the watchdog that reports a stalled run; every process prints its own.
-
-    Raises:
-      ValueError: a number of seconds is out of range.
-    """
+    """Returns the watchdog that reports a stalled run; every process prints its own."""
     c = config.train
-    for key in ("stall_warning_seconds", "peer_timeout_seconds"):
-        if c[key] <= 0:
-            raise ValueError(f"train.{key}={c[key]} must be positive")
-    if c.stall_limit_seconds < 0:
-        raise ValueError(
-            f"train.stall_limit_seconds={c.stall_limit_seconds} is negative"
-        )
     return cluster.Watchdog(
-        partial(print, flush=True),
+        console.print_everywhere,
         warn_after=c.stall_warning_seconds,
         timeout=c.stall_limit_seconds,
         heartbeat_timeout=c.peer_timeout_seconds,
@@ -194,27 +238,20 @@ def build_watchdog(config: Config) -> cluster.Watchdog:
 
 
 def build_optimizer(config: Config, total_steps: int) -> optimizer.Optimizer:
-    """Returns the optimizer of a run of `total_steps` steps.
+    """Returns the optimizer of a run of `total_steps` steps; see `fit_warmup`.
 
     Raises:
       ValueError: a name is unknown, or the optimizer would ignore the weight decay.
     """
     c = config.optimizer
-    pick({"adam": None, "adamw": None}, c.name, "optimizer.name")
     if c.name == "adam" and c.weight_decay:
         raise ValueError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name='adamw'"
         )
-    if c.decay == "cosine" and c.warmup_steps >= total_steps:
-        raise ValueError(
-            f"optimizer.warmup_steps={c.warmup_steps} must be below the "
-            f"{total_steps} steps of the run (train.total_steps) for "
-            "optimizer.decay='cosine'"
-        )
     rate = optimizer.learning_rate(
         c.learning_rate,
         shape=c.decay,
-        warmup_steps=c.warmup_steps,
+        warmup_steps=fit_warmup(config, total_steps),
         total_steps=total_steps,
     )
     return optimizer.adam(

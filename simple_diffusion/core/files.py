@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import json
+import os
+import re
 import secrets
 from collections.abc import Iterator
 from typing import IO, Any
@@ -10,6 +12,7 @@ from typing import IO, Any
 from etils import epath
 
 from simple_diffusion.core import console
+from simple_diffusion.core.options import Config
 
 PARTIAL = ".partial"  # suffix of a file that is being written
 
@@ -47,7 +50,7 @@ def resolve_folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """Returns the workdir as a path, on a disk or in a bucket.
 
     Args:
-      workdir: folder or gs:// path, as the user gave it.
+      workdir: folder or gs:// path, as the user gave it; ~ is the home folder.
       flag: the flag it comes from, for messages.
 
     Raises:
@@ -61,7 +64,29 @@ def resolve_folder(workdir: str, flag: str = "--workdir") -> epath.Path:
             f"{flag}={workdir} needs the package google-cloud-storage: install it "
             "by .venv/bin/python -m pip install google-cloud-storage"
         )
-    return epath.Path(workdir)
+    return epath.Path(expand_home(workdir))
+
+
+def expand_home(text: str) -> str:
+    """Returns a path with its leading ~ replaced by the home folder.
+
+    Shells replace it only at the start of a word, and not in `--workdir=~/run` or
+    `folder:~/pictures`.
+
+    Args:
+      text: a path, or KIND:PATH as in `data.source`. Other texts are not changed.
+    """
+    kind, path = re.fullmatch(r"((?:\w+:)?)(.*)", text, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess] (it always matches)
+    return kind + os.path.expanduser(path)
+
+
+def expand_home_in(config: Config) -> None:
+    """Applies `expand_home` to every text of a config, in place."""
+    for key, value in config.items():
+        if isinstance(value, str):
+            config[key] = expand_home(value)
+        elif hasattr(value, "items"):
+            expand_home_in(value)
 
 
 def _installed(module: str) -> bool:
@@ -102,11 +127,13 @@ def read_metrics(folder: epath.Path) -> dict[str, Any]:
     return read_json(folder / METRICS) or {}
 
 
-def list_differences(before: Any, now: Any, path: str) -> list[str]:
+def list_differences(before: Any, now: Any, path: str = "") -> list[str]:
     """Returns "path: before -> now" for every leaf that differs in two JSON trees."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [f"{path}: {before} -> {now}"]
     lines = []
     for key in sorted(before.keys() | now.keys()):
-        lines += list_differences(before.get(key), now.get(key), f"{path}.{key}")
+        lines += list_differences(
+            before.get(key), now.get(key), f"{path}.{key}".strip(".")
+        )
     return lines

@@ -29,8 +29,6 @@ class BadImage(Exception):
 class UnsuitableImage(Exception):
     """One image can be decoded, but does not suit the settings.
 
-    The code that knows the name of the image turns this into a `BadImage`.
-
-    Args:
-      reason: what is wrong with it, in a few words.
+    Its text says what is wrong with the image, in a few words. The code that knows the
+    name of the image turns this into a `BadImage`.
     """

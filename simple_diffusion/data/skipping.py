@@ -1,6 +1,5 @@
 """Skips bad images and names each of them once; counts images that are too small."""
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar, runtime_checkable
@@ -8,10 +7,12 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from simple_diffusion.core import console
 from simple_diffusion.data.errors import BadImage, DataError
 from simple_diffusion.data.sources.protocols import BatchSource, Source
 
-log = logging.getLogger(__name__)
+# Of a source with more examples, nobody waits for the end of the first epoch.
+_MOST_COUNTED = 10_000_000
 
 
 @runtime_checkable
@@ -29,6 +30,9 @@ Item = TypeVar("Item", bound=Labelled)
 
 class SkippingReader:
     """Reads a source without its bad images, and checks its labels.
+
+    Prints the name of each bad image once, however often it is read again, by this
+    reader or another one; and their number, once all images have been read.
 
     Which image replaces a bad one depends on the source alone, so that a resumed run,
     and every process, sees the same images. Safe to use from threads.
@@ -48,6 +52,9 @@ class SkippingReader:
         # Index to reason; not to the error itself, which keeps its frames alive.
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
+        is_counted = len(source) <= _MOST_COUNTED
+        self._is_read = bytearray(len(source)) if is_counted else None
+        self._unread = len(source)
 
     @property
     def bad_count(self) -> int:
@@ -81,7 +88,9 @@ class SkippingReader:
                 self._record(index, error)
             else:
                 self._check_label(index, example.label)
+                self._count(index)
                 return example
+            self._count(index)
         if len(self._bad) == len(self._source):
             raise DataError(
                 f"data.source: none of the {len(self._bad)} images can be read, such "
@@ -119,8 +128,23 @@ class SkippingReader:
             if index in self._bad:
                 return
             self._bad[index] = str(error)
-            count = len(self._bad)
-        log.warning("data.source: skipped bad image (%d so far): %s", count, error)
+        console.print_once(f"data.source: skipped an image: {error}")
+
+    def _count(self, index: int) -> None:
+        """Counts an image; after the last one, prints how many were skipped."""
+        if self._is_read is None or self._is_read[index]:
+            return
+        with self._lock:
+            if self._is_read[index]:
+                return
+            self._is_read[index] = 1
+            self._unread -= 1
+            is_last = not self._unread
+        total, bad = len(self._source), len(self._bad)
+        if is_last and 0 < bad < total:
+            console.print_once(
+                f"data.source: {bad} of {total} images skipped, {total - bad} are used"
+            )
 
 
 class SmallImageCounter:
@@ -148,4 +172,4 @@ class SmallImageCounter:
             self._indices.add(index)
             count = len(self._indices)
         if str(count).strip("0") == "1":
-            log.warning("%s (images so far: %d)", message, count)
+            console.print_once(f"{message} (images so far: {count})")

@@ -16,6 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from simple_diffusion.core import signals
+
 # Import converters where they run, so that --help does not wait for JAX.
 
 
@@ -23,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; an error that the user can fix is one line and exit code 1."""
     args = _parser().parse_args(argv)
     try:
-        title = args.convert(args)
+        with signals.unwind():
+            title = args.convert(args)
+    except signals.Stopped as stopped:
+        signals.exit_now(stopped.number)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{args.output}: {title}")
@@ -92,4 +97,5 @@ def _convert_dinov2(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
+    signals.install()
     main()

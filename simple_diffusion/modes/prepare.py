@@ -8,46 +8,51 @@ to continue after an interruption or, when it is complete, to check all files.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from simple_diffusion.data.errors import DataError
-from simple_diffusion.data.records import encoding, preparation
+from simple_diffusion.core import console, signals
+
+if TYPE_CHECKING:
+    from simple_diffusion.data.records import encoding
+
+# Import the rest where it is used: signals must be handled before imports that take
+# seconds, and --help does not wait for them.
 
 _NATIVE = "native"
 _LOSSLESS = "lossless"
 _QUALITY = 95
-_INTERRUPTED = 130  # exit status of a command stopped by Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; an error that the user can correct is one line."""
-    logging.basicConfig(format="%(message)s")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.input is None and not args.verify:
         parser.error("--input is required, except to --verify a complete --output")
+
+    from simple_diffusion.data.errors import DataError
+    from simple_diffusion.data.records import preparation
+
     try:
-        if args.input is None:
-            preparation.check(args.output, report=_report)
-        else:
-            preparation.prepare(
-                _settings(parser, args),
-                args.output,
-                workers=args.workers,
-                verify=args.verify,
-                report=_report,
-            )
+        with signals.unwind():
+            if args.input is None:
+                preparation.check(args.output, report=console.print_line)
+            else:
+                preparation.prepare(
+                    _settings(parser, args),
+                    args.output,
+                    workers=args.workers,
+                    verify=args.verify,
+                    report=console.print_line,
+                )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        _report("stopped; finished shards are kept, the same command continues")
-        sys.exit(_INTERRUPTED)
-
-
-def _report(line: str) -> None:
-    print(line, flush=True)
+    except signals.Stopped as stopped:
+        signals.exit_now(
+            stopped.number, "; finished shards are kept, the same command continues"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(
     parser: argparse.ArgumentParser, args: argparse.Namespace
-) -> encoding.Settings:
+) -> "encoding.Settings":
     """Returns the settings of the flags; exits if they contradict each other."""
+    from simple_diffusion.data.records import encoding
+
     native = args.size == _NATIVE
     for flag in ("resize", "quality"):
         if native and getattr(args, flag) is not None:
@@ -134,4 +141,5 @@ def _positive(text: str) -> float:
 
 
 if __name__ == "__main__":
+    signals.install()
     main()

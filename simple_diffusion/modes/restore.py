@@ -1,5 +1,6 @@
 """Mode `restore`: zero-shot restoration of degraded images by a trained model."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -69,18 +70,18 @@ def _run(config: Config, workdir: str) -> Result:
         config, plan, restorer, lpips, trained.step, output
     )
     failed: dict[str, str] = {}
-    try:
+    total = len(items) * plan.samples
+    with (
+        _write_at_the_end(results, failed),
+        console.show_progress("restoring", total, "images") as show,
+    ):
         for one in _restorations(restorer, items, failed):
             results.add(one, failed)
-            left = (len(items) - len(failed)) * plan.samples - restorer.count
-            rate = restorer.count / restorer.seconds
             console.print_line(
-                f"  {len(results.inputs)}/{len(items)}  {rate:.2f} images/s  "
-                f"{left / rate:.0f} s left  {one.name}  {results.line(one.name)}"
+                f"  {len(results.inputs)}/{len(items)}  {one.name}  "
+                f"{results.line(one.name)}"
             )
-    finally:
-        if results.inputs:
-            results.write(failed, complete=True)
+            show(restorer.count + len(failed) * plan.samples)
     if not results.inputs:
         raise ValueError(
             f"none of {len(items)} inputs could be restored; the first: "
@@ -99,6 +100,18 @@ def _run(config: Config, workdir: str) -> Result:
         f"restorations: {output / 'images'}, overview: {output / record.SHEET}"
     )
     return Result(output, results.files, results.metrics, failed)
+
+
+@contextlib.contextmanager
+def _write_at_the_end(
+    results: record.RestorationRecord, failed: dict[str, str]
+) -> Iterator[None]:
+    """Writes the record of finished restorations, however the run ends."""
+    try:
+        yield
+    finally:
+        if results.inputs:
+            results.write(failed, complete=True)
 
 
 def _restorations(

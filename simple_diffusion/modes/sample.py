@@ -1,6 +1,5 @@
 """Mode `sample`: samples of a trained model as PNGs, a grid, and an .npz file."""
 
-import time
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from etils import epath
 from simple_diffusion.build import training
 from simple_diffusion.core import console, files, images
 from simple_diffusion.core.options import Config
-from simple_diffusion.pipelines import image_grids, open_run, runs
+from simple_diffusion.pipelines import image_grids, open_run, runs, sampling
 
 
 class Result(NamedTuple):
@@ -28,9 +27,13 @@ class Result(NamedTuple):
 def run(config: Config, workdir: str) -> Result:
     """Samples `sample.count` images with the parameters of a workdir.
 
-    Writes into the folder `samples` of the workdir: `00000_CLASS.png` and so on,
-    `grid.png` with all images, and `samples.npz` with `arr_0` (images) and `arr_1`
-    (labels), the format of common evaluators.
+    Writes into `sample.output`, by default the next free folder of `samples`,
+    `samples_2`, ... in the workdir: `00000_CLASS.png` and so on, `grid.png` with all
+    images, and `samples.npz` with `arr_0` (images) and `arr_1` (labels), the format of
+    common evaluators.
+
+    Raises:
+      ValueError: settings are invalid, or the folder holds files.
     """
     with training.build_watchdog(config):
         return _run(config, workdir)
@@ -40,6 +43,7 @@ def _run(config: Config, workdir: str) -> Result:
     folder = files.resolve_folder(workdir)
     names = runs.load_classes(folder)
     runs.print_differences(config, folder)
+    output = sampling.choose_output(config, folder)
     model = open_run.open_run(config, workdir)
     samples = model.prepare_samples()
     height, width = samples.size
@@ -51,20 +55,13 @@ def _run(config: Config, workdir: str) -> Result:
     )
     if samples.note is not None:
         console.print_line(samples.note)
-    start, batches, done = time.perf_counter(), [], 0
-    for batch in samples:
-        batches.append(batch)
-        done += len(batch)
-        rate = done / (time.perf_counter() - start)
-        left = (len(samples) - done) / rate
-        console.print_line(
-            f"  {done}/{len(samples)}  {rate:.2f} images/s  {left:.0f} s left"
-        )
-    pixels, output = np.concatenate(batches), folder / "samples"
-    grid = output / "grid.png"
+    batches = []
+    with console.show_progress("sampling", len(samples), "images") as show:
+        for batch in samples:
+            batches.append(batch)
+            show(sum(map(len, batches)))
+    pixels, grid = np.concatenate(batches), output / "grid.png"
     if jax.process_index() == 0:
-        for old in output.glob("*.png"):
-            old.unlink()  # so that the folder holds the samples of one run only
         for k, (image, label) in enumerate(zip(pixels, samples.labels, strict=True)):
             name = names[label] if names else str(label)
             images.write_png(output / image_grids.format_file_name(k, 5, name), image)

@@ -2,21 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import (
-    data,
-    diffusion,
-    network,
-    sampling,
-    training,
-)
-from simple_diffusion.core import arrays, console, files
+from simple_diffusion.build import data, diffusion, network, sampling, training
+from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
@@ -57,8 +52,7 @@ def run(config: Config, workdir: str) -> Result:
 
 
 def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
-    # Build all objects before allocating arrays, so that a wrong key fails within
-    # seconds.
+    # Build all objects before allocating arrays: a wrong key fails within seconds.
     folder = files.resolve_folder(workdir)
     mesh = training.build_mesh(config)
     dataset = data.open_data(config, sharding.data_shard(mesh))
@@ -71,32 +65,33 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
-    def write_grids(now: int, current: state.TrainState) -> None:
+    def write_grids(now: int, current: state.TrainState, show: Any = None) -> None:
         weights = frozen._replace(network=current.ema["main"])
-        grids.write(now, weights, is_last=now >= plan.total)
+        grids.write(now, weights, is_last=now >= plan.total, show=show)
 
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
-    outcome = _train(
-        config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
-    )
-    if outcome.status == loop.STOPPED:
-        return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
-    watch.set_activity("sampling and evaluating the result", is_unlimited=True)
-    if outcome.status == loop.ALREADY_COMPLETE:
-        runs.save_config(config, folder, dataset.class_names)
-    last = int(outcome.state.step)  # above plan.total if an earlier run was longer
-    record = files.read_metrics(folder)
-    # The first process writes the files, so it decides for all processes.
-    has_grids, has_metrics = cluster.broadcast_from_first(
-        [all(path.exists() for path in grids.paths), record.get("step") == last]
-    )
-    if not has_grids:  # killed between the last checkpoint and the grids
-        write_grids(last, outcome.state)
-    if not has_metrics:
-        record = evaluations.evaluate_final(outcome.state)
-    metrics = record.get("metrics", {})
-    _print_summary(metrics, folder)
-    return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
+    with cluster.hold_workdir(folder, console.print_line):
+        outcome = _train(
+            config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
+        )
+        if outcome.status == loop.STOPPED:
+            return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
+        watch.set_activity("sampling and evaluating the result", is_unlimited=True)
+        if outcome.status == loop.ALREADY_COMPLETE:
+            runs.save_config(config, folder, dataset.class_names)
+        last = int(outcome.state.step)  # above plan.total if an earlier run was longer
+        record = files.read_metrics(folder)
+        # The first process writes the files, so it decides for all processes.
+        has_grids, has_metrics = cluster.broadcast_from_first(
+            [all(path.exists() for path in grids.paths), record.get("step") == last]
+        )
+        if not has_grids:  # killed between the last checkpoint and the grids
+            write_grids(last, outcome.state)
+        if not has_metrics:
+            record = evaluations.evaluate_final(outcome.state)
+        metrics = record.get("metrics", {})
+        _print_summary(metrics, folder)
+        return Result(outcome.status, outcome.state, metrics, folder / files.SAMPLES)
 
 
 def _train(
@@ -106,7 +101,7 @@ def _train(
     net: network.Network,
     plan: training.Plan,
     mesh: Mesh,
-    write_grids: Callable[[int, state.TrainState], None],
+    write_grids: Callable[..., None],
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
@@ -125,15 +120,15 @@ def _train(
     train_step = sharding.pin_feature_maps(train_step, mesh, config.mesh.split_rows)
 
     def batches(first_step: int) -> Iterator[Batch]:
-        # Not earlier: only now it is certain that existing checkpoints in this workdir
-        # match this model, so that its records may be overwritten.
+        # Only now it is certain that existing checkpoints in this workdir match this
+        # model, so that its records may be overwritten.
         runs.save_config(config, folder, dataset.class_names)
         evaluations.prepare(first_step)
         return feed.Feed(
             dataset.train(first_step), training.batch_shardings(config, mesh)
         )
 
-    with contextlib.ExitStack() as stack:
+    with memory.explain(training.SAVE_MEMORY), contextlib.ExitStack() as stack:
         checkpoints = checkpoint.Checkpoints(
             folder / open_run.CHECKPOINTS, plan.keep, plan.keep_every
         )
@@ -141,15 +136,16 @@ def _train(
         log = report.Report(folder, total_steps=plan.total, every=plan.log_every)
         stack.callback(log.close)
         _print_introduction(config, folder, dataset, blueprint, mesh)
-        actions = [loop.Action(plan.sample_every or plan.total, write_grids)]
+        for line in training.describe_fit(config, plan, dataset.epoch):
+            console.print_line(line)
+        show_grids = partial(write_grids, show=log.write_images)
+        actions = [loop.Action(plan.sample_every or plan.total, show_grids)]
         if plan.evaluate_every:
             stack.callback(evaluations.close)
-            actions.append(
-                loop.Action(plan.evaluate_every, evaluations.evaluate_during)
-            )
+            evaluate = evaluations.evaluate_during
+            actions.append(loop.Action(plan.evaluate_every, evaluate))
         if plan.snapshot_every:
-            path = folder / open_run.SNAPSHOTS
-            snapshots = checkpoint.Snapshots(path, averages)
+            snapshots = checkpoint.Snapshots(folder / open_run.SNAPSHOTS, averages)
             stack.callback(snapshots.close)
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))
         profile = loop.Profile(plan.profile, str(folder / "profile"))
@@ -178,7 +174,9 @@ def _print_introduction(
 ) -> None:
     """Prints what is about to be trained."""
     size = arrays.tree_size(blueprint.abstract.params)
-    amount = "endless" if dataset.epoch >= training.ENDLESS else f"{dataset.epoch:,}"
+    # Some stored images may turn out to be unreadable.
+    is_endless = dataset.epoch >= training.ENDLESS
+    amount = "endless" if is_endless else f"{dataset.epoch:,} stored"
     console.print_line(
         f"{config.model.name} of {size:,} parameters on {mesh.size} "
         f"{jax.devices()[0].platform} device(s); {amount} images of "

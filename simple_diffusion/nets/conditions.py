@@ -1,6 +1,6 @@
 """What a network is conditioned on, as one vector: noise level, class, scale."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from simple_diffusion.nets.layers import ACTIVATIONS, Activation
 from simple_diffusion.nets.position import Scale
 
 LogsnrInput = Literal["linear", "sigmoid", "inv_cos", "flow"]
+LOGSNR_INPUTS: tuple[str, ...] = get_args(LogsnrInput)
 
 
 def logsnr_input(
@@ -40,7 +41,7 @@ def logsnr_input(
             return jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20))) * (2 / jnp.pi)
         case "flow":
             return nn.sigmoid(-0.5 * logsnr)
-    raise ValueError(f"logsnr input {kind!r} must be linear, sigmoid, inv_cos or flow")
+    raise ValueError(f"logsnr_input={kind!r} must be one of {LOGSNR_INPUTS}")
 
 
 def sinusoid(value: Float[Array, "b"], channels: int) -> Float[Array, "b {channels}"]:

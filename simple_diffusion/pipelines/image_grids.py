@@ -2,6 +2,7 @@
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int, UInt8
 
 from simple_diffusion.core import images
 
@@ -11,19 +12,33 @@ MAX_COLUMNS = 16
 
 
 def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> None:
-    """Writes images in rows; if the classes repeat in turn, each gets a column."""
+    """Writes the picture that `render_grid` returns."""
+    images.write_png(path, render_grid(pictures, labels))
+
+
+def render_grid(
+    pictures: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, "n"]
+) -> UInt8[np.ndarray, "H W c"]:
+    """Returns images in rows; if the classes repeat in turn, each gets a column."""
     n = len(labels)
     turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))
     columns = next((k for k in turns if (labels[k:] == labels[: n - k]).all()), None)
     if len(np.unique(labels)) == 1:
         columns = None
-    write_sheet(path, pictures, columns)
+    return render_sheet(pictures, columns)
 
 
 def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> None:
-    """Writes images in rows; small images are enlarged by an integer factor."""
+    """Writes the picture that `render_sheet` returns."""
+    images.write_png(path, render_sheet(pictures, columns))
+
+
+def render_sheet(
+    pictures: UInt8[np.ndarray, "n h w c"], columns: int | None
+) -> UInt8[np.ndarray, "H W c"]:
+    """Returns images in rows; small images are enlarged by an integer factor."""
     factor = max(1, VISIBLE // min(pictures.shape[1:3]))
-    images.write_png(path, images.enlarge(images.make_grid(pictures, columns), factor))
+    return images.enlarge(images.make_grid(pictures, columns), factor)
 
 
 def format_file_name(number: int, digits: int, name: str) -> str:

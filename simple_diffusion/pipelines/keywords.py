@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from simple_diffusion.build import recipes
 from simple_diffusion.core.options import Config
 
 Size = str | tuple[int, int]
@@ -106,7 +107,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
 
     Raises:
       ValueError: a key does not exist, it is an argument of `load`, or its value has
-        the wrong type.
+        the wrong type or is out of range.
     """
     known = typing.get_type_hints(_KEYS[section])
     for key, value in keys.items():
@@ -127,6 +128,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
         elif key in known:
             _check_type(f"{section}.{key}", value, known[key])
         config[section][key] = value
+    recipes.check(config)
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

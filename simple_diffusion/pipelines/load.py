@@ -63,8 +63,7 @@ def load(
     for key, value in changes.items():
         if value is not None:
             config.sample[key] = value
-    # The stored mesh is that of the training machine; here there may be fewer devices.
-    config.mesh.update(data=-1, fsdp=1, tensor=1, slices=1, split_rows=False)
+    runs.use_all_devices(config)
     # Import it late: loading an exported folder needs neither orbax nor optax.
     open_run = importlib.import_module("simple_diffusion.pipelines.open_run")
     return open_run.open_run(config, text)

@@ -18,7 +18,6 @@ from simple_diffusion.training import checkpoint, sharding, store
 CHECKPOINTS = "checkpoints"
 SNAPSHOTS = "snapshots"
 BEST = "best"
-_POWER = "power_"
 
 
 def open_run(config: Config, workdir: str) -> Model:
@@ -109,21 +108,20 @@ def load_named(
                 f"sample.weights={name}: the checkpoint in {folder} holds no average; "
                 "sample.weights=params loads the parameters of the last step"
             ) from error
-    length = name.removeprefix(_POWER)
-    try:
-        sigma_rel = float(length)
-    except ValueError:
-        sigma_rel = None
-    if not name.startswith(_POWER) or sigma_rel is None:
-        raise ValueError(
-            f"sample.weights={name!r} must be ema, params or power_LENGTH, such as "
-            "power_0.05"
-        )
+    length = sampling.parse_weights(name)
+    assert length is not None
     try:
         return checkpoint.restore_params(folder, abstract, name, step)
     except store.CheckpointMismatch:
         snapshots = workdir / SNAPSHOTS
-        params = checkpoint.reconstruct(snapshots, sigma_rel, abstract, step)
+        try:
+            params = checkpoint.reconstruct(snapshots, length, abstract, step)
+        except store.CheckpointError as error:
+            raise ValueError(
+                f"sample.weights={name}: the training did not track this average "
+                f"(ema.power), and it cannot be reconstructed: {error}. Valid without "
+                "them are sample.weights=ema and params"
+            ) from error
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return step, jax.device_put(params, shardings)
 
@@ -141,19 +139,24 @@ def load_weak(
       mesh: the devices.
 
     Raises:
-      ValueError: another version of this library wrote it, or it was never trained.
-      CheckpointError: as `load_named`.
+      ValueError: another version of this library wrote it, it was never trained, or
+        there is no such checkpoint.
     """
     choice = sampling.read_checkpoint_choice(config)
     if choice.guidance_workdir is None:
         return None, None
     folder = files.resolve_folder(choice.guidance_workdir, "sample.guidance_workdir")
+    key = f"sample.guidance_workdir={folder}"
     try:
         weak = network.build_network(runs.load_config(folder), num_classes)
+        _, params = load_named(folder, weak, mesh, choice.weights, choice.guidance_step)
     except (AttributeError, KeyError) as error:
         raise ValueError(
-            f"sample.guidance_workdir={folder}: another version of this library wrote "
-            f"its config.json ({error})"
+            f"{key}: another version of this library wrote its config.json ({error})"
         ) from error
-    _, params = load_named(folder, weak, mesh, choice.weights, choice.guidance_step)
+    except (ValueError, store.CheckpointError) as error:
+        step = choice.guidance_step
+        raise ValueError(
+            f"{key}{'' if step is None else f', sample.guidance_step={step}'}: {error}"
+        ) from error
     return weak, params

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simple_diffusion.build.sampling import Sampling
+from simple_diffusion.core import memory
 from simple_diffusion.core.types import HostOrDevice, Progress, Weights
 from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding
@@ -39,6 +40,8 @@ def compile_program(
       batch_size: number of images per call, rounded up to a multiple of the devices
         that share a batch. If the devices share windows, it is one image per call.
       windows: number of windows of an image; None without windows.
+
+    The call raises `memory.OutOfMemory` if the program needs more memory than there is.
     """
     placement, rounded_size = sharding.replicated_sharding(mesh), 1
     if windows is None:
@@ -48,9 +51,15 @@ def compile_program(
         placement = sharding.batch_sharding(mesh)
     # Replicate the output, so that every process can write the images of all devices.
     compiled = jax.jit(function, out_shardings=sharding.replicated_sharding(mesh))
+    is_checked = False
 
     def call(weights: Any, *batch: HostOrDevice) -> Any:
-        return jax.device_get(compiled(weights, *jax.device_put(batch, placement)))
+        nonlocal is_checked
+        arrays = jax.device_put(batch, placement)
+        if not is_checked:  # the call below does not compile again
+            memory.check(compiled.lower(weights, *arrays).compile(), mesh.local_devices)
+            is_checked = True
+        return jax.device_get(compiled(weights, *arrays))
 
     return Program(rounded_size, call)
 

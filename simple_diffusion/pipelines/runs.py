@@ -1,6 +1,7 @@
 """The config and class names of a run, stored in its workdir."""
 
 import json
+import os
 from typing import Any
 
 import jax
@@ -11,23 +12,20 @@ from simple_diffusion.build import recipes
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 
-# The sections that the trained parameters depend on.
-_SECTIONS = ("data", "model", "diffusion", "loss", "optimizer", "ema")
-
 
 def save_config(
     config: Config,
     folder: epath.Path,
     class_names: tuple[str, ...],
 ) -> None:
-    """Writes config and class names; prints the keys that changed."""
+    """Writes config and class names; prints every key that changed."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
     before = _read_completed(folder)
-    for section in _SECTIONS if before else ():
-        for line in files.list_differences(before.get(section), now[section], section):
-            console.print_line(f"changed since this run began: {line}")
+    if before:
+        for line in files.list_differences(before, now):
+            console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
 
@@ -48,9 +46,9 @@ def print_differences(config: Config, folder: epath.Path) -> None:
 
 
 def _read_completed(folder: epath.Path) -> dict[str, Any]:
-    """Returns the stored config with newer keys, which are no differences to report.
+    """Returns the stored config with the keys that are newer than it; {} without one.
 
-    Empty where none is stored.
+    Complete, so that newer keys do not count as changed.
     """
     stored = files.read_json(folder / files.CONFIG)
     return json.loads(complete_config(stored).to_json_best_effort()) if stored else {}
@@ -68,6 +66,54 @@ def load_config(folder: epath.Path) -> Config:
     return complete_config(stored)
 
 
+def load_config_for(mode: str, folder: epath.Path) -> Config:
+    """Returns the config of the run in a workdir, for one of the modes.
+
+    Training continues on the mesh of the run; the other modes use all devices of this
+    machine, which may have fewer than that of the training.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    if not (folder / files.CONFIG).exists():
+        if mode == "report":
+            return recipes.defaults()  # it reads whatever is in the workdir
+        first = "" if mode == "train" else "train first; or "
+        raise ValueError(
+            f"--workdir={folder} holds no run ({files.CONFIG} is missing): {first}name "
+            f"a recipe by --config, one of: {', '.join(recipes.names())}"
+        )
+    config = load_config(folder)
+    if mode != "train":
+        use_all_devices(config)
+    return config
+
+
+def load_config_file(path: str) -> Config:
+    """Returns the config in a config.json, on all devices of this machine.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it holds no config.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no config at {os.path.abspath(path)}")
+    try:
+        config = complete_config(json.loads(file.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--config={path} is no {files.CONFIG} of a run ({error})"
+        ) from error
+    use_all_devices(config)
+    return config
+
+
+def use_all_devices(config: Config) -> None:
+    """Replaces the mesh of another machine by one over all devices of this one."""
+    config.mesh.update(data=-1, fsdp=1, tensor=1, slices=1, split_rows=False)
+
+
 def complete_config(stored: dict[str, Any]) -> Config:
     """Returns a stored config, with the defaults of keys that are newer than it."""
     config = recipes.defaults()
@@ -76,7 +122,7 @@ def complete_config(stored: dict[str, Any]) -> Config:
     return config.lock()
 
 
-# Sections whose keys depend on their kind: they replace those of the default's kind.
+# Sections whose keys depend on their kind: the defaults of their own kind count.
 _REPLACED_SECTIONS = ("model", "schedule", "patches")
 
 
@@ -88,8 +134,8 @@ def _update(section: ConfigDict, stored: dict[str, Any]) -> None:
                 _update(present, value)
                 continue
             subsection = ConfigDict()
-            if key == "model":
-                subsection = recipes.network_defaults(value.get("name"))
+            if key in _REPLACED_SECTIONS:
+                subsection = recipes.section_defaults(key, value.get("name", ""))
             with subsection.unlocked(), subsection.ignore_type():
                 _update(subsection, value)
             value = subsection

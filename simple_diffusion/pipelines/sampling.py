@@ -1,20 +1,25 @@
 """Sampling a trained model in batches."""
 
+import itertools
+import os
 from collections.abc import Iterator
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from simple_diffusion.build import sampling
+from simple_diffusion.core import files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
 from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
 from simple_diffusion.pipelines.trained import Trained
 
+FOLDER = "samples"
 # Keys of `sample` that are arguments of a program, or do not affect it.
 _NOT_COMPILED = (
-    *("seed", "count", "classes", "batch_size", "also_sizes"),
+    *("seed", "count", "classes", "batch_size", "also_sizes", "output"),
     *("weights", "checkpoint_step", "best_checkpoint"),
 )
 
@@ -65,6 +70,7 @@ class Samples:
         self.size, self.windows = sampler.size, sampler.windows
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
+        self._advice = advise(config, sampler.windows, "sample.size", batch_size)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +80,8 @@ class Samples:
         batches = self._drawer(self._trained.weights, self.labels)
         done, batch = 0, None
         while done < len(self.labels):
-            with self._relay.listen(self._progress_of(len(self.labels) - done)):
+            listener = self._progress_of(len(self.labels) - done)
+            with memory.explain(self._advice), self._relay.listen(listener):
                 batch = next(batches)
             done += len(batch)
             yield batch
@@ -85,6 +92,49 @@ class Samples:
         if progress is None:
             return None
         return lambda done, steps, x_hat: progress(done, steps, x_hat[:count])
+
+
+def choose_output(config: Config, workdir: epath.Path) -> epath.Path:
+    """Returns the folder for the samples of mode `sample`, which holds no files.
+
+    Raises:
+      ValueError: `sample.output` holds files.
+    """
+    text = config.sample.output
+    if text is None:
+        names = (f"{FOLDER}_{k}" if k > 1 else FOLDER for k in itertools.count(1))
+        return next(path for path in map(workdir.__truediv__, names) if _is_free(path))
+    output = files.resolve_folder(os.path.expanduser(text), "sample.output")
+    if not _is_free(output):
+        raise ValueError(
+            f"sample.output={text} already holds files, which are not replaced; name "
+            "another folder, or None for the next free one in the workdir"
+        )
+    return output
+
+
+def _is_free(path: epath.Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def advise(config: Config, windows: int | None, size_key: str, batch_size: int) -> str:
+    """Returns which keys bound the memory of sampling, for `memory.explain`.
+
+    Args:
+      config: the whole config.
+      windows: number of windows of an image; None without windows.
+      size_key: key of the size of the images.
+      batch_size: images at a time.
+    """
+    c, side = config.sample, config.data.resolution
+    if windows is not None:
+        keys = f"sample.window={c.window} or sample.window_batch={c.window_batch}"
+        return f"lower {keys}, or set a smaller {size_key}=HxW"
+    lower = f"lower sample.batch_size={batch_size}, " if batch_size > 1 else ""
+    return (
+        f"{lower}set sample.window={side}, which makes images in windows of that side, "
+        f"or a smaller {size_key}=HxW"
+    )
 
 
 def _compile(

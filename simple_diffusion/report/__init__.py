@@ -1,1 +1,1 @@
-"""Layer 6: one HTML page that shows what a run has left in its workdir."""
+"""Layer 6: one HTML page with the results of a run."""

@@ -15,9 +15,19 @@ def samples(files: RunFiles) -> Section | None:
     """Returns the samples at the end of the training, and those of mode `sample`."""
     shown = [
         _picture(files, "samples.png", "Samples at the end of the training"),
-        _picture(files, "samples/grid.png", "Samples of the last --mode sample"),
+        _picture(files, _newest_grid(files), "Samples of the last --mode sample"),
     ]
     return _section("samples", "Samples", shown)
+
+
+def _newest_grid(files: RunFiles) -> str:
+    """Returns the grid of the last folder of samples, samples_2, ..."""
+    numbers = {
+        int(found.group(1)): name
+        for name in files.glob("samples_*/grid.png")
+        if (found := re.match(r"samples_(\d+)/", name))
+    }
+    return numbers[max(numbers)] if numbers else "samples/grid.png"
 
 
 def other_sizes(files: RunFiles) -> Section | None:

@@ -17,25 +17,30 @@ With one process, only the log messages about long waits remain.
 
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from simple_diffusion.core import run_lock, signals
 
 # Exit code for schedulers: the run itself is fine, start it again (EX_TEMPFAIL).
 EXIT_RETRY = 75
 EXIT_FAILED = 1
 
 _FOLDER = "simple_diffusion"  # prefix of our keys in the shared key-value store
+_barrier_numbers = itertools.count()
 
 
 class CollectiveError(Exception):
@@ -112,6 +117,33 @@ def broadcast_from_first(numbers: list[int]) -> list[int]:
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
     padded = np.resize(np.array([*numbers, 0], np.int32), length + 1)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded))[:length].tolist()
+
+
+@contextlib.contextmanager
+def hold_workdir(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a workdir for all processes of this run.
+
+    Raises:
+      LockedError: another training holds it.
+      OSError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            lock = run_lock.hold(
+                folder, log=log, stop=lambda reason: exit_process(f"error: {reason}")
+            )
+            try:
+                stack.enter_context(lock)
+            except OSError as error:
+                raise OSError(
+                    f"cannot write to {folder}: {error.strerror or error}. Choose "
+                    "another --workdir or change its permissions"
+                ) from error
+        if jax.process_count() > 1:
+            # Not a collective operation: the first of those has limits of its own.
+            name = f"{_FOLDER}/barrier/{next(_barrier_numbers)}"
+            _store().wait_at_barrier(name, round(2000 * run_lock.STALE_SECONDS))
+        yield
 
 
 class Ballot:
@@ -200,6 +232,9 @@ class Watchdog:
             or self._finished.is_set()
         ):
             return
+        if isinstance(error, signals.Stopped):
+            # Not announced: the others shall be started again, as after a loss.
+            signals.exit_now(error.number)
         if _may_come_from_other_process(error):
             # Most likely a connection to a process that is gone. In that case the
             # thread of the watchdog detects it, and ends this process with the right
@@ -239,7 +274,7 @@ class Watchdog:
                 self._end(f"{activity} for {waited:.0f} s, the limit", EXIT_RETRY)
             if waited > max(self._warn_after, 2 * self._logged_wait):
                 self._logged_wait = waited
-                self._log_line(f"{activity} for {waited:.0f} s")
+                self._log_line(f"still {activity}, after {waited:.0f} s")
             if self._store is None:
                 continue
             try:

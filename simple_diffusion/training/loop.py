@@ -7,8 +7,6 @@ come back with the metrics, and all processes stop after the same step.
 
 import collections
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from simple_diffusion.core import signals
 from simple_diffusion.core.types import Batch
 from simple_diffusion.training import cluster, sharding, step
 from simple_diffusion.training.checkpoint import Checkpoints
@@ -123,7 +122,12 @@ def train(
     state = plan.create() if restored is None else restored
     done = int(state.step)
     if done >= total_steps:
-        report.log(f"the run is complete: step {done} of {total_steps}")
+        beyond = (
+            f"; train.total_steps is {total_steps} now, raise it to train on"
+            if done > total_steps
+            else f" of {total_steps}"
+        )
+        report.log(f"the run is complete: step {done}{beyond}")
         return Outcome(state, ALREADY_COMPLETE)
 
     compiled = jit_step(_with_votes(train_step), plan.shardings, mesh, votes=True)
@@ -133,7 +137,7 @@ def train(
     with (
         _finish_saves(checkpoints, watch),
         _open_batches(open_batches, done) as source,
-        _catch_signals() as stop,
+        signals.catch_first() as stop,
         contextlib.ExitStack() as trace,
     ):
         batches = _Prefetcher(source, watch)
@@ -167,7 +171,9 @@ def train(
                         watch.set_activity(f"saving step {now}")
                         checkpoints.save(now, state)
                     for action in due:
-                        watch.set_activity(f"showing step {now}", is_unlimited=True)
+                        watch.set_activity(
+                            f"sampling or evaluating step {now}", is_unlimited=True
+                        )
                         action.run(now, state)
             if last:
                 break
@@ -299,35 +305,6 @@ def _open_batches(
     finally:
         if hasattr(batches, "close"):
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@contextlib.contextmanager
-def _catch_signals() -> Iterator[threading.Event]:
-    """Turns the first SIGTERM or SIGINT into an event; the second acts as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python allows signal handlers in the main thread only
-        return
-    # None: a handler that was not installed from Python.
-    before = {
-        s: signal.getsignal(s) or signal.SIG_DFL
-        for s in (signal.SIGTERM, signal.SIGINT)
-    }
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: Any) -> None:
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ class DiffusionObjective:
     kind: what the network predicts: "eps", "v", "x" or "u".
     family: how signal and noise are mixed.
     codec, codec_params: from images to the space of the network; never trained here.
-    conditions: what the network is told of each example.
+    conditions: what the network is conditioned on.
     reference: side in pixels of the images that `schedule` is for. The logsnr of a
       patch of a full image of side R is then lowered by 2 log(R / reference), because
       a patch has the statistics of its full image. None: one schedule for all.
@@ -157,7 +157,7 @@ class DiffusionObjective:
         return self.codec.encode(self.codec_params, image)
 
     def condition(self, batch: Batch, keys: Key | None = None) -> Conditioning:
-        """Returns what the network is told of a batch.
+        """Returns the conditioning of a batch.
 
         Args:
           batch: the batch.

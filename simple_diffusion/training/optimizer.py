@@ -62,7 +62,7 @@ def learning_rate(
     """
     if shape not in SHAPES:
         raise ValueError(
-            f"learning-rate shape {shape!r} is none of {', '.join(SHAPES)}"
+            f"learning-rate shape {shape!r} must be one of {', '.join(SHAPES)}"
         )
     if shape == "cosine" and (total_steps is None or total_steps <= warmup_steps):
         raise ValueError(

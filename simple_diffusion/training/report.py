@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from simple_diffusion.core import console
 from simple_diffusion.training import step as step_lib
 
 # Reported as the mean over the steps since the last report; others as current values.
@@ -36,7 +37,7 @@ class Report:
         *,
         total_steps: int,
         every: int = 100,
-        log: Callable[[str], None] = print,
+        log: Callable[[str], None] = console.print_everywhere,
         tensorboard: bool = True,
     ):
         self._total_steps = total_steps
@@ -49,6 +50,8 @@ class Report:
         self._log = log if self._is_first else lambda _: None
         has_events = tensorboard and self._is_first
         self._events = _event_writer(workdir) if has_events else None
+        self._bar = contextlib.ExitStack()
+        self._show: Callable[[int], None] = lambda step: None
         self._reset()
 
     def begin(self, step: int) -> None:
@@ -68,6 +71,10 @@ class Report:
             self._lines = self._lines if self._is_bucket else []
         start = f"resuming at step {step}" if step else "starting"
         self._log(f"{start}, {self._total_steps} steps in all; compiling ...")
+        bar = console.show_progress(
+            "training", self._total_steps, "steps", start=step, prints_lines=False
+        )
+        self._show = self._bar.enter_context(bar)
 
     def record(self, step: int, metrics: Mapping[str, Any], waited: float) -> None:
         """Adds the metrics of one step, and reports if a report is due.
@@ -95,6 +102,7 @@ class Report:
         if step % self._every == 0 or step == self._total_steps:
             self._emit(step, metrics)
             self._reset()
+        self._show(step)
 
     @contextlib.contextmanager
     def exclude_time(self) -> Iterator[None]:
@@ -107,8 +115,15 @@ class Report:
         """Prints a line, on the first process only."""
         self._log(line)
 
+    def write_images(self, step: int, named: Mapping[str, np.ndarray]) -> None:
+        """Shows uint8 images [h, w, c] in TensorBoard, by their names."""
+        if self._events is not None:
+            with self._log_failures("TensorBoard's events"):
+                self._events.write_images(step, {k: v[None] for k, v in named.items()})
+
     def close(self) -> None:
-        """Writes all pending lines and events."""
+        """Writes all pending lines and events, and removes the progress bar."""
+        self._bar.close()
         if self._events is not None:
             with self._log_failures("TensorBoard's events"):
                 self._events.close()
@@ -190,7 +205,7 @@ class Report:
             f"{values['steps_per_second']:.2f} steps/s  "
             f"{values['images_per_second']:.1f} images/s  "
             f"input {values['input_wait']:.1%}  "
-            f"ETA {format_duration(remaining)}{skipped}"
+            f"ETA {console.format_duration(remaining)}{skipped}"
         )
 
 
@@ -204,13 +219,6 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines
-
-
-def format_duration(seconds: float) -> str:
-    """Formats 75 as "1:15" and 3675 as "1:01:15"."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _event_writer(workdir: epath.PathLike) -> Any:

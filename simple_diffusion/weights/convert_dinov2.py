@@ -98,7 +98,9 @@ def _detect_model(file: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int
     """Returns the model's name, and the index of the file's names in `_NAMES`."""
     kind = next((k for k in range(2) if _NAMES["cls"][k] in arrays), None)
     if kind is None:
-        raise ValueError(f"{file} lacks {' or '.join(_NAMES['cls'])}: it is no DINOv2")
+        raise ValueError(
+            f"{file} lacks {' or '.join(_NAMES['cls'])}: it is not a DINOv2 model"
+        )
     if _REGISTERS[kind] in arrays:
         raise ValueError(
             f"{file} is a model with registers, which has other features; use the "

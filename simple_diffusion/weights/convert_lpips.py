@@ -53,7 +53,9 @@ def _detect_trunk(file: str, arrays: dict[str, Any]) -> str:
     """Returns the trunk whose first kernel has the shape of that in the file."""
     kernel = arrays.get("features.0.weight")
     if not isinstance(kernel, np.ndarray):
-        raise ValueError(f"{file} lacks features.0.weight: it is no AlexNet or VGG16")
+        raise ValueError(
+            f"{file} lacks features.0.weight: it is neither AlexNet nor VGG16"
+        )
     for trunk in lpips_layout.TRUNKS:
         shape = lpips_layout.shapes(trunk)["conv0.kernel"]
         if kernel.shape == pytorch_shape("conv0.kernel", shape):

@@ -56,11 +56,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     # Errors of damaged messages: numbers instead of bytes, missing fields.
     except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(
-            f"{path} is no frozen graph of TensorFlow, or damaged: {error!r}"
+            f"{path} is not a frozen graph of TensorFlow, or is damaged: {error!r}"
         ) from error
     constants = dict(node for node in nodes if node)
     if not constants:
-        raise ValueError(f"{path} holds no constants: it is no frozen graph")
+        raise ValueError(f"{path} holds no constants: it is not a frozen graph")
     return constants
 
 

@@ -134,7 +134,7 @@ def _read_stream(file: io.BufferedReader) -> Any:
     except Exception:
         is_torch = False
     if not is_torch:
-        raise TorchFileError("is no file of torch.save")
+        raise TorchFileError("is not a file of torch.save")
     if load() != _PROTOCOL:
         raise TorchFileError("is of an unknown version of torch.save")
     _check_byte_order(load()["little_endian"])

@@ -46,8 +46,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if head.startswith(_NODE):
         return frozen_graph.read(path)
     raise ValueError(
-        f"{path} is no file of weights: neither of PyTorch nor safetensors, .npz or a "
-        "frozen graph of TensorFlow"
+        f"{path} is not a file of weights: it must be a PyTorch file, safetensors, "
+        ".npz or a frozen graph of TensorFlow"
     )
 
 
@@ -65,12 +65,12 @@ def load(path: str | Path, content: str, command: str) -> dict[str, np.ndarray]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: make {content} with {command}")
+        raise FileNotFoundError(f"no file {path}: create {content} with {command}")
     try:
         return _arrays(path)
     except Exception as error:  # NumPy raises many types for other files
         raise ValueError(
-            f"{path} cannot be read as .npz ({error}): make {content} with {command}"
+            f"{path} cannot be read as .npz ({error}): create {content} with {command}"
         ) from error
 
 

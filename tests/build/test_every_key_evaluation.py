@@ -72,7 +72,7 @@ def trained_model(config):
 def without_compiling(config, log):
     """A workdir in which a model can be evaluated; what it does is logged."""
 
-    def held_out(config, trained, dataset, count):
+    def held_out(config, trained, dataset, count, names):
         log.append(("held_out", count))
         return iter([])
 

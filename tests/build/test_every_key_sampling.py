@@ -17,6 +17,7 @@ from simple_diffusion.core import rng
 from simple_diffusion.core.types import Weights
 from simple_diffusion.modes import export
 from simple_diffusion.pipelines import open_run
+from simple_diffusion.pipelines import sampling as sampling_pipeline
 from simple_diffusion.training import checkpoint
 from tests.build.every_key import Case, check, tiny, write_images
 
@@ -55,6 +56,11 @@ def drawing(config):
         drawn = how.draw(Weights({}), seed, index, labels)
     said = how.size, how.network_calls, how.guidance, how.windows, len(plan.labels)
     return np.asarray(drawn), calls, said
+
+
+def output(config):
+    """The folder that mode `sample` writes into."""
+    return str(sampling_pipeline.choose_output(config, epath.Path("workdir")))
 
 
 def extra_sizes(config):
@@ -110,6 +116,7 @@ WEAKER = {"sample.guidance_workdir": "{folder}"}
 SAMPLE = {
     "seed": Case(1, drawing),
     "count": Case(3, drawing),
+    "output": Case("{folder}/out", output),
     "batch_size": Case(1, drawing),
     "size": Case("16x16", drawing),
     "also_sizes": Case(("16x16",), extra_sizes),

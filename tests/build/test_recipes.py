@@ -25,7 +25,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_file_that_defines_a_recipe_has_a_name_and_no_other_has():
-    shared = {"__init__", "base", "networks", "evaluation", "imagenet", "anyres"}
+    shared = {"__init__", "keys", "base", "networks", "evaluation", "restoration"}
+    shared |= {"imagenet", "anyres"}
     assert {*recipes.names()} == {p.stem for p in CONFIGS.glob("*.py")} - shared
 
 
@@ -69,3 +70,38 @@ def test_a_file_that_is_missing_is_named(folder, text):
 def test_a_loaded_recipe_has_no_key_that_is_not_in_base():
     with pytest.raises(AttributeError, match="batchsize"):
         recipes.load("quickstart").train.batchsize = 3
+
+
+def fail(folder, text, recipe="mine.py"):
+    (folder / "mine.py").write_text(text)
+    with pytest.raises(ValueError) as error:
+        recipes.load(recipe)
+    return str(error.value)
+
+
+def test_a_variant_that_a_recipe_does_not_have_is_named(folder):
+    assert "mine.py has no variant 'lang'" in fail(folder, MINE, "mine.py:lang")
+    plain = "def get_config():\n    return 3\n"
+    assert "mine.py:x: it has no variants" in fail(folder, plain, "mine.py:x")
+    needed = "def get_config(variant):\n    return 3\n"
+    assert "mine.py needs a variant: --config mine.py:V" in fail(folder, needed)
+    assert "must return a ConfigDict, it returns int" in fail(folder, plain)
+    assert "defines no function get_config()" in fail(folder, "")
+
+
+def test_a_recipe_that_fails_names_its_line(folder):
+    late = MINE.replace(
+        "return config", "config.train.batchsize = 3\n    return config"
+    )
+    said = fail(folder, late)
+    assert "mine.py fails in mine.py, line 7: AttributeError" in said
+    assert "mine.py, line 1: SyntaxError" in fail(folder, "def get_config(:\n")
+    said = fail(folder, "\nimport no_such_module\n")
+    assert "mine.py, line 2: ModuleNotFoundError: No module named 'no_such" in said
+
+
+def test_a_colon_in_a_path_does_not_begin_a_variant(folder):
+    (folder / "a:b").mkdir()
+    (folder / "a:b" / "mine.py").write_text(MINE)
+    assert recipes.load("a:b/mine.py").train.total_steps == 7
+    assert recipes.load("a:b/mine.py:long").train.total_steps == 70

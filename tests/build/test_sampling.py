@@ -258,7 +258,7 @@ def test_a_coarse_image_that_is_not_smaller_is_skipped():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("coarse_size", "9x9"), ("coarse_size", "8"), ("coarse_time", 0.0)],
+    [("coarse_size", "9x9"), ("coarse_size", "8")],
 )
 def test_bad_settings_of_the_coarse_image_name_their_key(key, value):
     config, net = anyres()

@@ -1,6 +1,7 @@
 """Workdirs in buckets, with a bucket in memory."""
 
 import json
+import time
 
 import fsspec
 import numpy as np
@@ -9,7 +10,8 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from ml_collections import ConfigDict
 
-from simple_diffusion.core import files
+from simple_diffusion.build import recipes
+from simple_diffusion.core import files, run_lock
 from simple_diffusion.pipelines import image_grids, runs
 from simple_diffusion.training import report
 
@@ -81,6 +83,60 @@ def test_records_emptied_by_a_full_disk_do_not_stop_a_run(tmp_path, capsys):
     assert f"{folder / files.METRICS} is damaged and was skipped" in said
     assert runs.load_config(folder).data.source == "scenes"
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~", "/home/me"),
+        ("~/run", "/home/me/run"),
+        ("folder:~/a b", "folder:/home/me/a b"),
+        ("/a/~/b", "/a/~/b"),
+        ("gs://bucket/~run", "gs://bucket/~run"),
+        ("box:12x12", "box:12x12"),
+        ("", ""),
+        ("a\n~", "a\n~"),
+    ],
+)
+def test_the_home_folder_is_that_of_a_leading_tilde(text, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expand_home(text) == expected
+
+
+def test_a_workdir_may_be_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(files.resolve_folder("~/run")) == "/home/me/run"
+
+
+def test_the_lock_of_a_bucket_is_held_renewed_and_released(bucket, monkeypatch):
+    monkeypatch.setattr(run_lock, "_SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(run_lock, "RENEW_SECONDS", 0.01)
+    with run_lock.hold(bucket, stop=print):
+        deadline = time.monotonic() + 20
+        while run_lock.read(bucket).count < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(run_lock.LockedError, match="--workdir=gs://bucket/run"):
+            with run_lock.hold(bucket, stop=print):
+                pass
+    assert run_lock.read(bucket) is None
+
+
+def test_a_key_that_is_newer_than_the_run_did_not_change(tmp_path, capsys):
+    folder = files.resolve_folder(str(tmp_path))
+    config = recipes.defaults()
+    runs.save_config(config, folder, ())
+    stored = files.read_json(folder / files.CONFIG)
+    del stored["train"]["skips_allowed"]
+    files.write_json(folder / files.CONFIG, stored)
+    config.train.batch_size = 7
+    config.model.channels = (3,)
+    runs.save_config(config, folder, ())
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[2] for line in said] == [
+        f"model.channels: {stored['model']['channels']} -> [3]",
+        "train.batch_size: 512 -> 7",
+    ]
 
 
 def test_locations_other_than_folders_and_google_buckets_are_refused():

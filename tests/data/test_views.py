@@ -1,7 +1,5 @@
 """Patches of every source are what their boxes say: parts of the resized whole."""
 
-import logging
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -259,40 +257,38 @@ def test_whole_images_of_any_shape_are_cut_in_the_middle_or_made(opened):
     assert (batch.image == scenes.render(made.describe(indices), *size)).all()
 
 
-def test_images_too_small_for_all_sizes_are_counted_and_reported_once(opened, caplog):
+def test_images_too_small_for_all_sizes_are_counted_and_reported_once(opened, capsys):
     source, images = opened["folder"]
     distribution = patches.PatchDistribution(16, 20, 41)
-    with caplog.at_level(logging.WARNING):
-        batches = pipeline.train_batches(
-            source, batch_size=14, seed=SEED, patches=distribution
-        )
-        assert batches.small_count == 0
-        for _ in range(3):
-            next(batches)
+    batches = pipeline.train_batches(
+        source, batch_size=14, seed=SEED, patches=distribution
+    )
+    assert batches.small_count == 0
+    for _ in range(3):
+        next(batches)
     small = [min(image.size) < 41 for image in images]
     assert batches.small_count == sum(small) > 1 and batches.bad_count == 0
-    reports = [
-        r.getMessage() for r in caplog.records if "data.patches" in r.getMessage()
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    reports = [line for line in lines if "data.patches" in line]
     assert len(reports) == 1
     assert reports[0].startswith("data.patches.largest=41 is too large for /")
     batches.close()
 
 
 @pytest.mark.parametrize("kind", ["folder", "plain"])
-def test_images_below_the_smallest_size_are_bad_images(kind, opened, caplog):
+def test_images_below_the_smallest_size_are_bad_images(kind, opened, capsys):
     source, images = opened[kind]
     distribution = patches.PatchDistribution(16, 40, 40)
     bad = {k for k, image in enumerate(images) if min(image.size) < 40}
-    with caplog.at_level(logging.WARNING):
-        options = dict(batch_size=len(source), patches=distribution)
-        batches = pipeline.eval_batches(source, **options)
-        (batch,) = batches
+    options = dict(batch_size=len(source), patches=distribution)
+    batches = pipeline.eval_batches(source, **options)
+    (batch,) = batches
     assert batches.bad_count == len(bad) > 0
     masked = order.shuffle(np.arange(len(source)), len(source), 0)[~batch.mask]
     assert set(masked.tolist()) == bad
     name = source.name(min(bad)) if kind == "folder" else f"example {min(bad)} of"
-    assert name in caplog.text and "data.patches.smallest=40" in caplog.text
+    said = capsys.readouterr().out
+    assert name in said and "data.patches.smallest=40" in said
 
 
 def test_when_no_image_is_large_enough_the_error_says_so(opened):
@@ -313,19 +309,21 @@ def test_a_source_without_stored_images_has_no_native_size(name):
         drawn(catalogue.open_source(name), distribution)
 
 
-def test_whole_images_that_are_enlarged_are_named_once_each(opened, caplog):
+def test_whole_images_that_are_enlarged_are_named_once_each(opened, capsys):
     source, images = opened["folder"]
     view = views.FullImages(source, (48, 48), SEED)
     for position in range(2 * len(source)):
         view.read(position % len(source), position)
     small = [image for image in images if min(image.size) < 48]
     assert view.small_images.count == len(small) > 1
-    (first,) = [r.message for r in caplog.records if "enlarged" in r.message]
+    (first,) = [
+        line for line in capsys.readouterr().out.splitlines() if "enlarged" in line
+    ]
     assert "is enlarged to 48x48" in first and small[0].filename in first
     assert "(images so far: 1)" in first
 
 
-def test_images_that_are_made_at_any_size_are_never_enlarged(caplog):
+def test_images_that_are_made_at_any_size_are_never_enlarged(capsys):
     view = views.FullImages(catalogue.open_source("digits"), (16, 16), SEED)
     assert view.read(0, 0).example.image.shape == (16, 16, 3)
-    assert view.small_images.count == 0 and not caplog.records
+    assert view.small_images.count == 0 and not capsys.readouterr().out

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +56,20 @@ def test_means_and_bins_are_those_of_the_real_images_alone(pixels):
         ("[8,inf)", mean[8:]),
     ):
         assert metrics[f"held_out_loss{name}"] == pytest.approx(part.mean(), rel=1e-5)
+
+
+def test_without_a_bound_there_is_only_the_loss(pixels):
+    whole = evaluator(pixels)
+
+    def loss(batch, number):
+        return *whole.loss(batch, number)[:2], None
+
+    counts = []
+    metrics = dict(dataclasses.replace(whole, loss=loss).held_out_loss(counts.append))
+    expected = dict(whole.held_out_loss())
+    del expected["bits_per_dimension_bound"]
+    assert metrics == expected
+    assert counts == [4, 8, 10]  # images so far, without padding
 
 
 def test_without_images_there_is_no_loss(pixels):

@@ -98,27 +98,6 @@ def test_the_own_solver_is_ddim_up_to_rounding(run, workdir, tmp_path):
     assert (images[0] != images[1]).any()
 
 
-@pytest.mark.slow
-def test_the_lines_of_the_readme_run(workdir, photo, monkeypatch, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(workdir)
-    mask = np.zeros((16, 16), np.uint8)
-    mask[4:12, 4:12] = 255
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    monkeypatch.chdir(tmp_path)
-    readme = (ROOT / "README.md").read_text()
-    code = readme.partition("```python\n")[2].partition("```")[0]
-    assert code.startswith("import simple_diffusion\n")
-    scope = {}
-    exec(code, scope)
-    assert scope["images"].shape == (2, 16, 16, 3)
-    assert scope["restored"].images.shape == (4, 16, 16, 3)
-    known = mask == 0
-    assert (scope["restored"].images[:, known] == photo[known]).all()
-    assert repr(simple_diffusion.load("exported")) == repr(scope["model"])
-
-
 def test_training_on_arrays_takes_thirty_lines():
     source = (ROOT / "examples" / "train_on_arrays.py").read_text()
     tree = ast.parse(source)

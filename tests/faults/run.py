@@ -14,7 +14,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
 
 from simple_diffusion import main
 from simple_diffusion.core import rng
@@ -85,5 +84,4 @@ def break_(fault):
 
 if __name__ == "__main__":
     break_(sys.argv.pop(1))
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main.main, flags_parser=main.parse)
+    main.run()

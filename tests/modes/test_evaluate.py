@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from simple_diffusion.build import evaluation, feature_networks
-from simple_diffusion.evaluation import feature_bank
+from simple_diffusion.evaluation import evaluator, feature_bank
 from simple_diffusion.modes import evaluate, train
 from simple_diffusion.pipelines import programs
 from simple_diffusion.pipelines.evaluation import comparison, extractor
@@ -326,3 +326,47 @@ def test_patch_corners_depend_only_on_the_position():
     )
     assert (every.min(0) == 0).all() and (every.max(0) == space - 1).all()
     assert (every != extractor.patch_corners(1, 0, 200, space)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(reference="nonsense"), "reference='nonsense' must be data, statistics:"),
+        (dict(reference="folder:/none"), "evaluate.reference=.*does not exist"),
+        (
+            dict(reference="statistics:/bin/sh"),
+            "reference=statistics:/bin/sh: .*is not",
+        ),
+        (dict(samples="nonsense"), "samples='nonsense' must be model, folder:PATH"),
+        (dict(samples="folder:/none"), "evaluate.samples=folder:/none: .* not exist"),
+        (dict(labels="bo"), "evaluate.labels has 'bo'"),
+        (dict(patch=17), "evaluate.patch=17 does not fit"),
+        (dict(reference_count=2**70), "is more than the .* images of"),
+        (dict(also_sizes=("15x15",)), "evaluate.also_sizes=15x15"),
+    ],
+)
+def test_invalid_settings_are_found_before_anything_that_takes_long(
+    workdir, monkeypatch, change, message
+):
+    def too_late(*_, **__):
+        pytest.fail("it began")
+
+    # What trains a classifier, measures the loss, samples, or reads the reference.
+    monkeypatch.setattr(feature_networks, "load_networks", too_late)
+    monkeypatch.setattr(evaluator.Evaluator, "held_out_loss", too_late)
+    monkeypatch.setattr(comparison.Comparison, "features_of", too_late)
+    config = recipe()
+    config.evaluate.update(change)
+    with pytest.raises(ValueError, match=message):
+        run(config, workdir)
+
+
+def test_a_reference_is_read_before_the_loss_is_measured(workdir, tmp_path, photos):
+    config = recipe()
+    spec = write_folder(tmp_path / "a", photos)
+    (tmp_path / "a" / "007.png").write_bytes(b"no image")
+    config.evaluate.reference = spec
+    with pytest.raises(ValueError, match="007.png"), pytest.MonkeyPatch.context() as m:
+        late = "the loss was measured first"
+        m.setattr(evaluation, "build_evaluator", lambda *_: pytest.fail(late))
+        run(config, workdir)

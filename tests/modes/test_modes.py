@@ -5,9 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from etils import epath
 
 from simple_diffusion.configs import quickstart
-from simple_diffusion.core import images
+from simple_diffusion.core import images, run_lock
 from simple_diffusion.modes import evaluate, sample, train
 from simple_diffusion.training import loop, report
 
@@ -81,8 +82,37 @@ def test_changed_keys_of_a_run_are_named(trained, capsys):
     folder, _ = trained
     config = tiny()
     config.optimizer.learning_rate = 5e-4
+    config.train.update(seed=3, total_steps=4)
     train.run(config, str(folder))
-    assert "optimizer.learning_rate: 0.001 -> 0.0005" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    changed = [line for line in said if line.startswith("changed since the last start")]
+    assert [line.partition(": ")[2] for line in changed] == [
+        "optimizer.learning_rate: 0.001 -> 0.0005",
+        "train.seed: 0 -> 3",
+        "train.total_steps: 6 -> 4",
+    ]
+    assert (
+        "the run is complete: step 6; train.total_steps is 4 now, raise it to train on"
+    ) in said
+
+
+def test_a_second_training_in_a_workdir_is_an_error_and_writes_nothing(tmp_path):
+    folder = epath.Path(tmp_path / "run")
+    with run_lock.hold(folder, stop=print):
+        with pytest.raises(ValueError, match="another training runs in it, process"):
+            train.run(tiny(), str(folder))
+        assert [path.name for path in folder.iterdir()] == [run_lock.FILE]
+
+
+def test_a_training_has_the_lock_until_it_ends(trained):
+    folder, _ = trained
+    assert run_lock.read(epath.Path(folder)) is None
+
+
+def test_a_workdir_that_cannot_be_written_names_the_flag(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to .*Choose another --workdir"):
+        train.run(tiny(), str(tmp_path / "file"))
 
 
 def test_samples_are_written_for_people_and_for_evaluators(trained):
@@ -91,16 +121,16 @@ def test_samples_are_written_for_people_and_for_evaluators(trained):
     config.sample.classes = "snowman,0"
     config.sample.count = 5
     result = sample.run(config, str(folder))
-    names = sorted(p.name for p in (folder / "samples").iterdir())
+    place = result.grid.parent
+    assert place.parent == folder and place.name.startswith("samples")
+    names = sorted(p.name for p in place.iterdir())
     assert names[0] == "00000_snowman.png"
     assert len(names) == 5 + 2
-    with np.load(folder / "samples" / "samples.npz") as stored:
+    with np.load(place / "samples.npz") as stored:
         np.testing.assert_array_equal(stored["arr_0"], result.images)
         np.testing.assert_array_equal(stored["arr_1"], result.labels)
-    assert zipfile.is_zipfile(folder / "samples" / "samples.npz")
-    np.testing.assert_array_equal(
-        images.read_png(folder / "samples" / names[0]), result.images[0]
-    )
+    assert zipfile.is_zipfile(place / "samples.npz")
+    np.testing.assert_array_equal(images.read_png(place / names[0]), result.images[0])
 
 
 def test_an_image_does_not_depend_on_the_other_images(trained):

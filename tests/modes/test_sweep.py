@@ -96,8 +96,13 @@ def test_a_metric_that_is_not_measured_cannot_decide(tmp_path):
     config = tiny()
     config.evaluate.best_metric = "recall_thumbnail"
     with pytest.raises(
-        ValueError, match="best_metric=recall_thumbnail.*fid, fd, accur"
+        ValueError, match="best_metric=recall_thumbnail.*must be one of: fd_thumb"
     ):
+        train.run(config, str(tmp_path))
+    # The features of the classifier have no FID: the name is that of their metrics.
+    config.evaluate.update(best_metric="fid", networks=("source",))
+    says = "must be one of: fd_scenes, accuracy_scenes"
+    with pytest.raises(ValueError, match=f"best_metric=fid is not measured.*{says}$"):
         train.run(config, str(tmp_path))
 
 

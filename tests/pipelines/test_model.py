@@ -245,8 +245,9 @@ def test_bad_inputs_are_named(model, hole, given, keys, match):
 def test_keywords_are_the_keys_of_the_config():
     config = base.default()
     of_sample = set(keywords.SampleKeys.__annotations__)
-    # `load` decides which weights are loaded; extra sizes belong to training.
-    elsewhere = {*keywords.OF_LOAD, "classes", "also_sizes"}
+    # `load` decides which weights are loaded; extra sizes belong to training, and
+    # Python writes no files.
+    elsewhere = {*keywords.OF_LOAD, "classes", "also_sizes", "output"}
     assert of_sample == set(config.sample) - elsewhere
     of_restore = set(keywords.RestoreKeys.__annotations__)
     # The first arguments of `restore`; and files, which Python does not write.

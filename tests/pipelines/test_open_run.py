@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 
 from simple_diffusion.build.network import Network
+from simple_diffusion.configs import base
 from simple_diffusion.diffusion import process
 from simple_diffusion.pipelines import open_run
 from simple_diffusion.training import checkpoint, ema, sharding, state
@@ -43,3 +44,32 @@ def test_each_name_of_weights_loads_the_weights_of_that_name(run, name):
     step, found = open_run.load_named(folder, NETWORK, sharding.make_mesh(), name)
     assert step == 7
     jax.tree.map(np.testing.assert_array_equal, found, expected[name])
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("foo", "sample.weights='foo': it must be ema, params or power_LENGTH"),
+        ("power_x", "sample.weights='power_x': could not convert"),
+        (
+            "power_0.2",
+            r"sample.weights=power_0.2: .*\(ema.power\).*no folder.*ema and",
+        ),
+    ],
+)
+def test_weights_that_there_are_not_name_the_key(run, name, says):
+    with pytest.raises(ValueError, match=says):
+        open_run.load_named(run[0], NETWORK, sharding.make_mesh(), name)
+
+
+def test_a_weaker_model_that_there_is_not_names_its_keys(run, tmp_path, monkeypatch):
+    config, mesh = base.default(), sharding.make_mesh()
+    config.sample.update(guidance_workdir="/missing", guidance_step=3)
+    with pytest.raises(ValueError, match="guidance_workdir=/missing.*no trained model"):
+        open_run.load_weak(config, 0, mesh)
+    # It was trained, but there is no such step.
+    monkeypatch.setattr(open_run.runs, "load_config", lambda folder: config)
+    monkeypatch.setattr(open_run.network, "build_network", lambda *_: NETWORK)
+    config.sample.guidance_workdir = str(run[0])
+    with pytest.raises(ValueError, match="guidance_workdir=.*sample.guidance_step=3: "):
+        open_run.load_weak(config, 0, mesh)

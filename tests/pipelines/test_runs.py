@@ -42,5 +42,5 @@ def test_keys_that_are_newer_than_a_stored_config_are_no_difference(tmp_path, ca
     runs.save_config(recipe, folder, ())
     assert capsys.readouterr().out.splitlines() == [
         "differs from the training: model.dropout: 0.3 -> 0.1",
-        "changed since this run began: model.dropout: 0.3 -> 0.1",
+        "changed since the last start of this run: model.dropout: 0.3 -> 0.1",
     ]

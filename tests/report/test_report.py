@@ -13,12 +13,13 @@ from xml.etree import ElementTree
 import fsspec
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
 from simple_diffusion.core import files, images
 from simple_diffusion.modes import report
-from simple_diffusion.report import html_report, run_files
+from simple_diffusion.report import html_report, picture_sections, run_files
 from tests.core.test_files import Memory
 from tests.report import report_run
 
@@ -341,3 +342,12 @@ def test_the_command_starts_no_device_and_loads_no_tensorflow(folder):
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_grid_of_the_last_samples_is_shown(tmp_path):
+    for name in ("samples", "samples_2", "samples_10", "samples_48x48"):
+        images.write_png(tmp_path / name / "grid.png", np.zeros((4, 4, 3), np.uint8))
+    files = run_files.RunFiles(epath.Path(tmp_path))
+    assert picture_sections._newest_grid(files) == "samples_10/grid.png"
+    empty = run_files.RunFiles(epath.Path(tmp_path / "none"))
+    assert picture_sections._newest_grid(empty) == "samples/grid.png"

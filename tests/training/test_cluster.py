@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simple_diffusion.core import signals
 from simple_diffusion.training import cluster, report
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +189,23 @@ def test_a_long_wait_is_logged_at_doubling_intervals_and_so_is_its_end():
     first, second = (float(line.split()[-2]) for line in said[:2])
     assert second >= 2 * first or second == first == 0
     assert said[-1].endswith("going on")
+
+
+def test_a_process_that_a_signal_stops_leaves_without_a_word_to_the_others(monkeypatch):
+    """They notice that it is gone, and their exit code asks for a new start."""
+
+    class Store:
+        def __getattr__(self, name):
+            raise AssertionError(f"{name} was called")
+
+    def end(number):
+        raise SystemExit(128 + number)
+
+    monkeypatch.setattr(signals, "exit_now", end)
+    watch = cluster.Watchdog(print)
+    watch._store = Store()
+    with pytest.raises(SystemExit, match="143"):
+        watch.announce(signals.Stopped(signal.SIGTERM))
 
 
 def test_the_timeout_does_not_apply_to_unlimited_activities():

@@ -44,7 +44,7 @@ def test_no_shape_ever_exceeds_the_peak_or_jumps(shape):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": "linear"}, "none of constant, cosine, rsqrt"),
+        ({"shape": "linear"}, "must be one of constant, cosine, rsqrt"),
         ({"shape": "cosine"}, "needs total_steps > warmup_steps=0"),
         ({"shape": "rsqrt"}, "needs a warm-up or decay_from"),
     ],

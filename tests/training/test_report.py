@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from simple_diffusion.core import console
 from simple_diffusion.training import report, step
 
 BINS = len(step.BIN_EDGES) + 1
@@ -174,7 +175,7 @@ def test_other_processes_log_nothing(tmp_path, clock, monkeypatch):
     ("seconds", "text"), [(0.0, "0:00"), (75.0, "1:15"), (3675.2, "1:01:15")]
 )
 def test_durations_read_like_a_clock(seconds, text):
-    assert report.format_duration(seconds) == text
+    assert console.format_duration(seconds) == text
 
 
 # TensorFlow and TensorBoard warn about themselves while they load.
@@ -202,3 +203,23 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     }
     assert found["loss"] == [(1, 3.0), (2, 1.5)]
     assert found["loss_at_logsnr/-6..-3"] == [(1, 3.0), (2, 1.5)]
+
+
+def test_images_are_shown_in_tensorboard(tmp_path, monkeypatch):
+    shown = []
+
+    class Events:
+        def write_images(self, step, named):
+            shown.append((step, {name: image.shape for name, image in named.items()}))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(report, "_event_writer", lambda workdir: Events())
+    reporter = report.Report(tmp_path, total_steps=2, log=lambda line: None)
+    reporter.write_images(2, {"samples": np.zeros((6, 8, 3), np.uint8)})
+    reporter.close()
+    assert shown == [(2, {"samples": (1, 6, 8, 3)})]
+    quiet = report.Report(tmp_path, total_steps=2, tensorboard=False)
+    quiet.write_images(2, {"samples": np.zeros((6, 8, 3), np.uint8)})
+    assert len(shown) == 1

@@ -136,7 +136,9 @@ def test_a_wrong_file_is_an_error_that_names_what_is_missing_or_differs(
     official, tmp_path
 ):
     message = failure(tmp_path, {"features.0.weight": np.zeros((2, 2), np.float32)})
-    assert "lacks cls_token or embeddings.cls_token: it is no DINOv2" in message
+    assert (
+        "lacks cls_token or embeddings.cls_token: it is not a DINOv2 model" in message
+    )
     lacking = {k: v for k, v in official.items() if k != "blocks.1.ls2.gamma"}
     assert failure(tmp_path, lacking).endswith("lacks blocks.1.ls2.gamma")
     theirs = peers.hugging_face(official)

@@ -272,7 +272,9 @@ def test_files_of_other_kinds_are_none_of_pytorch(tmp_path):
         b"\x93NUMPY",
     ):
         path.write_bytes(content)
-        with pytest.raises(TorchFileError, match=r"saved.pth is no file of torch.save"):
+        with pytest.raises(
+            TorchFileError, match=r"saved.pth is not a file of torch.save"
+        ):
             torch_file.read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"")

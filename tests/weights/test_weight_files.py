@@ -77,7 +77,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     path = tmp_path / "download.pth"
     for content in (b"", b"<html>not found</html>", b"\x93NUMPY", b"\xff" * 40):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="download.pth is no file of weights"):
+        with pytest.raises(ValueError, match="download.pth is not a file of weights"):
             weight_files.read(path)
     torch_saves.write_zip(path, torch_saves.push([1]))
     with pytest.raises(ValueError, match="holds a list, and no state_dict"):
@@ -198,7 +198,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_file_of_our_own_says_how_it_is_made(tmp_path):
     path = tmp_path / "own.npz"
-    with pytest.raises(FileNotFoundError, match="no file .*own.npz: make weights with"):
+    with pytest.raises(
+        FileNotFoundError, match="no file .*own.npz: create weights with"
+    ):
         weight_files.load(path, "weights", "a command")
     path.write_bytes(b"<html>")
     with pytest.raises(ValueError, match="cannot be read as .npz.*with a command"):

@@ -61,9 +61,6 @@ def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Pla
         not set.
     """
     c, degradation = config.restore, parse_degradation(config)
-    sampling.check_seed(config)
-    if c.samples < 1:
-        raise ValueError(f"restore.samples={c.samples} must be at least 1")
     classes = [net.num_classes]
     if c.classes is not None:
         key = "restore.classes"
@@ -249,12 +246,8 @@ def _algorithm(
       ValueError: a number is out of range, or settings contradict each other.
     """
     c = config.restore
-    if c.sigma_y < 0:
-        raise ValueError(f"restore.sigma_y={c.sigma_y} must not be negative")
     if c.task == "denoise" and not c.sigma_y:
         raise ValueError("restore.task=denoise needs restore.sigma_y > 0")
-    if not 0 <= c.eta <= 1:
-        raise ValueError(f"restore.eta={c.eta} must be between 0 and 1")
     travel_plan = travel.Travel(
         c.travel_length, c.travel_repeat, c.travel_from_estimate
     )

@@ -1,14 +1,13 @@
 """Computes many items in parallel, returns them in order and reports progress."""
 
 import collections
-import logging
 import time
 from collections.abc import Callable
 from concurrent import futures
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-log = logging.getLogger(__name__)
+from simple_diffusion.core import console
 
 Result = TypeVar("Result")
 
@@ -64,29 +63,39 @@ class Progress:
       first: number of images that were done before.
       total: number of all images.
       skipped: how many of those done before were skipped.
-      report: called with each line.
+      report: called with each line: the last one, and, where no progress bar shows
+        it, some before.
+      show: called with each number, for a progress bar.
     """
 
     def __init__(
-        self, first: int, total: int, skipped: int, report: Callable[[str], None]
+        self,
+        first: int,
+        total: int,
+        skipped: int,
+        report: Callable[[str], None],
+        show: Callable[[int], None],
     ):
         self._first = first
         self._total = total
         self._skipped = skipped
         self._report = report
+        self._show = show
         self._start = self._last_report = time.monotonic()
 
     def record_skipped(self, name: str, reason: str) -> None:
         """Counts an image that cannot be read, and logs its name."""
         self._skipped += 1
-        log.warning(
-            "skipped bad image (%d so far): %s: %s", self._skipped, name, reason
+        console.print_once(
+            f"skipped an image ({self._skipped} so far): {name}: {reason}"
         )
 
     def update(self, done: int) -> None:
         """Sets the number of images done; reports it now and then and at the end."""
+        self._show(done)
         now = time.monotonic()
-        if now - self._last_report < _SECONDS_BETWEEN_REPORTS and done < self._total:
+        waits = now - self._last_report < _SECONDS_BETWEEN_REPORTS
+        if done < self._total and (waits or console.has_bar()):
             return
         self._last_report = now
         rate = (done - self._first) / max(now - self._start, 1e-6)

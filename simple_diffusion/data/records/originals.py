@@ -2,15 +2,13 @@
 
 import dataclasses
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from simple_diffusion.core import console
 from simple_diffusion.data.errors import BadImage, DataError
 from simple_diffusion.data.sources import folder, tfds_source
-
-log = logging.getLogger(__name__)
 
 _SPLIT_NAMES = frozenset("train training val valid validation test testing".split())
 
@@ -64,12 +62,10 @@ def _open_folder(root: Path) -> Originals:
         )
     class_names = folder.find_class_names(paths)
     if class_names and _SPLIT_NAMES.issuperset(class_names):
-        log.warning(
-            "the subfolders of %s are taken for classes, and are called %s; if they "
-            "are splits, give the folder of one of them, such as folder:%s",
-            root,
-            ", ".join(class_names),
-            root / class_names[0],
+        console.print_once(
+            f"the subfolders of {root} are taken for classes, and are called "
+            f"{', '.join(class_names)}; if they are splits, give the folder of one of "
+            f"them, such as folder:{root / class_names[0]}"
         )
     label_of = {name: k for k, name in enumerate(class_names)}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from simple_diffusion.core import console
 from simple_diffusion.data.errors import DataError, format_path
 from simple_diffusion.data.records import encoding, originals, shards
 from simple_diffusion.data.records.ordered_pool import OrderedPool, Progress
@@ -163,8 +164,8 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
         foreign = sorted(path.name for path in root.iterdir())
         if set(foreign) - {_UNFINISHED}:
             raise DataError(
-                f"--output {root} is not empty, and is no prepared dataset: it holds "
-                f"{', '.join(foreign[:3])}. Give an empty folder, or a new one"
+                f"--output {root} is not empty, and is not a prepared dataset: it "
+                f"holds {', '.join(foreign[:3])}. Give an empty folder, or a new one"
             )
     images = originals.open_originals(settings.input, settings.data_dir)
     fingerprint = images.fingerprint()
@@ -179,7 +180,7 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
 
 def _describe_changed_input(root: epath.Path, settings: encoding.Settings) -> str:
     return (
-        f"--output {root} was begun when --input {settings.input} held other images: "
+        f"--output {root} was started when --input {settings.input} held other images: "
         "some were added, removed or renamed. Restore them, or prepare again with "
         "another --output"
     )
@@ -194,7 +195,7 @@ def _compare_settings(
         old = " ".join(f"--{key} {before.get(key)}" for key in different)
         new = " ".join(f"--{key} {now[key]}" for key in different)
         raise DataError(
-            f"--output {root} was begun with {old}, and not with {new}. Use the former "
+            f"--output {root} was started with {old}, not with {new}. Use the former "
             "to continue it, or another --output"
         )
 
@@ -217,9 +218,12 @@ def _write_shards(
     if parts:
         report(f"continuing after {position:,} images in {len(parts)} finished shards")
     skipped = sum(len(part.skipped) for part in parts)
-    progress = Progress(position, total, skipped, report)
     limit = settings.shard_megabytes
-    with encoding.encode_in_order(images, settings, position, workers) as pool:
+    with (
+        _show(position, total) as show,
+        encoding.encode_in_order(images, settings, position, workers) as pool,
+    ):
+        progress = Progress(position, total, skipped, report, show)
         while pool.position < total:
             name = _name_shard(len(parts))
             part = _write_shard(root, name, pool, limit, progress)
@@ -227,6 +231,15 @@ def _write_shards(
             shards.write_bytes(root / _UNFINISHED, f"{name}.json", note)
             parts.append(part)
     return parts
+
+
+def _show(
+    position: int, total: int
+) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    """Returns the progress bar; `Progress` itself prints lines without a terminal."""
+    return console.show_progress(
+        "preparing", total, "images", start=position, prints_lines=False
+    )
 
 
 def _name_shard(number: int) -> str:
@@ -358,10 +371,13 @@ def _repair(
         raise DataError(_describe_changed_input(root, settings))
     for shard in manifest.shards:
         if shard.file in damaged:
-            progress = Progress(shard.first, shard.end, 0, report)
-            with encoding.encode_in_order(
-                images, settings, shard.first, workers
-            ) as pool:
+            with (
+                _show(shard.first, shard.end) as show,
+                encoding.encode_in_order(
+                    images, settings, shard.first, workers
+                ) as pool,
+            ):
+                progress = Progress(shard.first, shard.end, 0, report, show)
                 name, limit = shard.file, settings.shard_megabytes
                 _write_shard(root, name, pool, limit, progress, shard.sha256)
     if manifest.names.file in damaged:

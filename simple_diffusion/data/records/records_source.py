@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int64
 
+from simple_diffusion.core import console
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, format_path
@@ -55,6 +56,7 @@ class RecordsSource:
         self._root = epath.Path(root)
         self._crop_box = crop_box
         self._manifest = manifest = _load_manifest(self._root)
+        shards.load_array_record()  # raises its error now, and not at the first batch
         names = _load_all_names(self._root, manifest)
         self.class_names = tuple(manifest.classes)
         self.fields = frozenset({"image", "label"} if self.class_names else {"image"})
@@ -131,15 +133,11 @@ class RecordsSource:
 
     def _warn_enlarging(self, stored: int, resolution: int) -> None:
         self._stored_size = None  # warn only once
-        log.warning(
-            "data.source=records:%s was prepared with --size %d, but images of %d "
-            "pixels are needed: most are enlarged. Prepare them again, with --size "
-            "%d or native, or use data.resolution=%d",
-            self._root,
-            stored,
-            resolution,
-            resolution,
-            stored,
+        console.print_once(
+            f"data.source=records:{self._root} was prepared with --size {stored}, but "
+            f"images of {resolution} pixels are needed: most are enlarged. Prepare "
+            f"them again, with --size {resolution} or native, or use "
+            f"data.resolution={stored}"
         )
 
 

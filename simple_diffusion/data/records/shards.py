@@ -225,12 +225,26 @@ def _find_fault(path: epath.Path, file: File | Shard, checksums: bool) -> str:
     return ""
 
 
-def _array_record() -> Any:
-    # Imported when records are read or written: the plain install does without it.
-    from array_record.python import (
-        array_record_module,  # pyright: ignore[reportAttributeAccessIssue] (compiled)
-    )
+def load_array_record() -> Any:
+    """Returns the library that reads and writes shards.
 
+    Imported when records are read or written: other sources and the plain install do
+    without it, and some platforms have to.
+
+    Raises:
+      DataError: it cannot be imported.
+    """
+    try:
+        from array_record.python import (
+            array_record_module,  # pyright: ignore[reportAttributeAccessIssue] (compiled)
+        )
+    except ImportError as error:
+        raise DataError(
+            "records need the package array_record, which cannot be imported "
+            f"({error}). Install it by: pip install array_record. Where it has no "
+            "wheels, such as on Windows and on Macs with Intel processors, use the "
+            "images themselves: data.source=folder:PATH"
+        ) from error
     return array_record_module
 
 
@@ -240,7 +254,7 @@ def open_shard(path: epath.Path) -> Any:
     Raises:
       RuntimeError: if it is not a file of records, or `read` finds a damaged record.
     """
-    return _array_record().ArrayRecordReader(
+    return load_array_record().ArrayRecordReader(
         os.fspath(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
     )
 
@@ -271,7 +285,9 @@ def write_shard(
     """
     with _write_atomically(root, name, expected) as (path, written):
         with _explain_errors(root / name):
-            writer = _array_record().ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
+            writer = load_array_record().ArrayRecordWriter(
+                os.fspath(path), _WRITER_OPTIONS
+            )
         try:
             for record in records:
                 with _explain_errors(root / name):

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from simple_diffusion.core import console
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, format_path
@@ -168,7 +169,7 @@ def select_split(paths: list[str], split: str, fraction: float) -> list[str]:
     count = min(max(count, 1), max(len(paths) - 1, 1))
     if len(paths) == 1:
         name = format_path(paths[0])
-        log.warning("data.source: only one image, %s: it is also held out", name)
+        console.print_once(f"data.source: only one image, {name}: it is also held out")
         return paths
     return sorted(ordered[:count] if split == "holdout" else ordered[count:])
 

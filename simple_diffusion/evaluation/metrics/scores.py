@@ -86,8 +86,8 @@ def correct_predictions(
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if bad.size:
         raise ValueError(
-            f"label {labels[bad[0]]} in row {bad[0]} is none of the {classes} classes "
-            "of the classifier"
+            f"label {labels[bad[0]]} in row {bad[0]} is not one of the {classes} "
+            "classes of the classifier"
         )
     return (logits.argmax(axis=1) == labels).astype(np.float64)
 

@@ -222,7 +222,7 @@ def _next(recipe: Recipe, batches: Iterator[Batch]) -> tuple[np.ndarray, ...]:
         )
     wrong = label[mask & ((label < 0) | (label >= recipe.num_classes))]
     if wrong.size:
-        raise ValueError(f"label {wrong[0]} is none of {recipe.num_classes} classes")
+        raise ValueError(f"label {wrong[0]} is not in 0..{recipe.num_classes - 1}")
     return image, label.astype(np.int32), mask
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
-from simple_diffusion.core import console, files
+from simple_diffusion.core import console, files, memory
 from simple_diffusion.data.sources.protocols import Split
 from simple_diffusion.evaluation import feature_bank, metric_names, published, scoring
 from simple_diffusion.evaluation.feature_bank import Banks
@@ -24,13 +24,11 @@ from simple_diffusion.pipelines.evaluation import image_files, image_sets, refer
 from simple_diffusion.pipelines.evaluation.extractor import Extractor
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
 from simple_diffusion.pipelines.evaluation.references import Reference
-from simple_diffusion.training import cluster, report
+from simple_diffusion.training import cluster
 
 FOLDER = "evaluation"
 _FEATURES = "features_"
-SIZE = "{size}"  # placeholder in the name of a statistics file
 _HELD_OUT = 2_000  # held-out images, as a baseline of the distance to training images
-_PROGRESS_SECONDS = 20.0
 _UNUSED = 8  # number of feature files to keep that this evaluation does not use
 _ABANDONED_SECONDS = 3600.0
 ENDLESS = 2**32  # examples; a source with more generates them on demand
@@ -59,9 +57,7 @@ class Comparison:
         self._dataset = dataset
         self._mesh = mesh
         self._folder = folder
-        devices = mesh.shape["data"] * mesh.shape["fsdp"]
-        # Round up: the last batch is padded and masked anyway.
-        self.batch_size = -(-plan.batch_size // devices) * devices
+        self.batch_size = round_batch(plan.batch_size, mesh)
         self._extract = Extractor(
             networks, mesh, self.batch_size, plan.patch, plan.seed
         )
@@ -91,7 +87,12 @@ class Comparison:
         return self._references[key]
 
     def features_of(
-        self, images: ImageSet, keep: int, store: bool = True, path: Any = None
+        self,
+        images: ImageSet,
+        keep: int,
+        store: bool = True,
+        path: Any = None,
+        label: str = "reading the reference",
     ) -> Banks:
         """Returns the network outputs of a set of images.
 
@@ -101,6 +102,7 @@ class Comparison:
           store: store the result in a file, to compute it only once and to continue
             after an interruption.
           path: of this file; by default a file in the folder.
+          label: what is done, for the progress bar.
 
         Raises:
           ValueError: images cannot be read, are smaller than a patch, or features are
@@ -129,16 +131,23 @@ class Comparison:
             if jax.process_index() == 0:
                 feature_bank.save(banks, path)
 
-        banks = feature_bank.gather(
-            identity,
-            images.count,
-            keep,
-            images.parts,
-            self._extract,
-            stored=stored,
-            save=save if store else None,
-            progress=_progress(images.count),
+        advice = (
+            f"lower evaluate.batch_size={self.plan.batch_size} or sample.batch_size"
         )
+        with (
+            memory.explain(advice),
+            console.show_progress(label, images.count, "images") as show,
+        ):
+            banks = feature_bank.gather(
+                identity,
+                images.count,
+                keep,
+                images.parts,
+                self._extract,
+                stored=stored,
+                save=save if store else None,
+                progress=show,
+            )
         cluster.all_true(True)  # wait until the file is written
         return banks
 
@@ -269,7 +278,7 @@ class Comparison:
             images = self._of_data(size, split, count, label, most)
             references.check_count(plan, images.identity["examples"])
             if kind == "statistics":
-                sized = name.replace(SIZE, f"{size[0]}x{size[1]}")
+                sized = name.replace(references.SIZE, f"{size[0]}x{size[1]}")
                 path = epath.Path(sized).expanduser()
         else:
             key, batch = "evaluate.reference", self.batch_size
@@ -345,6 +354,12 @@ class Comparison:
         )
 
 
+def round_batch(batch_size: int, mesh: Mesh) -> int:
+    """Returns the next multiple of the devices: the last batch is padded anyway."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-batch_size // devices) * devices
+
+
 def _check_kept(stored: Banks, path: epath.Path, keep: int, count: int) -> Banks:
     """Returns stored banks; raises ValueError if they keep too few features."""
     complete = stored.position >= count
@@ -367,22 +382,3 @@ def _load_stored(
     except ValueError as error:
         console.print_line(f"note: {error}; computed again")
         return None
-
-
-def _progress(count: int) -> Callable[[int], None]:
-    """Returns a function that prints the progress of a pass over images."""
-    start = last_print = time.perf_counter()
-    first: int | None = None
-
-    def print_progress(done: int) -> None:
-        nonlocal last_print, first
-        now = time.perf_counter()
-        if first is None:  # the first batch includes the compilation
-            first = done
-        elif now - last_print > _PROGRESS_SECONDS and done > first:
-            last_print = now
-            rate = (done - first) / (now - start)
-            left = report.format_duration((count - done) / rate)
-            console.print_line(f"  {done}/{count}  {rate:.1f} images/s  {left} left")
-
-    return print_progress

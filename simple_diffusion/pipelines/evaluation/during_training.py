@@ -37,6 +37,9 @@ _KINDS = {
     "precision_recall": ("precision", "recall"),
     "density_coverage": ("density", "coverage"),
 }
+# Kinds that only Inception has, and those that it does not have.
+_OF_INCEPTION = ("fid", "sfid", "kid", "inception_score", "fid_infinity")
+_OF_OTHERS = ("fd", "kd", "class_score", "fd_infinity", "accuracy")
 
 
 class TrainingEvaluations:
@@ -115,7 +118,10 @@ class TrainingEvaluations:
         count = self._plan.after_training
         console.print_line(f"evaluating with {count} samples and held-out images")
         trained = self._trained(last)
-        loss = evaluation.measure_held_out(self._config, trained, self._dataset, count)
+        names = self._plan.metrics_during_training
+        loss = evaluation.measure_held_out(
+            self._config, trained, self._dataset, count, names
+        )
         metrics = list(record.print_metrics(loss))
         metrics += self._measure(last, count)[0]
         final_record = self._describe(last, metrics)
@@ -176,7 +182,7 @@ class TrainingEvaluations:
         name = self._plan.best_metric
         for metric in metrics:
             kind, network, _ = metric_names.split_name(metric.name)
-            short = kind if network == metric_names.INCEPTION else f"{kind}_{network}"
+            short = kind if network is None else _join(kind, network)
             if name is None and metric_names.plain_kind(kind) in _KINDS["fd"]:
                 return metric
             if name in (short, metric.name):
@@ -193,17 +199,30 @@ class TrainingEvaluations:
         ]
         kind, network, _ = metric_names.split_name(name)
         source = self._config.data.source.partition(":")[0]
+        has_classes = len(self._dataset.class_names) > 1
         aliases = {
-            "source": {source, "thumbnail"},
-            "dinov2": {"dinov2_b", "dinov2_l"},
+            "source": (source if has_classes else "thumbnail",),
+            "dinov2": ("dinov2_b", "dinov2_l"),
         }
-        known = set().union(*(aliases.get(key, {key}) for key in networks))
-        if metric_names.plain_kind(kind) not in kinds or (
-            (network or metric_names.INCEPTION) not in known
-        ):
+        known = [n for key in networks for n in aliases.get(key, (key,))]
+        names = [_join(k, n) for n in known for k in _kinds_of(n, kinds)]
+        short = _join(metric_names.plain_kind(kind), network or metric_names.INCEPTION)
+        if short not in names:
             raise ValueError(
-                f"evaluate.best_metric={name} is not measured in a training: it must "
-                f"be one of {', '.join(kinds) or 'none'} (of evaluate."
-                f"metrics_during_training) of one of {', '.join(sorted(known))}, such "
-                "as fid or accuracy_scenes"
+                f"evaluate.best_metric={name} is not measured in this training. With "
+                f"evaluate.networks={tuple(networks)} and evaluate."
+                f"metrics_during_training={self._plan.metrics_during_training} it must "
+                f"be one of: {', '.join(names)}"
             )
+
+
+def _kinds_of(network: str, kinds: list[str]) -> list[str]:
+    """Returns the kinds of metrics that a network has."""
+    is_inception = network == metric_names.INCEPTION
+    unused = _OF_OTHERS if is_inception else _OF_INCEPTION
+    return [kind for kind in kinds if kind not in unused]
+
+
+def _join(kind: str, network: str) -> str:
+    """Returns the name of a metric without the number of samples."""
+    return kind if network == metric_names.INCEPTION else f"{kind}_{network}"

@@ -16,9 +16,8 @@ from simple_diffusion.pipelines.evaluation import (
     image_files,
     memorisation,
     record,
-    references,
 )
-from simple_diffusion.pipelines.evaluation.comparison import FOLDER
+from simple_diffusion.pipelines.evaluation.comparison import FOLDER, round_batch
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.training import sharding
 
@@ -42,16 +41,22 @@ def evaluate_model(
     """
     feature_networks.check_networks(config)
     plan = build_evaluation.read_plan(config)
-    comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
     sampler = evaluation.build_sampler(config, trained)
     others = [
         evaluation.build_sampler(config, trained, size) for size in plan.also_sizes
     ]
-    for each in (sampler, *others):
-        references.check_size(plan, each.size)
+    label = evaluation.read_label(plan.labels, trained.net, trained.classes)
+    sizes = [each.size for each in (sampler, *others)]
+    comparison = evaluation.open_comparison(
+        config, folder, trained.mesh, dataset, sizes=sizes
+    )
     console.print_line(f"evaluating step {trained.step} with {plan.count} samples")
+    for size in sizes:  # first, to find the errors of all references
+        comparison.reference(size, label)
     samples = evaluation.draw_samples(config, trained, comparison, sampler, plan.count)
-    loss = evaluation.measure_held_out(config, trained, dataset, plan.count)
+    loss = evaluation.measure_held_out(
+        config, trained, dataset, plan.count, plan.metrics
+    )
     metrics = list(record.print_metrics(loss))
     features = evaluation.extract_features(comparison, samples)
     metrics += record.print_metrics(
@@ -74,7 +79,7 @@ def evaluate_model(
     class_grids.write(output, samples.images, features.labels, plan.show_per_class)
     result = evaluation.describe(config, comparison, sampler, trained.step, metrics)
     record.append(folder, result)
-    path = files.write_metrics(folder, result)
+    path = record.write_metrics(folder, result)
     comparison.remove_unused()
     console.print_line(f"metrics: {path}")
     return result
@@ -99,13 +104,15 @@ def evaluate_files(config: Config, folder: epath.Path, mesh: Mesh) -> dict[str, 
     needs_data = plan.reference.partition(":")[0] in ("data", "statistics")
     if needs_data or "source" in config.evaluate.networks:
         dataset = data.open_data(config, sharding.data_shard(mesh))
-    comparison = evaluation.open_comparison(config, folder, mesh, dataset)
     images = image_files.open_files(
         plan.samples,
         "evaluate.samples",
         plan.size,
-        comparison.batch_size,
+        round_batch(plan.batch_size, mesh),
         dataset.class_names if dataset else (),
+    )
+    comparison = evaluation.open_comparison(
+        config, folder, mesh, dataset, sizes=[images.size]
     )
     console.print_line(f"evaluating {images.count} images of {plan.samples}")
     samples = evaluation.SampleSet(images, None)

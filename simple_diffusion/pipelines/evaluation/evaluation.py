@@ -1,8 +1,7 @@
 """The steps of an evaluation: samples, their features, metrics, the record."""
 
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from simple_diffusion.build import (
     network,
     sampling,
 )
-from simple_diffusion.core import console, files
+from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data import feed
@@ -28,7 +27,11 @@ from simple_diffusion.pipelines.evaluation import (
     record,
     references,
 )
-from simple_diffusion.pipelines.evaluation.comparison import FOLDER, Comparison
+from simple_diffusion.pipelines.evaluation.comparison import (
+    FOLDER,
+    Comparison,
+    round_batch,
+)
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.sampling import generate
@@ -41,8 +44,12 @@ def open_comparison(
     mesh: Mesh,
     dataset: data.Data | None,
     plan: evaluation.Plan | None = None,
+    *,
+    sizes: Sequence[image_sets.Size] = (),
 ) -> Comparison:
     """Returns the comparison of a config, with its networks loaded.
+
+    Checks the reference first: a network may be a classifier that is trained now.
 
     Args:
       config: the whole config.
@@ -50,12 +57,14 @@ def open_comparison(
       mesh: the devices.
       dataset: the data source, if there is one.
       plan: by default the plan of the config.
+      sizes: of the samples that will be compared, as far as they are known.
 
     Raises:
       ValueError: networks or the reference cannot be used.
     """
     plan, output = plan or evaluation.read_plan(config), folder / FOLDER
-    references.check(plan, config.evaluate.networks, dataset)
+    for size in sizes or (None,):
+        references.check(plan, config.evaluate.networks, dataset, size)
     record.find_commit()
     networks = feature_networks.load_networks(
         config, output, console.print_line, dataset
@@ -175,7 +184,9 @@ def extract_features(
     images = drawn.images
     # Open the reference first, to find its errors: sampling may take an hour.
     comparison.reference(images.size, drawn.label)
-    return comparison.features_of(images, images.count, store)
+    return comparison.features_of(
+        images, images.count, store, label="sampling and extracting features"
+    )
 
 
 def measure(
@@ -201,26 +212,36 @@ def measure(
 
 
 def measure_held_out(
-    config: Config, trained: Trained, dataset: data.Data, count: int
+    config: Config,
+    trained: Trained,
+    dataset: data.Data,
+    count: int,
+    names: Collection[str],
 ) -> Iterator[Metric]:
-    """Yields the loss on held-out images, also per bin of logsnr, and the bound."""
+    """Yields the loss on held-out images, also per bin of logsnr.
+
+    With "bits" among the names, also the bound in bits per dimension.
+    """
     mesh = trained.mesh
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    # Round up: the last batch is padded and masked anyway.
-    batch_size = math.ceil(evaluation.read_plan(config).batch_size / devices) * devices
+    batch_size = round_batch(evaluation.read_plan(config).batch_size, mesh)
 
     def batches() -> Iterator[Batch]:
         images = dataset.held_out(count, batch_size)
         return feed.Feed(images, sharding.batch_sharding(mesh))
 
     evaluator = evaluation.build_evaluator(
-        config, trained.net, trained.weights.network, batches, mesh
+        *(config, trained.net, trained.weights.network, batches, mesh),
+        has_bound="bits" in names,
     )
     images = None
-    for name, value in evaluator.held_out_loss():
-        if name == "held_out_images":
-            images = int(value)
-        yield Metric(name, value, (None, images))
+    with (
+        memory.explain(f"lower evaluate.batch_size={batch_size}"),
+        console.show_progress("measuring the loss", count, "images") as show,
+    ):
+        for name, value in evaluator.held_out_loss(show):
+            if name == "held_out_images":
+                images = int(value)
+            yield Metric(name, value, (None, images))
 
 
 def describe(

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from simple_diffusion.build import sampling
-from simple_diffusion.core import console
+from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.training import report
@@ -102,6 +102,33 @@ def hash_code() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def write_metrics(folder: epath.Path, record: Record) -> epath.Path:
+    """Writes the record of an evaluation; returns its path.
+
+    An evaluation of the same step with fewer samples does not replace `metrics.json`:
+    it is written beside it, and a line says so.
+    """
+    before, count = files.read_metrics(folder), count_samples(record)
+    kept = count_samples(before)
+    if before.get("step") != record.get("step") or count >= kept:
+        return files.write_metrics(folder, record)
+    path = folder / f"metrics_{count}.json"
+    if jax.process_index() == 0:
+        files.write_json(path, record)
+    console.print_line(
+        f"note: {folder / files.METRICS} is of {kept} samples of the same step and "
+        f"stays; these metrics, of {count}, are in {path.name}"
+    )
+    return path
+
+
+def count_samples(record: Record) -> int:
+    """Returns the number of samples that the metrics of a record were measured on."""
+    counts = record.get("counts")
+    pairs = counts.values() if isinstance(counts, dict) else ()
+    return max((pair[0] for pair in pairs if pair and pair[0]), default=0)
 
 
 def append(folder: epath.Path, record: Record) -> None:

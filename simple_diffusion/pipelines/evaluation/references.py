@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 from simple_diffusion.build.data import Data
 from simple_diffusion.build.evaluation import Plan
-from simple_diffusion.evaluation import published
+from simple_diffusion.evaluation import feature_bank, published
 from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.pipelines.evaluation import image_files
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
+
+SIZE = "{size}"  # placeholder in the name of a statistics file
 
 
 class Reference(NamedTuple):
@@ -47,6 +49,8 @@ def check(
     kind, _, name = spec.partition(":")
     if size is not None:
         check_size(plan, size)
+    if kind == "statistics" and size is not None:
+        _check_file(Path(name.replace(SIZE, f"{size[0]}x{size[1]}")), spec)
     if kind in ("data", "statistics"):
         if (
             plan.reference_count is not None
@@ -78,6 +82,16 @@ def check(
         )
     else:
         published.read(path)
+
+
+def _check_file(path: Path, spec: str) -> None:
+    """Raises ValueError if a file of statistics exists, but is none."""
+    try:
+        feature_bank.load(path.expanduser())
+    except FileNotFoundError:
+        return  # it will be created
+    except (ValueError, OSError) as error:
+        raise ValueError(f"evaluate.reference={spec}: {error}") from error
 
 
 def check_size(plan: Plan, size: Size) -> None:

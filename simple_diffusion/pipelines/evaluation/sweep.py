@@ -44,12 +44,14 @@ def evaluate_points(
     count, settings = plan
     names = build_evaluation.read_model_plan(config, "a sweep").metrics
     names = tuple(name for name in names if name != "memorisation")
-    comparison = evaluation.open_comparison(config, folder, trained.mesh, dataset)
     # Build all samplers first, to find invalid settings: sampling may take an hour.
     samplers = [
         evaluation.build_sampler(_with_point(config, point), trained)
         for point in settings
     ]
+    comparison = evaluation.open_comparison(
+        config, folder, trained.mesh, dataset, sizes=[each.size for each in samplers]
+    )
     for k, (point, sampler) in enumerate(zip(settings, samplers, strict=True), 1):
         point_config = _with_point(config, point)
         samples = evaluation.draw_samples(

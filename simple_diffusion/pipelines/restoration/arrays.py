@@ -14,7 +14,7 @@ from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import images
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
-from simple_diffusion.pipelines.restoration import outputs, photos
+from simple_diffusion.pipelines.restoration import masks, outputs, photos
 from simple_diffusion.pipelines.restoration.inputs import Input
 from simple_diffusion.pipelines.restoration.outputs import Restored
 from simple_diffusion.pipelines.restoration.restorer import Restorer
@@ -82,6 +82,7 @@ def restore(
     config.restore.input, config.restore.hole_mask = _IN_MEMORY, None
     if isinstance(hole_mask, str | os.PathLike):
         config.restore.hole_mask = os.fspath(hole_mask)
+        masks.check(config.restore.hole_mask)
     elif hole_mask is not None:
         is_list = isinstance(hole_mask, list | tuple)
         holes = list(hole_mask) if is_list else [hole_mask] * len(values)
@@ -163,6 +164,7 @@ def _check_pixels(value: Any) -> UInt8[np.ndarray, "*b h w c"]:
 
 def _hole(value: Any) -> UInt8[np.ndarray, "h w c"]:
     if isinstance(value, str | os.PathLike):
+        masks.check(os.fspath(value))
         return photos.read(Path(value).expanduser()).pixels
     array = np.asarray(value.convert("L") if isinstance(value, Image.Image) else value)
     if array.dtype == bool:

@@ -63,8 +63,10 @@ def find(config: Config, plan: Plan) -> list[Input]:
     """Returns the inputs in the order of their names, without masks in their folder.
 
     Raises:
-      ValueError: there is no input.
+      ValueError: there is no input, or no mask.
     """
+    if plan.hole_mask is not None:
+        masks.check(plan.hole_mask)
     if plan.input.startswith(HELD_OUT):
         return list(_held_out(config, plan))
     root, measured = Path(plan.input), not (plan.degrade or plan.degradation.is_image)
@@ -126,11 +128,13 @@ def load(plan: Plan, item: Input, channels: int) -> Loaded:
     factor = 1 if plan.degrade else degradation.factor
     shape = pixels.shape[0] * factor, pixels.shape[1] * factor
     known = np.ones((*shape, 1), np.float32)
+    is_resized = plan.size is not None
     if item.hole is not None:
-        known = 1 - masks.fit_hole(item.hole, item.name, item.name, shape, stored)
+        where = "the mask of " + item.name, item.name
+        known = 1 - masks.fit_hole(item.hole, *where, shape, stored, is_resized)
     elif plan.hole_mask is not None:
         known = 1 - masks.load_hole_mask(
-            plan.hole_mask, item.stem, shape, stored, plan.seed
+            plan.hole_mask, item.stem, shape, stored, plan.seed, is_resized
         )
     if plan.degrade:
         return Loaded(pixels, None, known)

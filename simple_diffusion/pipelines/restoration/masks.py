@@ -13,8 +13,27 @@ from simple_diffusion.pipelines.restoration import photos
 Size = tuple[int, int]
 
 
+def check(text: str) -> None:
+    """Raises ValueError if `restore.hole_mask` has no valid form or does not exist."""
+    kind, _, value = text.partition(":")
+    if kind == "box":
+        parse_size(value, 0, "restore.hole_mask=box")
+    elif kind == "random":
+        _parse_share(value)
+    elif not Path(text).expanduser().exists():
+        raise ValueError(
+            f"restore.hole_mask={text} does not exist; it must be an image, a folder "
+            "with a mask of the same name for each input, box:HxW or random:SHARE"
+        )
+
+
 def load_hole_mask(
-    text: str, name: str, size: Size, stored: Size, seed: int
+    text: str,
+    name: str,
+    size: Size,
+    stored: Size,
+    seed: int,
+    is_resized: bool,
 ) -> Float[np.ndarray, "h w 1"]:
     """Returns a mask with 1 where an image must be filled, else 0.
 
@@ -25,20 +44,26 @@ def load_hole_mask(
       size: height and width of the image and of the mask.
       stored: size of the image file, before `restore.size`; a mask file may have it.
       seed: of random masks.
+      is_resized: whether a mask file may have any size, see `fit_hole`.
 
     Raises:
-      ValueError: there is no such mask, its size is wrong, or it is not binary.
+      ValueError: there is no such mask, its size is wrong, it is not binary, or it has
+        one colour only.
       OSError: it cannot be read.
     """
+    check(text)
     kind, _, value = text.partition(":")
-    if kind == "box":
-        return _box(parse_size(value, 0, "restore.hole_mask=box"), size)
-    if kind == "random":
-        return _random(value, size, seed, name)
-    path = Path(text)
+    if kind in ("box", "random"):
+        if kind == "box":
+            mask = _box(parse_size(value, 0, "restore.hole_mask=box"), size)
+        else:
+            mask = _random(_parse_share(value), size, seed, name)
+        _check_not_uniform(mask, f"restore.hole_mask={text} in {name}")
+        return mask
+    path = Path(text).expanduser()
     if path.is_dir():
         path = find_mask(path, name)
-    return fit_hole(photos.read(path).pixels, path, name, size, stored)
+    return fit_hole(photos.read(path).pixels, path, name, size, stored, is_resized)
 
 
 def fit_hole(
@@ -47,6 +72,7 @@ def fit_hole(
     name: str,
     size: Size,
     stored: Size,
+    is_resized: bool,
 ) -> Float[np.ndarray, "H W 1"]:
     """Returns a mask with 1 where an image must be filled, else 0, from mask pixels.
 
@@ -54,19 +80,30 @@ def fit_hole(
       mask: white is filled, black is known.
       source: name of the mask in messages.
       name: of the image.
-      size: as in `hole_mask`.
-      stored: as in `hole_mask`.
+      size: as in `load_hole_mask`.
+      stored: as in `load_hole_mask`.
+      is_resized: whether images are cropped and resized to `size`; a mask that has the
+        shape of its image, larger or smaller, then is as well, by nearest neighbours.
 
     Raises:
-      ValueError: its size is wrong, or it is not only black and white.
+      ValueError: its size is wrong, it is not only black and white, or only one of
+        them.
     """
-    if mask.shape[:2] == stored != size:
-        mask = _nearest(mask, size)
+    given = h, w = mask.shape[0], mask.shape[1]
+    if given == stored or (is_resized and _is_same_shape(given, stored)):
+        mask = mask if given == size else _nearest(mask, size)
     if mask.shape[:2] != size:
-        h, w = mask.shape[:2]
+        # The size that the image has before it is resized.
+        rows, columns = stored if is_resized else size
+        hint = (
+            "restore.size resizes masks together with their images, so both must have "
+            "one ratio of height to width"
+            if is_resized
+            else "with restore.size=HxW a mask that is larger or smaller is resized"
+        )
         raise ValueError(
             f"restore.hole_mask: {source} has {h}x{w} pixels, {name} has "
-            f"{size[0]}x{size[1]}"
+            f"{rows}x{columns}; {hint}"
         )
     grey_share = ((mask > 0) & (mask < 255)).any(axis=2).mean()
     if grey_share or np.ptp(mask, axis=2).any():
@@ -75,7 +112,30 @@ def fit_hole(
             f"(filled); {max(grey_share, 1e-4):.2%} of its pixels are neither. Store "
             "it as PNG, without soft edges"
         )
-    return (mask[..., :1] == 255).astype(np.float32)
+    hole = (mask[..., :1] == 255).astype(np.float32)
+    resized = f", resized to {size[0]}x{size[1]}," if given != size else ""
+    _check_not_uniform(hole, f"restore.hole_mask: {source}{resized}")
+    return hole
+
+
+def _is_same_shape(size: Size, other: Size) -> bool:
+    """Returns whether two sizes have one ratio of height to width, to a pixel."""
+    (a, b), (c, d) = sorted((size, other))
+    return abs(a - b * c / d) <= 1 or abs(b - a * d / c) <= 1
+
+
+def _check_not_uniform(hole: Float[np.ndarray, "h w 1"], what: str) -> None:
+    """Raises ValueError if nothing is to be filled, or nothing is known."""
+    if not hole.any():
+        raise ValueError(
+            f"{what} is all black, so there is nothing to fill: white is filled, black "
+            "is kept"
+        )
+    if hole.all():
+        raise ValueError(
+            f"{what} is all white, so nothing of the image is known: white is filled, "
+            "black is kept. For images without an input use --mode sample"
+        )
 
 
 def find_mask(root: Path, name: str) -> Path:
@@ -115,16 +175,23 @@ def _box(hole: Size, size: Size) -> Float[np.ndarray, "h w 1"]:
     return mask
 
 
-def _random(value: str, size: Size, seed: int, name: str) -> Float[np.ndarray, "h w 1"]:
+def _parse_share(value: str) -> float:
+    """Returns the share of random:SHARE."""
     try:
         share = float(value)
     except ValueError:
         share = -1.0
-    if not 0 < share <= 1:
+    if not 0 < share < 1:
         raise ValueError(
             f"restore.hole_mask=random:{value} must be random:SHARE, with a share of "
-            "the pixels in (0, 1]"
+            "the pixels between 0 and 1"
         )
+    return share
+
+
+def _random(
+    share: float, size: Size, seed: int, name: str
+) -> Float[np.ndarray, "h w 1"]:
     rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
     order = rng.permutation(size[0] * size[1]).reshape(*size, 1)
     return (order < round(share * order.size)).astype(np.float32)

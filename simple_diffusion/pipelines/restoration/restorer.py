@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from simple_diffusion.build.restoration import restoration
-from simple_diffusion.core import images
+from simple_diffusion.core import images, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
-from simple_diffusion.pipelines import keywords, programs
+from simple_diffusion.pipelines import keywords, programs, sampling
 from simple_diffusion.pipelines.restoration import inputs
 from simple_diffusion.pipelines.restoration.outputs import Restored
 from simple_diffusion.pipelines.trained import Trained
@@ -24,6 +24,7 @@ _NOT_COMPILED = (
     *("restore.classes", "restore.degrade", "restore.size", "restore.lpips_weights"),
     *("sample.seed", "sample.count", "sample.classes", "sample.batch_size"),
     *("sample.weights", "sample.checkpoint_step", "sample.best_checkpoint"),
+    "sample.output",
 )
 
 
@@ -166,7 +167,9 @@ class Restorer:
         y = np.stack([task.measurement for task, _ in padded])
         known = np.stack([task.loaded.known_mask for task, _ in padded])
         start = time.perf_counter()
-        with size_programs.relay.listen(self._progress):
+        windows = size_programs.functions.windows
+        advice = sampling.advise(self._config, windows, "restore.size", batch_size)
+        with memory.explain(advice), size_programs.relay.listen(self._progress):
             batch = program.call(self._trained.weights, seed, index, label, y, known)
         self.seconds += time.perf_counter() - start
         self.count += len(jobs)

@@ -87,7 +87,7 @@ def test_a_set_without_labels_has_no_classes_and_goes_by_name_and_version(tmp_pa
     assert source.read(0, 4).label == 0
 
 
-def test_unusual_and_damaged_records_meet_our_own_decoder(tmp_path, caplog):
+def test_unusual_and_damaged_records_meet_our_own_decoder(tmp_path, capsys):
     png = io.BytesIO()
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(png, "PNG")
     (tmp_path / "clear.png").write_bytes(png.getvalue())
@@ -99,7 +99,7 @@ def test_unusual_and_damaged_records_meet_our_own_decoder(tmp_path, caplog):
     batch = next(batches)
     assert batch.mask.sum() == 1 and batches.bad_count == 1
     assert (batch.image[batch.mask] == 255).all()
-    assert "tfds:toy/1.0.0 train[" in caplog.text
+    assert "tfds:toy/1.0.0 train[" in capsys.readouterr().out
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_names(tmp_path):

@@ -1,0 +1,40 @@
+"""Which evaluation `metrics.json` holds."""
+
+import json
+
+import pytest
+from etils import epath
+
+from simple_diffusion.pipelines.evaluation import record
+
+
+def evaluated(count, step=7):
+    return {
+        "step": step,
+        "metrics": {f"fd_scenes_{count}": 1.0},
+        "counts": {"held_out_loss": [None, 20], f"fd_scenes_{count}": [count, 100]},
+    }
+
+
+@pytest.mark.parametrize(
+    "later, stays", [(evaluated(480), True), (evaluated(2400), False),
+                     (evaluated(5000), False), (evaluated(480, step=8), False)]
+)  # fmt: skip
+def test_only_fewer_samples_of_the_same_step_do_not_replace(
+    tmp_path, capsys, later, stays
+):
+    folder = epath.Path(tmp_path)
+    assert record.write_metrics(folder, evaluated(2400)).name == "metrics.json"
+    path = record.write_metrics(folder, later)
+    assert path.name == ("metrics_480.json" if stays else "metrics.json")
+    assert json.loads(path.read_text()) == later
+    first = json.loads((folder / "metrics.json").read_text())
+    assert first == (evaluated(2400) if stays else later)
+    said = capsys.readouterr().out
+    assert ("of 2400 samples of the same step and stays; these" in said) == stays
+
+
+def test_a_record_of_an_older_version_is_replaced(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"step": 7}')
+    path = record.write_metrics(epath.Path(tmp_path), evaluated(2))
+    assert path.name == "metrics.json"
