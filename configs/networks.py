@@ -34,7 +34,7 @@ def _common() -> dict:
         # Position in attention: learned and sincos are tables before the transformer,
         # not for a U-Net; rope rotates queries and keys.
         position=choice("none", "learned | sincos | rope | none"),
-        # rope: rotation of the fastest pair of features in radians per token.
+        # rope: rotation of the fastest pair of features, in radians per token.
         rope_fastest=number(1.0, "(0, 100]"),
         # gelu_tanh approximates GELU by a tanh; gelu is its earlier name.
         activation=choice("swish", ACTIVATIONS),

@@ -23,8 +23,9 @@ def save_config(
         return
     now = json.loads(config.to_json_best_effort())
     before = _read_completed(folder)
-    for line in files.list_differences(before, now) if before else ():
-        console.print_line(f"changed since the last start of this run: {line}")
+    if before:
+        for line in files.list_differences(before, now):
+            console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
 
@@ -45,9 +46,9 @@ def print_differences(config: Config, folder: epath.Path) -> None:
 
 
 def _read_completed(folder: epath.Path) -> dict[str, Any]:
-    """Returns the stored config with newer keys, which are no differences to report.
+    """Returns the stored config with the keys that are newer than it; {} without one.
 
-    Empty where none is stored.
+    Complete, so that newer keys do not count as changed.
     """
     stored = files.read_json(folder / files.CONFIG)
     return json.loads(complete_config(stored).to_json_best_effort()) if stored else {}
