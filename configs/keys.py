@@ -193,18 +193,18 @@ def _check_kind(config: ConfigDict, path: str) -> str:
 def _check_value(name: str, value: Any, declaration: Declaration) -> None:
     if value is None and declaration.is_optional:
         return
-    is_tuple = isinstance(value, tuple | list)
     for entry in _entries(value):
-        if is_tuple and entry is None:
-            continue  # a bound of an interval may be missing
         if entry not in declaration.valid:
             either = ", or None" if declaration.is_optional else ""
             raise ValueError(f"{name}={value!r} must be {declaration.valid}{either}")
 
 
-def _entries(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for entry in value:
-            yield from _entries(entry)
-    else:
+def _entries(value: Any, is_nested: bool = False) -> Iterator[Any]:
+    """Yields the numbers or names of a value, which may be a tuple of intervals."""
+    if not isinstance(value, tuple | list):
         yield value
+        return
+    for entry in value:
+        if is_nested and entry is None:
+            continue  # an interval without this bound
+        yield from _entries(entry, is_nested=True)

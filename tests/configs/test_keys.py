@@ -9,6 +9,7 @@ from ml_collections.config_dict import placeholder
 from simple_diffusion.configs.keys import Choices, Range, choice, number, section
 
 from simple_diffusion.build import evaluation, network, recipes
+from simple_diffusion.build.keys import overrides
 from simple_diffusion.configs import base, keys, networks
 from simple_diffusion.pipelines import keywords
 from tests.build.every_key import kinds
@@ -218,3 +219,39 @@ def test_the_bounds_of_an_interval_may_not_be_exchanged():
     config.sweep.intervals = ((3.0, -3.0),)
     with pytest.raises(ValueError, match="sweep.intervals has .*must be below"):
         evaluation.read_sweep(config)
+
+
+TEXTS_OF_USERS = ("nan", "inf", "-inf", "-1", "0", "1e30", "9" * 40, "nonsense", "")
+TEXTS_OF_USERS += ("None", "True", "(1, 2", "(0,)", "nan,nan", "['x']", "{}", "1.5")
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_what_users_write_is_valid_or_an_error_of_one_line(label):
+    config, owner, key, name, declaration = ROWS[label]
+    before = owner[key]
+    for text in TEXTS_OF_USERS:
+        try:
+            overrides.apply(config, [overrides.Override(name, text)])
+            recipes.check(config)
+        except ValueError as error:
+            message = str(error)
+            assert name in message and "\n" not in message and len(message) < 500
+        else:
+            is_free = declaration is None or owner[key] in ((), None)
+            assert is_free or owner[key] == before or is_valid(owner[key], declaration)
+        finally:
+            with owner.unlocked(), owner.ignore_type():
+                owner[key] = before
+
+
+def is_valid(value, declaration):
+    entries = value if isinstance(value, tuple) else (value,)
+    return all(entry in declaration.valid for entry in entries)
+
+
+@pytest.mark.parametrize("name", ["train.batchsize", "trian.seed", "seed", "model", ""])
+def test_a_key_that_does_not_exist_is_an_error_of_one_line(name):
+    config = recipes.load("quickstart")
+    with pytest.raises(ValueError) as error:
+        overrides.apply(config, [overrides.Override(name, "1")])
+    assert name in str(error.value) and "\n" not in str(error.value)
