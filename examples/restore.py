@@ -21,7 +21,7 @@ def main() -> None:
     """Reads the flags, restores and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a run, an exported folder, or hf:OWNER/NAME")
-    parser.add_argument("photo", help="an image file; cropped and resized for the model")
+    parser.add_argument("photo", help="an image file; cropped and resized")
     parser.add_argument("--mask", default="box:12x12", help="a file, or box:HxW")
     parser.add_argument("--samples", type=int, default=4, help="different fillings")
     parser.add_argument("--steps", type=int, help="default: those of the run")
