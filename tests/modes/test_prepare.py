@@ -224,7 +224,7 @@ def test_other_settings_than_before_are_named_with_those(
         pictures.prepare(images, root, **begin)
     else:
         interrupted(images, root, monkeypatch, **begin)
-    said = "begun with --size 32 --quality 95, and not with --size 64 --quality loss"
+    said = "started with --size 32 --quality 95, not with --size 64 --quality loss"
     with pytest.raises(DataError, match=said):
         pictures.prepare(images, root, size=64, resize="area", quality="lossless")
     pictures.prepare(images, root, **begin)
