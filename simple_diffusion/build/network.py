@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build import recipes
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
@@ -63,10 +62,8 @@ def build_network(config: Config, num_classes: int) -> Network:
       num_classes: 0 for a network without labels.
 
     Raises:
-      ValueError: a number of the config is out of range, a name is unknown, or the
-        network does not support the resolution.
+      ValueError: a name is unknown, or the network does not support the resolution.
     """
-    recipes.check(config)
     size, patches = training_size(config), config.data.patches
     smallest, largest = min(size), None
     if patches is not None:

@@ -10,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import data, diffusion, network, sampling, training
+from simple_diffusion.build import data, diffusion, network, recipes, sampling, training
 from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
@@ -53,6 +53,7 @@ def run(config: Config, workdir: str) -> Result:
 
 def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     # Build all objects before allocating arrays: a wrong key fails within seconds.
+    recipes.check(config)
     folder = files.resolve_folder(workdir)
     mesh = training.build_mesh(config)
     dataset = data.open_data(config, sharding.data_shard(mesh))

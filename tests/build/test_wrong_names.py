@@ -8,6 +8,7 @@ from simple_diffusion.build import (
     evaluation,
     feature_networks,
     network,
+    recipes,
     sampling,
     training,
 )
@@ -21,6 +22,7 @@ ANY_TEXT = {"evaluate.labels", "export.dtype"}
 
 def build(config):
     """Builds all that a training and a restoration build before they start."""
+    recipes.check(config)
     training.build_watchdog(config)
     training.build_mesh(config)
     dataset = data.open_data(config)

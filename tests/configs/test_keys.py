@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 from simple_diffusion.configs.keys import Choices, Range, choice, number, section
 
-from simple_diffusion.build import evaluation, network, recipes
+from simple_diffusion.build import evaluation, recipes
 from simple_diffusion.build.keys import overrides
 from simple_diffusion.configs import base, keys, networks
+from simple_diffusion.modes import train
 from simple_diffusion.pipelines import keywords
 from tests.build.every_key import kinds
 
@@ -184,7 +185,7 @@ def test_python_users_meet_the_same_checks():
     with pytest.raises(
         ValueError, match=r"loss\.label_drop=2\.0 must be in .*\[0, 1\]"
     ):
-        network.build_network(config, 0)
+        train.run(config, "nowhere")
 
 
 def test_sections_hold_plain_values():
