@@ -151,19 +151,16 @@ def reduced(config):
     return config
 
 
-# The variants of another crop have the same network, loss and optimiser.
-@pytest.mark.parametrize(
-    "name", quick_for([r for r in RECIPES if not r.endswith("_center")])
-)
-def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_checks):
+def reduced_step(name):
+    """The training step of a reduced copy, how its state is made, and a batch."""
     config = reduced(recipe(name))
     net = network.build_network(config, num_classes=3)
     optimizer = training.build_optimizer(config, total_steps=10**6)
     averages = training.build_averages(config)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    start = state.blueprint(net.init, optimizer, averages, mesh=mesh).create()
+    start = state.blueprint(net.init, optimizer, averages, mesh=mesh)
     objective = diffusion.build_objective(config, net)
-    train_step = jax.jit(step.make_train_step(objective, optimizer, averages))
+    train_step = step.make_train_step(objective, optimizer, averages)
     b, side = config.train.batch_size, config.data.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)
     batch = Batch(
@@ -174,10 +171,33 @@ def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_check
         ),
         mask=jnp.ones(b, bool),
     )
-    end, metrics = train_step(start, batch)
+    return train_step, start, batch
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_checks):
+    train_step, blueprint, batch = reduced_step(name)
+    start = blueprint.create()
+    end, metrics = jax.jit(train_step)(start, batch)
     assert bool(metrics["finite"])
     moved = jax.tree.map(lambda a, b: jnp.any(a != b), start.params, end.params)
     assert any(bool(v) for v in jax.tree.leaves(moved))
+
+
+# The others are traced: compiling all of them takes a third of the time of all tests,
+# and what their parts compute is tested in tests/nets and tests/training. The variants
+# of another crop have the same network, loss and optimiser.
+TRACED = [r for r in RECIPES if r not in QUICK and not r.endswith("_center")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACED)
+def test_the_step_of_a_reduced_copy_of_a_recipe_fits_its_state(name, no_shape_checks):
+    train_step, blueprint, batch = reduced_step(name)
+    end, metrics = jax.eval_shape(train_step, blueprint.abstract, batch)
+    before = jax.tree.map(lambda x: (x.shape, x.dtype), blueprint.abstract)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), end) == before
+    assert metrics["finite"].shape == ()
 
 
 def test_a_key_that_does_not_exist_is_an_error_that_names_it():
