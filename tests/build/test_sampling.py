@@ -108,7 +108,7 @@ def test_counted_network_calls_are_those_of_the_solver(solver, calls):
 def test_a_level_table_with_a_missing_entry_names_the_column():
     config, _ = tiny()
     config.model.blocks = (1, 1, 1)
-    with pytest.raises(ValueError, match="blocks: 3"):
+    with pytest.raises(ValueError, match="3 in model.blocks"):
         network.build_network(config, 3)
 
 

@@ -86,7 +86,8 @@ def test_changed_settings_sample_again(workdir, section, key, value):
 def test_one_metric_that_cannot_be_measured_does_not_stop_the_others(workdir, capsys):
     config = recipe()
     config.evaluate.update(count=3)
-    metrics, record = run(config, workdir)
+    metrics, _ = run(config, workdir)
+    record = json.loads((workdir / "metrics_3.json").read_text())
     assert "fd_thumbnail_3" in metrics and "precision_thumbnail_3" not in metrics
     (why,) = [note for note in record["notes"] if "precision_recall" in note]
     assert "got 3 generated features, need at least 6" in why
@@ -276,7 +277,7 @@ def test_a_folder_is_compared_with_the_data_of_a_run(workdir, tmp_path, photos):
         (dict(labels="bo"), "evaluate.labels has 'bo'"),
         (
             dict(reference_count=2**70),
-            "=1180591620717411303424 is more than the .* images of",
+            "reference_count=1180591620717411303424 must be in the range",
         ),
         (dict(patch=17), "evaluate.patch=17 does not fit"),
         (dict(samples="folder:/none"), "is for --mode evaluate; a training evaluates"),
