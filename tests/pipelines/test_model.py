@@ -214,7 +214,7 @@ def test_encode_and_decode_are_inverse_for_pixels(model, photo):
         (dict(weights="params"), r"load\(..., weights=...\)"),
         (dict(classes=["bot"]), "sample.classes has 'bot'.*boat"),
         (dict(classes=[12]), "12 classes, 0 to 11"),
-        (dict(seed=-1), "sample.seed=-1 must be at least 0"),
+        (dict(seed=-1), "sample.seed=-1 must be in the range"),
         (dict(seed=2**32), "sample.seed=4294967296"),
     ],
 )
