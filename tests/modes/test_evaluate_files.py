@@ -142,7 +142,7 @@ def test_samples_and_reference_of_two_sizes_are_an_error(tmp_path, photos):
     [
         (lambda d: f"folder:{d / 'none'}", "evaluate.samples=folder:.*does not exist"),
         (lambda d: f"folder:{d}", "no image in this folder"),
-        (lambda d: f"{d}", "must be folder:PATH or npz:PATH"),
+        (lambda d: f"{d}", "must be model, folder:PATH or npz:FILE"),
         (lambda d: f"npz:{_save(d, text='x')}", "is not an .npz file"),
         (lambda d: f"npz:{_save(d, a=np.zeros(3))}", "no images .arr_0."),
         (lambda d: f"npz:{_save(d, arr_0=np.zeros((2, 8, 8, 3)))}", "must be uint8"),
