@@ -174,7 +174,10 @@ def reduced_step(name):
     return train_step, start, batch
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name",
+    [QUICK[0], *(pytest.param(name, marks=pytest.mark.slow) for name in QUICK[1:])],
+)
 def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_checks):
     train_step, blueprint, batch = reduced_step(name)
     start = blueprint.create()

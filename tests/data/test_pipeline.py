@@ -261,6 +261,7 @@ def test_an_evaluation_masks_bad_images_instead_of_counting_others_twice():
     assert batches.bad_count == 2
 
 
+@pytest.mark.slow
 def test_a_program_can_end_while_batches_are_being_made():
     script = """
 import numpy as np

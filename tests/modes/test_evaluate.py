@@ -54,6 +54,7 @@ def test_a_record_has_all_settings_that_its_metrics_depend_on(workdir):
     assert json.loads(lines[-1]) == record
 
 
+@pytest.mark.slow
 def test_features_are_stored_and_nothing_is_sampled_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
     monkeypatch.setattr(programs.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
@@ -72,6 +73,7 @@ def test_features_are_stored_and_nothing_is_sampled_twice(workdir, monkeypatch):
         ("sample", "weights", "params"),
     ],
 )
+@pytest.mark.slow
 def test_changed_settings_sample_again(workdir, section, key, value):
     first, _ = run(recipe(), workdir)
     config = recipe()
@@ -98,6 +100,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_samples_only_the_missing_images(
     workdir, monkeypatch
 ):
@@ -133,6 +136,7 @@ def test_an_interrupted_evaluation_samples_only_the_missing_images(
 
 
 @pytest.mark.parametrize("labels", ["as_data", "boat"])
+@pytest.mark.slow
 def test_classes_have_the_requested_distribution(workdir, monkeypatch, labels):
     config, seen = recipe(), []
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
@@ -165,6 +169,7 @@ def test_a_class_that_does_not_exist_is_named(workdir):
         run(config, workdir)
 
 
+@pytest.mark.slow
 def test_patch_metrics_have_their_own_names_and_patches_must_fit(workdir):
     config = recipe()
     config.evaluate.patch = 6
@@ -176,6 +181,7 @@ def test_patch_metrics_have_their_own_names_and_patches_must_fit(workdir):
         run(config, workdir)
 
 
+@pytest.mark.slow
 def test_features_of_another_version_of_a_network_are_not_used(
     workdir, tmp_path, monkeypatch
 ):
@@ -193,6 +199,7 @@ def test_features_of_another_version_of_a_network_are_not_used(
         run(config, workdir)
 
 
+@pytest.mark.slow
 def test_statistics_of_other_data_are_refused(workdir, tmp_path):
     config = recipe()
     config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
@@ -205,6 +212,7 @@ def test_statistics_of_other_data_are_refused(workdir, tmp_path):
         run(config, workdir)
 
 
+@pytest.mark.slow
 def test_each_size_has_a_file_of_statistics(workdir, tmp_path):
     config = recipe()
     config.evaluate.update(also_sizes=("8x8",), metrics=("fd",))

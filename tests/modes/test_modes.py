@@ -133,6 +133,7 @@ def test_samples_are_written_for_people_and_for_evaluators(trained):
     np.testing.assert_array_equal(images.read_png(place / names[0]), result.images[0])
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_the_other_images(trained):
     folder, _ = trained
     config = tiny()
@@ -146,6 +147,7 @@ def test_an_image_does_not_depend_on_the_other_images(trained):
 
 
 @pytest.mark.parametrize("weights", ["params", "power_0.05", "power_0.07"])
+@pytest.mark.slow
 def test_every_kind_of_weights_can_be_sampled(trained, weights):
     folder, _ = trained
     config = tiny()
@@ -155,6 +157,7 @@ def test_every_kind_of_weights_can_be_sampled(trained, weights):
     assert sample.run(config, str(folder)).images.shape == (8, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_a_model_guided_by_itself_is_the_model(trained):
     folder, _ = trained
     config = tiny()
@@ -165,6 +168,7 @@ def test_a_model_guided_by_itself_is_the_model(trained):
     assert np.abs(plain.astype(int) - guided.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_an_earlier_step_of_the_run_can_guide_it(trained):
     folder, _ = trained
     config = tiny()
@@ -175,6 +179,7 @@ def test_an_earlier_step_of_the_run_can_guide_it(trained):
     assert np.abs(plain.astype(int) - guided.astype(int)).max() > 1
 
 
+@pytest.mark.slow
 def test_evaluation_describes_what_was_measured(trained):
     folder, _ = trained
     metrics = evaluate.run(tiny(), str(folder))

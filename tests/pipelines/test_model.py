@@ -100,6 +100,7 @@ def test_restoring_an_array_keeps_what_is_known_and_fills_the_rest(model, photo,
     assert np.ptp(found.inputs[hole]) == 0  # nothing of the photo is left in the hole
 
 
+@pytest.mark.slow
 def test_a_list_of_inputs_gives_a_list_of_restorations(model, photo, hole):
     many = model.restore(
         [photo, Image.fromarray(photo[::-1])], "inpaint", hole_mask=hole, steps=2
@@ -111,6 +112,7 @@ def test_a_list_of_inputs_gives_a_list_of_restorations(model, photo, hole):
     assert one.metrics["psnr"] and (one.original == photo).all()
 
 
+@pytest.mark.slow
 def test_a_measurement_is_an_array(model, photo):
     how = dict(sensing="blocks", block_side=8, steps=2)
     first = model.restore(photo, "sense", degrade=True, **how)
@@ -279,6 +281,7 @@ def test_a_source_that_cannot_be_loaded_is_named(workdir, tmp_path):
         simple_diffusion.load(workdir, step=7)
 
 
+@pytest.mark.slow
 def test_a_weaker_step_of_the_run_guides(workdir, model):
     weak = simple_diffusion.load(workdir, guidance_workdir=str(workdir))
     # Its own copy: guidance then changes nothing.

@@ -218,6 +218,7 @@ def test_evaluations_with_other_settings_are_other_lines(tmp_path):
         ("restored/inpaint/restorations.json", "{", "restorations.json is damaged"),
     ],
 )
+@pytest.mark.slow
 def test_damaged_records_are_skipped_and_named(tmp_path, capsys, name, text, note):
     report_run.make(tmp_path)
     (tmp_path / name).write_text(text)
@@ -228,6 +229,7 @@ def test_damaged_records_are_skipped_and_named(tmp_path, capsys, name, text, not
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, -40])
+@pytest.mark.slow
 def test_damaged_pictures_are_passed_over_and_named(tmp_path, capsys, keep):
     report_run.make(tmp_path)
     path = tmp_path / "samples.png"

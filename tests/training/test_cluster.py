@@ -102,6 +102,7 @@ def test_a_run_resumes_with_another_number_of_processes(tmp_path, alone):
     np.testing.assert_allclose(losses(tmp_path), alone[0], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_all_end_together_when_the_data_of_one_runs_short(tmp_path):
     ended = together(tmp_path, 2, 2000, "short")
     assert [code for code, _ in ended] == [1, 1], ended
@@ -113,6 +114,7 @@ def test_all_end_together_when_the_data_of_one_runs_short(tmp_path):
     assert (tmp_path / "checkpoints" / "12").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
     ended = together(tmp_path, 2, 2000, "signal")
     assert [code for code, _ in ended] == [0, 0], ended
@@ -123,6 +125,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
     assert (tmp_path / "checkpoints" / str(first["step"])).exists()
 
 
+@pytest.mark.slow
 def test_all_stop_at_the_same_step_that_is_not_finite(tmp_path):
     ended = together(tmp_path, 2, 2000, "nan")
     assert [code for code, _ in ended] == [1, 1], ended
