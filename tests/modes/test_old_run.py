@@ -66,7 +66,7 @@ def test_it_is_restored_with_as_before(workdir, tmp_path):
 def test_it_is_evaluated_as_before(workdir):
     before = json.loads((workdir / "metrics.json").read_text())["metrics"]
     config = config_of(workdir)
-    config.evaluate.metrics = config.evaluate.metrics_during_training
+    config.evaluate.metrics = ("bits", *config.evaluate.metrics_during_training)
     metrics = evaluate.run(config, str(workdir))
     assert metrics.keys() == before.keys()
     for name, value in before.items():
