@@ -5,10 +5,10 @@
 A fill that is nearer to the mean of all images that fit has a better PSNR, and is
 greyer and smoother than any of them. So this compares settings of in-painting, at equal
 network calls, by both: PSNR inside the hole; and the colour, the contrast and the
-edges inside the hole, each as a share of those of the originals. Of draws from the
-true law the shares are 1 on average. `unconditional samples` says what the model
-itself can do: the same figures of its samples, drawn with the same number of calls,
-against those of the originals in the same place.
+edges inside the hole, each as a share of those of the originals. For samples of the
+true distribution the shares are 1 on average. The row `samples of the classes` shows
+what the model itself can do: the same figures of its samples, drawn with the same
+number of calls, compared with those of the originals in the same place.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from simple_diffusion.core import images
 from simple_diffusion.core.types import Weights
 from simple_diffusion.restoration import travel
 
-CLASS = {"restore.classes": "0"}  # any: `Setting` tells the model the true ones
+CLASS = {"restore.classes": "0"}  # any: `Setting` replaces it by the true ones
 DDIM = {"restore.fresh": "ddim"}
+SAMPLES = "samples of the classes"  # the row of the model without a restoration
 
 
 def settings(calls: int) -> dict[str, dict[str, Any]]:
@@ -157,7 +158,7 @@ def main() -> None:
     task = {"restore.task": "inpaint", "restore.hole_mask": f"box:{args.hole}"}
     every = settings(args.calls)
     results, rows = {}, [originals]
-    results["unconditional samples"] = {"calls": args.calls} | judge(
+    results[SAMPLES] = {"calls": args.calls} | judge(
         inside(sample(bench, args.calls), hole), inside(originals, hole)
     )
     for name in args.settings or every:
@@ -170,7 +171,7 @@ def main() -> None:
     print("| setting | network calls | PSNR in the hole | colour | contrast | edges |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, r in results.items():
-        psnr = "-" if name == "unconditional samples" else f"{r['psnr']:.2f}"
+        psnr = "-" if name == SAMPLES else f"{r['psnr']:.2f}"
         shares = " | ".join(f"{r[key]:.2f}" for key in ("colour", "contrast", "edges"))
         print(f"| {name} | {r['calls']} | {psnr} | {shares} |")
     if args.picture:

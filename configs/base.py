@@ -25,14 +25,21 @@ def _duration(name: str, steps: int) -> dict:
     }
 
 
+def _bounds() -> dict:
+    """Returns the keys of the bounds of a schedule."""
+    return dict(
+        logsnr_min=number(-15.0, "[-100, 100]"),
+        logsnr_max=number(15.0, "[-100, 100]"),
+    )
+
+
 def cosine() -> ConfigDict:
     """The unshifted cosine schedule, between two bounds of logsnr."""
     return section(
         "diffusion.schedule:cosine",
         dict(
             name="cosine",
-            logsnr_min=number(-15.0, "[-100, 100]"),
-            logsnr_max=number(15.0, "[-100, 100]"),
+            **_bounds(),
         ),
     )
 
@@ -43,8 +50,7 @@ def shifted_cosine(noise_d: int = 64) -> ConfigDict:
         "diffusion.schedule:shifted_cosine",
         dict(
             name="shifted_cosine",
-            logsnr_min=number(-15.0, "[-100, 100]"),
-            logsnr_max=number(15.0, "[-100, 100]"),
+            **_bounds(),
             # Reference resolution in pixels; smaller means more noise.
             noise_d=number(noise_d, "[1, 65536]"),
             # Move the bounds so that the ends stay at logsnr_min and logsnr_max.
@@ -59,8 +65,7 @@ def interpolated_cosine(clean_d: int = 256, noisy_d: int = 32) -> ConfigDict:
         "diffusion.schedule:interpolated_cosine",
         dict(
             name="interpolated_cosine",
-            logsnr_min=number(-15.0, "[-100, 100]"),
-            logsnr_max=number(15.0, "[-100, 100]"),
+            **_bounds(),
             clean_d=number(clean_d, "[1, 65536]"),
             noisy_d=number(noisy_d, "[1, 65536]"),
         ),
@@ -73,8 +78,7 @@ def flow() -> ConfigDict:
         "diffusion.schedule:flow",
         dict(
             name="flow",
-            logsnr_min=number(-15.0, "[-100, 100]"),
-            logsnr_max=number(15.0, "[-100, 100]"),
+            **_bounds(),
             # As for shifted_cosine; None means no shift.
             noise_d=number(placeholder(int), "[1, 65536]"),
         ),

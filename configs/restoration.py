@@ -46,7 +46,7 @@ def restore() -> ConfigDict:
             blur_sigma=number(placeholder(tuple), "(0, 1e4]"),
             blur_taps=number(placeholder(int), "[1, 10001]"),
             # Components that the blur reduces below this fraction count as lost.
-            blur_threshold=number(0.03, "[0, 1)"),
+            blur_threshold=number(0.03, "[0.001, 1)"),
             # sense (compressed sensing): hadamard (random rows of the transform of the
             # image, as published), group_means (means over random groups of pixels) or
             # blocks (random projections of each block), and the number of measurements

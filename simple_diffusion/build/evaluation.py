@@ -20,18 +20,6 @@ from simple_diffusion.diffusion import denoiser, likelihood, time_distributions
 from simple_diffusion.evaluation.evaluator import Evaluator
 from simple_diffusion.training import sharding, step
 
-METRICS = (
-    "bits",
-    "fd",
-    "sfid",
-    "kd",
-    "score",
-    "precision_recall",
-    "density_coverage",
-    "accuracy",
-    "memorisation",
-    "fd_infinity",
-)
 LABELS = ("balanced", "as_data")
 REFERENCES = ("statistics", "folder", "npz")  # besides "data"
 MODEL = "model"  # value of evaluate.samples: samples of the model, not files

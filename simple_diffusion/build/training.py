@@ -131,9 +131,9 @@ def describe_fit(config: Config, plan: Plan, epoch: int) -> list[str]:
             0,
             f"optimizer.warmup_steps from {config.optimizer.warmup_steps} to {warmup}",
         )
-    lines = [f"cut to the {plan.total} steps of this run: {', '.join(cuts)}"] * any(
-        cuts
-    )
+    lines = []
+    if cuts:
+        lines.append(f"cut to the {plan.total} steps of this run: {', '.join(cuts)}")
     ema_lengths = round(plan.total * (1 - config.ema.decay), 6)
     if ema_lengths < _EMA_LENGTHS and not config.ema.warmup:
         share = math.exp(-ema_lengths)

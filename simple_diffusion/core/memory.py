@@ -83,7 +83,7 @@ def estimate(compiled: Any, devices: Sequence[Any]) -> int | None:
     try:
         stats = compiled.memory_analysis()
     except (NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
+        return None  # not every backend has statistics; without them nothing is checked
     if stats is None:
         return None
     each = (

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from simple_diffusion.restoration import operators
 from simple_diffusion.restoration.operators import LinearOperator, Size, Spectrum
@@ -42,11 +42,7 @@ def hadamard(size: Size, ratio: float, seed: int) -> LinearOperator:
     Raises:
       ValueError: if the size is no power of two, or the ratio not in its range.
     """
-    _check_powers(size)
-    n = size[0] * size[1]
-    rows = _rows(ratio, n)
-    order = _permutation(n, seed)
-    back = np.argsort(order)
+    rows, order, back = _shuffle(size, ratio, seed)
 
     def analyse(x: Image) -> Numbers:
         return _walsh_hadamard(_flat(x))[:, order]
@@ -75,11 +71,7 @@ def group_means(size: Size, ratio: float, seed: int) -> LinearOperator:
     Raises:
       ValueError: if the size is no power of two, or the ratio not in its range.
     """
-    _check_powers(size)
-    n = size[0] * size[1]
-    rows = _rows(ratio, n)
-    order = _permutation(n, seed)
-    back = np.argsort(order)
+    rows, order, back = _shuffle(size, ratio, seed)
 
     def analyse(x: Image) -> Numbers:
         return _walsh_hadamard(_flat(x)[:, order])
@@ -88,6 +80,16 @@ def group_means(size: Size, ratio: float, seed: int) -> LinearOperator:
         return _unflat(_walsh_hadamard(x)[:, back], size)
 
     return _first_rows(analyse, synthesise, size, rows)
+
+
+def _shuffle(
+    size: Size, ratio: float, seed: int
+) -> tuple[int, Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Returns the number of measurements, a permutation of n, and its inverse."""
+    _check_powers(size)
+    n = size[0] * size[1]
+    order = _permutation(n, seed)
+    return _rows(ratio, n), order, np.argsort(order)
 
 
 def _first_rows(

@@ -355,7 +355,9 @@ def test_a_stalled_source_is_logged_and_waited_for(start, tmp_path, uninterrupte
     code, output = finish(start(workdir, patience, fault="stall:20:7"))
     assert code == 0, output
     # Batches are asked for three steps before they are needed.
-    assert re.search(r"still waiting for the data of step 1[78], after \d+ s", output), output
+    assert re.search(
+        r"still waiting for the data of step 1[78], after \d+ s", output
+    ), output
     assert re.search(r"waiting for the data of step 1[78] took \d+ s; going on", output)
     check_equal(workdir, uninterrupted)
 
