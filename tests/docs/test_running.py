@@ -16,6 +16,7 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
+import simple_diffusion
 from simple_diffusion.build import feature_networks, recipes
 from simple_diffusion.evaluation import metric_names
 from simple_diffusion.modes import convert, prepare
@@ -252,6 +253,8 @@ def test_the_python_blocks_of_a_page_run(page, monkeypatch, tmp_path):
         assert scope["restored"].images.shape == (4, 16, 16, 3)
         known = mask == 0
         assert (scope["restored"].images[:, known] == photo[known]).all()
+        exported = simple_diffusion.load("exported")
+        assert repr(exported) == repr(scope["model"])
     if "result" in scope:
         assert scope["result"].status == "complete"
     if "boats" in scope:

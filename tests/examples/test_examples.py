@@ -35,6 +35,8 @@ def run(monkeypatch, capsys):
 
     def run(name, *flags):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, flags)])
+        # Another test may have imported it, of which runpy would warn.
+        monkeypatch.delitem(sys.modules, f"examples.{name}", raising=False)
         scope = runpy.run_module(f"examples.{name}", run_name="__main__")
         return scope, capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 import shutil
 
 import jax
@@ -363,7 +364,8 @@ def test_an_average_of_any_length_is_made_from_snapshots(
     )
     assert "away from the nearest combination" not in caplog.text
     checkpoint.reconstruct(folder, 0.25, plan.abstract.params, step=80)
-    assert "the average of length 0.25 is 39 % away" in caplog.text
+    said = re.search(r"average of length 0.25 is (\d+) % away", caplog.text)
+    assert said and int(said[1]) > 100 * checkpoint.FAR_PROFILE
     assert "4 snapshots with lengths [0.05, 0.1]" in caplog.text
     assert "ema.snapshot_every_steps" in caplog.text
     earlier = checkpoint.reconstruct(folder, 0.1, plan.abstract.params, step=110)
