@@ -197,7 +197,7 @@ def check_size(net: Network, size: tuple[int, int], key: str) -> None:
     The message names the key of the size, or the section `model` if the network does
     not even support the size that it is trained at.
     """
-    # Only the network knows its sizes; tracing shapes is cheap.
+    # Only the network knows its sizes.
     try:
         _trace(net, size)
     except ValueError as error:
@@ -208,6 +208,7 @@ def check_size(net: Network, size: tuple[int, int], key: str) -> None:
         raise ValueError(f"{key}={size[0]}x{size[1]}: {error}") from None
 
 
+@functools.lru_cache(64)  # tracing a large network takes seconds
 def _trace(net: Network, size: tuple[int, int]) -> None:
     def call() -> jax.Array:
         params = net.init(jax.random.key(0))
