@@ -3,7 +3,7 @@
 Shapes: b batch, h height, w width, c channels, n tokens, d features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
@@ -45,6 +45,12 @@ class Conditioning:
     tokens: features for cross-attention, such as embedded text; `token_mask` is True
       for real tokens and False for padding.
     image: a map of the network's input size, joined to the input by channels.
+    vector: features that are added to the embedding of the noise level.
+    fields: values of further conditions, from which a network that was built with their
+      specs (`nets/conditioning/specs.py`) computes tokens, image and vector. A
+      condition of one array has its own name as key, one of several `name.part`.
+    dropped: by the name of such a condition, True for examples in which its null
+      replaces the value; a condition that is not in it is never dropped.
     """
 
     label: Int[Array, "b"] | None = None
@@ -52,6 +58,9 @@ class Conditioning:
     tokens: Float[Array, "b n d"] | None = None
     token_mask: Bool[Array, "b n"] | None = None
     image: Float[Array, "b h w c"] | None = None
+    vector: Float[Array, "b k"] | None = None
+    fields: Mapping[str, Array] = flax.struct.field(default_factory=dict)
+    dropped: Mapping[str, Bool[Array, "b"]] = flax.struct.field(default_factory=dict)
     full_size: tuple[int, int] | None = flax.struct.field(
         pytree_node=False, default=None
     )

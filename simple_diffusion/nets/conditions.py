@@ -62,7 +62,9 @@ class Embedding(nn.Module):
 
     Sinusoid -> Dense -> activation -> Dense, plus a learned vector per class. A final
     activation is applied here because every block would start with it. The class table
-    has one more row than there are classes: the last row stands for "no class".
+    has one more row than there are classes: the last row stands for "no class". The
+    vector of the conditioning, if any, is added through a Dense layer that starts at
+    zero.
 
     Fields:
       channels: width of the vector.
@@ -94,13 +96,12 @@ class Embedding(nn.Module):
 
         Args:
           logsnr: noise level.
-          cond: its label.
+          cond: its label and its vector.
           full_size: height and width of the full images in pixels, for `scale`; one
             row if all are equal.
 
         Raises:
-          ValueError: if a label is given without classes or missing with classes, or
-            if tokens are given.
+          ValueError: if a label is given without classes or missing with classes.
         """
         self._check(cond)
         activate = ACTIVATIONS[self.activation]
@@ -118,6 +119,10 @@ class Embedding(nn.Module):
             assert full_size is not None
             s = nn.Dense(self.channels, name="scale_1")(self.scale(full_size))
             h = h + nn.Dense(self.channels, name="scale_2")(activate(s))
+        if cond.vector is not None:
+            zeros = nn.initializers.zeros
+            dense = nn.Dense(self.channels, kernel_init=zeros, name="vector")
+            h = h + dense(cond.vector.astype(jnp.float32))
         return activate(h)
 
     def _check(self, cond: Conditioning) -> None:
@@ -128,8 +133,6 @@ class Embedding(nn.Module):
             )
         if cond.label is not None and not self.num_classes:
             raise ValueError("a network with num_classes=0 got labels")
-        if cond.tokens is not None:
-            raise ValueError("a network without cross-attention got tokens")
 
 
 def join_image(z_t: Float[Array, "b h w c"], cond: Conditioning) -> Array:

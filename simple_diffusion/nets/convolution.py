@@ -22,6 +22,7 @@ class Conv3x3(nn.Module):
       bands: above 0, the Fourier features of the position (`position.fourier`) are
         additional input channels, whose part of the kernel starts at zero.
       dtype: of the computation.
+      kernel_init: of a single kernel that does not start at zero.
     """
 
     channels: int
@@ -30,6 +31,7 @@ class Conv3x3(nn.Module):
     mixture: safa.Mixture | None = None
     bands: int = 0
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(
@@ -44,7 +46,7 @@ class Conv3x3(nn.Module):
         zeros, shape = nn.initializers.zeros, (3, 3, x.shape[-1], self.channels)
         x = x.astype(self.dtype)
         if self.mixture is None:
-            init = zeros if self.zero else nn.initializers.lecun_normal()
+            init = zeros if self.zero else self.kernel_init
             kernel = self.param("kernel", init, shape, jnp.float32)
             bias = self.param("bias", zeros, (self.channels,), jnp.float32)[None]
             weights = jnp.ones((1, 1))

@@ -94,6 +94,8 @@ class Style:
       bands: frequencies of the Fourier features of the position, which are joined to
         the channels inside each residual block and added before a transformer; 0: none.
       mixture: how scale-aware convolutions depend on the resolution.
+      cross_attention: whether cross-attention follows every self-attention; the network
+        then needs tokens. Conditions that give tokens imply it.
     """
 
     conv_norm: Literal["group", "layer", "rms"] = "group"
@@ -108,6 +110,7 @@ class Style:
     padding: safa.Padding = "zeros"
     bands: int = 0
     mixture: safa.Mixture | None = None
+    cross_attention: bool = False
 
     def __post_init__(self):
         _check_choices(self)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 AttentionFn = Callable[[Array, Array, Array], Array]
 Implementation = Literal["auto", "xla", "cudnn", "flash_tpu"]
@@ -18,6 +18,7 @@ def attention(
     k: Float[Array, "b m k d"],
     v: Float[Array, "b m k d"],
     implementation: Implementation | AttentionFn = "auto",
+    lengths: Int[Array, "b"] | None = None,
 ) -> Float[Array, "b n k d"]:
     """Returns softmax(q kᵀ / √d) v per head; logits and softmax are in float32.
 
@@ -29,19 +30,31 @@ def attention(
         "flash_tpu" never hold the [n, m] matrix in memory. "auto" chooses during
         tracing, by the default backend and the shapes; a program that is lowered for
         another platform needs "xla". A function (q, k, v) -> output replaces all of
-        them.
+        them where there are no lengths; with lengths it means "auto".
+      lengths: keys of each example that count, at least 1; the later ones have no
+        influence. None: all count. A length needs no matrix of biases, which the flash
+        implementations would read and differentiate.
 
     Raises:
       ValueError: if the implementation is unknown.
     """
     if callable(implementation):
-        return implementation(q, k, v)
+        if lengths is None:
+            return implementation(q, k, v)
+        implementation = "auto"
     if implementation == "auto":
         implementation = _choose(q, k)
     match implementation:
         case "xla" | "cudnn":
-            return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+            options: dict[str, Any] = {}
+            if lengths is not None:
+                options["key_value_seq_lengths"] = lengths
+            return jax.nn.dot_product_attention(
+                q, k, v, implementation=implementation, **options
+            )
         case "flash_tpu":
+            if lengths is not None:
+                return _flash_tpu_lengths(q, k, v, lengths)
             return _flash_tpu(q, k, v)
     raise ValueError(
         f"attention={implementation!r} must be auto, xla, cudnn, flash_tpu or callable"
@@ -81,25 +94,46 @@ def _ambient_mesh() -> jax.sharding.AbstractMesh:
     return jax.sharding.get_abstract_mesh()
 
 
-def _flash_tpu(q: Array, k: Array, v: Array) -> Array:
+def _flash_tpu_lengths(q: Array, k: Array, v: Array, lengths: Array) -> Array:
+    # The kernel has no lengths; a token attends to the tokens of its own segment.
+    missing = -k.shape[1] % 128
+    k, v = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (k, v))
+    is_padding = jnp.arange(k.shape[1])[None] >= lengths[:, None]
+    segments = jnp.zeros(q.shape[:2], jnp.int32), is_padding.astype(jnp.int32)
+    return _flash_tpu(q, k, v, *segments)
+
+
+def _flash_tpu(q: Array, k: Array, v: Array, *segments: Array) -> Array:
+    """Returns attention by the Pallas kernel.
+
+    Args:
+      q: [b, n, k, d].
+      k: [b, m, k, d].
+      v: [b, m, k, d].
+      *segments: numbers of the segments of queries, [b, n], and of keys, [b, m]; none:
+        all are one segment.
+    """
     # Lazily: Pallas' TPU kernels need not be importable elsewhere.
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
-    def heads_first(q: Array, k: Array, v: Array) -> Array:
+    def heads_first(q: Array, k: Array, v: Array, *segments: Array) -> Array:
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        out = flash.flash_attention(q, k, v, sm_scale=q.shape[-1] ** -0.5)
+        ids = flash.SegmentIds(*segments) if segments else None
+        scale = q.shape[-1] ** -0.5
+        out = flash.flash_attention(q, k, v, segment_ids=ids, sm_scale=scale)
         return out.swapaxes(1, 2)
 
     mesh = _ambient_mesh()
     if mesh.empty:
-        return heads_first(q, k, v)
+        return heads_first(q, k, v, *segments)
     # Heads over the tensor axis, images over all others.
     heads = "tensor" if "tensor" in mesh.axis_names else None
     images = tuple(name for name in mesh.axis_names if name != "tensor")
     spec = PartitionSpec(images, None, heads, None)
+    specs = (spec,) * 3 + (PartitionSpec(images, None),) * len(segments)
     # check_vma: a Pallas call does not state over which axes its output varies.
-    split = partial(jax.shard_map, in_specs=spec, out_specs=spec, check_vma=False)
-    return split(heads_first)(q, k, v)
+    split = partial(jax.shard_map, in_specs=specs, out_specs=spec, check_vma=False)
+    return split(heads_first)(q, k, v, *segments)
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:

@@ -82,27 +82,51 @@ class Stem(nn.Module):
       normalise_bands: whether wavelet bands are scaled so that white unit noise has
         unit variance in each (see `wavelets.noise_std`); the head undoes it.
       dtype: of the convolution; the wavelets are float32.
+      joined: the last channels of the pixels that are those of a conditioning image.
+        Their part of the kernel starts at zero, so that a fresh network ignores them.
     """
 
     channels: int
     patching: str = "none"
     normalise_bands: bool = False
     dtype: Any = jnp.float32
+    joined: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
         """Returns the features."""
         patching = parse(self.patching)
+        init = nn.initializers.lecun_normal()
+        if self.joined:
+            init = _ignore_last(self.joined, x.shape[-1])
+        options: dict[str, Any] = dict(kernel_init=init, dtype=self.dtype, name="conv")
         if patching.kind == "conv":
             # A convolution whose stride is its width is a Dense layer on patches.
             patches = ops.space_to_depth(x, patching.factor)
-            return layers.Dense(self.channels, dtype=self.dtype, name="conv")(patches)
+            return layers.Dense(self.channels, **options)(patches)
         if patching.kind != "none":
             kind = _wavelet(patching)
             x = wavelets.dwt2(x.astype(jnp.float32), patching.levels, kind)
             if self.normalise_bands:
                 x = x / _band_scale(x, patching)
-        return Conv3x3(self.channels, dtype=self.dtype, name="conv")(x)
+        return Conv3x3(self.channels, **options)(x)
+
+
+def _ignore_last(joined: int, channels: int) -> nn.initializers.Initializer:
+    """Returns an initializer that ignores the last `joined` of the channels of pixels.
+
+    All patchings have the channel as the fastest part of the index. The other channels
+    get the scale that they would have on their own.
+    """
+
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+        own = channels - joined
+        kernel = nn.initializers.lecun_normal()(key, shape, dtype)
+        kernel = kernel * math.sqrt(channels / own)
+        is_own = jnp.arange(shape[-2]) % channels < own
+        return jnp.where(is_own.reshape(*(1,) * (len(shape) - 2), -1, 1), kernel, 0)
+
+    return init
 
 
 class Head(nn.Module):

@@ -1,7 +1,7 @@
 """The Residual U-ViT of SiD2: one skip per level, around everything below it."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,13 +9,23 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import layers, position
+from simple_diffusion.nets.conditioning.ports import Ports
+from simple_diffusion.nets.conditioning.specs import Spec
 from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
 from simple_diffusion.nets.position import Region
-from simple_diffusion.nets.transformer import PositionTable, Trunk
+from simple_diffusion.nets.transformer import Context, PositionTable, Trunk
 from simple_diffusion.nets.unet import ConvBlock
 from simple_diffusion.nets.uvit import STYLE
+
+
+class Inputs(NamedTuple):
+    """What every block gets besides its feature map."""
+
+    emb: Array
+    region: Region
+    context: Context | None
 
 
 class ResidualUViT(nn.Module):
@@ -44,6 +54,7 @@ class ResidualUViT(nn.Module):
         are float32 always.
       remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
       scan_unroll: see `transformer.Trunk`.
+      conditions: what `Conditioning.fields` holds.
     """
 
     levels: tuple[Level, ...]
@@ -56,6 +67,7 @@ class ResidualUViT(nn.Module):
     dtype: Any = jnp.float32
     remat: str | None = None
     scan_unroll: int = 1
+    conditions: tuple[Spec, ...] = ()
 
     @nn.compact
     def __call__(
@@ -73,47 +85,43 @@ class ResidualUViT(nn.Module):
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        width = self.embedding.channels
+        ports = Ports(self.conditions, self.style, width, self.dtype, name="conditions")
+        cond, context = ports(cond, z_t)
         emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
-        h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
+        h = join_image(z_t, cond)
+        joined = h.shape[-1] - z_t.shape[-1]
+        h = Stem(self.levels[0].channels, *ends, joined, name="stem")(h)
         h = self._position(h, 0, region)
-        h = self._level(h, emb, region, 0, train)
+        h = self._level(h, Inputs(emb, region, context), 0, train)
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
 
-    def _level(
-        self, h: Array, emb: Array, region: Region, i: int, train: bool
-    ) -> Array:
+    def _level(self, h: Array, inputs: Inputs, i: int, train: bool) -> Array:
         """Returns the features of level i after it and everything below."""
         level = self.levels[i]
-        h = self._blocks(h, emb, region, i, level.blocks, f"down_{i}", train)
+        h = self._blocks(h, inputs, i, level.blocks, f"down_{i}", train)
         if i + 1 == len(self.levels):
             return h
         below = self.levels[i + 1].channels
         after = layers.Down(below, self.dtype, name=f"down_{i + 1}")(h)
         # Before the difference: the table is not part of the change by the lower level.
-        after = self._position(after, i + 1, region)
-        change = self._level(after, emb, region, i + 1, train) - after
+        after = self._position(after, i + 1, inputs.region)
+        change = self._level(after, inputs, i + 1, train) - after
         h = h + layers.Up(level.channels, self.dtype, name=f"up_{i}")(change)
         blocks_up = level.blocks if level.blocks_up is None else level.blocks_up
-        return self._blocks(h, emb, region, i, blocks_up, f"up_{i}", train)
+        return self._blocks(h, inputs, i, blocks_up, f"up_{i}", train)
 
     def _blocks(
-        self,
-        h: Array,
-        emb: Array,
-        region: Region,
-        i: int,
-        n: int,
-        name: str,
-        train: bool,
+        self, h: Array, inputs: Inputs, i: int, n: int, name: str, train: bool
     ) -> Array:
-        level = self.levels[i]
+        level, (emb, region, context) = self.levels[i], inputs
         if level.kind == "conv":
             block = partial(layers.remat(ConvBlock, self.remat), level, self.style)
             for j in range(n):
                 h = block(train, dtype=self.dtype, name=f"{name}_{j}")(
-                    h, emb, None, region
+                    h, emb, None, region, context
                 )
             return h
         if not n:
@@ -129,7 +137,7 @@ class ResidualUViT(nn.Module):
             dtype=self.dtype,
             name=f"{name}_trunk",
         )
-        return trunk(h, emb, region)
+        return trunk(h, emb, region, context)
 
     def _position(self, h: Array, i: int, region: Region) -> Array:
         if self.levels[i].kind == "conv":

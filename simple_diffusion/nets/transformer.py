@@ -1,19 +1,84 @@
-"""Self-attention on feature maps, and the transformer trunk of the U-ViTs."""
+"""Attention on feature maps, and the transformer trunk of the U-ViTs."""
 
 import math
 from typing import Any, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from simple_diffusion.nets import layers, ops, position
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.position import Region
 
 
-class SelfAttention(nn.Module):
+@flax.struct.dataclass
+class Context:
+    """What cross-attention reads, the same in all blocks.
+
+    tokens: those that count first, then padding.
+    lengths: number of tokens of each example that count; may be 0.
+    """
+
+    tokens: Float[Array, "b n d"]
+    lengths: Int[Array, "b"]
+
+
+def pack_tokens(tokens: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Context:
+    """Returns the tokens in their order, but those outside the mask last and zero.
+
+    Args:
+      tokens: in any order; their features say where they belong.
+      mask: True for tokens that count.
+    """
+    # Zero, so that a NaN there stays away from values and gradients.
+    tokens = jnp.where(mask[..., None], tokens, 0)
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)
+    return Context(tokens, mask.sum(axis=1, dtype=jnp.int32))
+
+
+class _Attention(nn.Module):
+    """Fields and query-key norm that both kinds of attention have."""
+
+    heads: int
+    style: Style
+    norm: Literal["group", "layer", "rms"] = "group"
+    norm_bias: bool = True
+    dtype: Any = jnp.float32
+
+    def _head_width(self, channels: int) -> int:
+        if channels % self.heads:
+            raise ValueError(f"heads={self.heads} must divide channels={channels}")
+        return channels // self.heads
+
+    def _normalise(self, q: Array, k: Array) -> tuple[Array, Array]:
+        """Returns queries and keys, [b, *n, heads, d] each, after their norm."""
+        match self.style.qk_norm:
+            case "none":
+                return q, k
+            case "l2":
+                return self._cosines(q, k)
+            case kind:
+                norm_q = layers.Norm(kind, dtype=self.dtype, name="norm_q")
+                norm_k = layers.Norm(kind, dtype=self.dtype, name="norm_k")
+                return norm_q(q), norm_k(k)
+
+    def _cosines(self, q: Array, k: Array) -> tuple[Array, Array]:
+        """Returns q and k whose logits are their cosine times a learned scale."""
+        # L² - L vanishes for a single token, whose attention is 1 in any case.
+        tokens = max(2, math.prod(k.shape[1:-2]))
+        start = nn.initializers.constant(math.log2(tokens**2 - tokens))
+        scale = self.param("qk_scale", start, (), jnp.float32)
+        # Attention divides the logits by the root of the features.
+        scale = scale * math.sqrt(q.shape[-1])
+        q, k = (_unit(y.astype(jnp.float32)) for y in (q, k))
+        return (scale * q).astype(self.dtype), k.astype(self.dtype)
+
+
+class SelfAttention(_Attention):
     """x + out(attention(norm(x))); the last linear map is zero in a fresh network.
 
     Fields:
@@ -21,17 +86,12 @@ class SelfAttention(nn.Module):
       style: QK norm, rotary positions, implementation.
       norm: "group", "layer" or "rms".
       norm_bias: whether the norm has a bias.
+      dtype: of the computation.
       extent: height and width of the training grid in tokens, for rotary positions;
         None: of the current grid.
-      dtype: of the computation.
     """
 
-    heads: int
-    style: Style
-    norm: Literal["group", "layer", "rms"] = "group"
-    norm_bias: bool = True
     extent: tuple[int, int] | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -47,43 +107,67 @@ class SelfAttention(nn.Module):
           ValueError: if the heads do not divide the width.
         """
         b, h, w, c = x.shape
-        if c % self.heads:
-            raise ValueError(f"heads={self.heads} must divide channels={c}")
+        width = self._head_width(c)
         # Heads first: a split over devices by heads is then a split into blocks.
-        features = (self.heads, 3, c // self.heads)
+        features = (self.heads, 3, width)
         y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
         qkv = layers.Dense(features, dtype=self.dtype, name="qkv")(y)
         q, k, v = jnp.unstack(qkv, axis=-2)  # [b, h, w, heads, d]
-        if self.style.qk_norm == "l2":
-            q, k = self._cosines(q, k)
-        elif self.style.qk_norm != "none":
-            q = self._qk_norm("norm_q")(q)
-            k = self._qk_norm("norm_k")(k)
+        q, k = self._normalise(q, k)
         if self.style.position == "rope":
             rows, columns = _token_coordinates(region, (h, w), self.extent)
             q, k = (
                 position.rope_2d(y, rows, columns, self.style.rope_fastest)
                 for y in (q, k)
             )
-        q, k, v = (y.reshape(b, h * w, self.heads, c // self.heads) for y in (q, k, v))
+        q, k, v = (y.reshape(b, h * w, self.heads, width) for y in (q, k, v))
         y = ops.attention(q, k, v, self.style.attention).reshape(b, h, w, c)
         init = nn.initializers.zeros
         return x + layers.Dense(c, kernel_init=init, dtype=self.dtype, name="out")(y)
 
-    def _qk_norm(self, name: str) -> layers.Norm:
-        kind = "rms" if self.style.qk_norm == "rms" else "layer"
-        return layers.Norm(kind, dtype=self.dtype, name=name)
 
-    def _cosines(self, q: Array, k: Array) -> tuple[Array, Array]:
-        """Returns q and k whose logits are their cosine times a learned scale."""
-        # L² - L vanishes for a single token, whose attention is 1 in any case.
-        tokens = max(2, q.shape[1] * q.shape[2])
-        start = nn.initializers.constant(math.log2(tokens**2 - tokens))
-        scale = self.param("qk_scale", start, (), jnp.float32)
-        # Attention divides the logits by the root of the features.
-        scale = scale * math.sqrt(q.shape[-1])
-        q, k = (_unit(y.astype(jnp.float32)) for y in (q, k))
-        return (scale * q).astype(self.dtype), k.astype(self.dtype)
+class CrossAttention(_Attention):
+    """x + out(attention(norm(x), tokens)); the last linear map starts at zero.
+
+    Every pixel attends to the tokens of its example and to one learned null token,
+    which alone is left where no token counts. Tokens carry their positions in their
+    features, so there are no rotary positions. Source: Imagen (arXiv 2205.11487),
+    appendix on the architecture; simple diffusion (arXiv 2301.11093), text to image.
+
+    Fields:
+      heads: a divisor of the width.
+      style: QK norm, implementation.
+      norm: "group", "layer" or "rms".
+      norm_bias: whether the norm has a bias.
+      dtype: of the computation.
+    """
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Context
+    ) -> Float[Array, "b h w c"]:
+        """Returns a map of the same shape.
+
+        Raises:
+          ValueError: if the heads do not divide the width.
+        """
+        b, h, w, c = x.shape
+        width = self._head_width(c)
+        y = layers.Norm(self.norm, self.norm_bias, self.dtype, name="norm")(x)
+        q = layers.Dense((self.heads, width), dtype=self.dtype, name="q")(y)
+        q = q.reshape(b, h * w, self.heads, width)
+        features = (self.heads, 2, width)
+        kv = layers.Dense(features, dtype=self.dtype, name="kv")(context.tokens)
+        # Of the scale of keys and values of tokens whose features have unit variance.
+        null = self.param("null", nn.initializers.normal(1.0), features, jnp.float32)
+        null = jnp.broadcast_to(null.astype(self.dtype)[None, None], (b, 1, *features))
+        k, v = jnp.unstack(jnp.concatenate([null, kv], axis=1), axis=-2)
+        q, k = self._normalise(q, k)
+        y = ops.attention(q, k, v, self.style.attention, context.lengths + 1)
+        dense = layers.Dense(
+            c, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out"
+        )
+        return x + dense(y.reshape(b, h, w, c))
 
 
 def _unit(x: Array) -> Array:
@@ -162,7 +246,7 @@ def _modulate(h: Array, film: layers.Film | None) -> Array:
 
 
 class Block(nn.Module):
-    """A transformer block: `Mlp`, then `SelfAttention`; fields as there."""
+    """`Mlp`, `SelfAttention` and, for tokens, `CrossAttention`; fields as there."""
 
     heads: int
     style: Style
@@ -176,19 +260,15 @@ class Block(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         region: Region | None = None,
+        context: Context | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         x = Mlp(self.style, self.dropout, self.dtype, name="mlp")(x, emb)
-        attention = SelfAttention(
-            self.heads,
-            self.style,
-            norm=self.style.token_norm,
-            norm_bias=False,
-            extent=self.extent,
-            dtype=self.dtype,
-            name="attention",
-        )
-        return attention(x, region)
+        common = (self.heads, self.style, self.style.token_norm, False, self.dtype)
+        x = SelfAttention(*common, extent=self.extent, name="attention")(x, region)
+        if context is not None:
+            x = CrossAttention(*common, name="cross_attention")(x, context)
+        return x
 
 
 class PositionTable(nn.Module):
@@ -261,6 +341,7 @@ class Trunk(nn.Module):
         x: Float[Array, "b h w c"],
         emb: Float[Array, "b d"],
         region: Region | None = None,
+        context: Context | None = None,
     ) -> Float[Array, "b h w c"]:
         """Returns a map of the same shape."""
         block = layers.remat(Block, self.remat, in_scan=self.unroll == 1)(
@@ -272,7 +353,7 @@ class Trunk(nn.Module):
             name="blocks",
         )
         scan = nn.scan(
-            lambda block, x, _: (block(x, emb, region), None),
+            lambda block, x, _: (block(x, emb, region, context), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.depth,

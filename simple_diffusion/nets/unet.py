@@ -10,10 +10,13 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import layers, position, transformer
+from simple_diffusion.nets.conditioning.ports import Ports
+from simple_diffusion.nets.conditioning.specs import Spec
 from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size
 from simple_diffusion.nets.position import Region
+from simple_diffusion.nets.transformer import Context
 
 Resampling = Literal["linear", "residual"]
 
@@ -35,6 +38,7 @@ class UNet(nn.Module):
         are float32 always.
       remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
       resampling: between levels, see `conv_levels`.
+      conditions: what `Conditioning.fields` holds.
     """
 
     levels: tuple[Level, ...]
@@ -46,6 +50,7 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
     remat: str | None = None
     resampling: Resampling = "linear"
+    conditions: tuple[Spec, ...] = ()
 
     @nn.compact
     def __call__(
@@ -75,6 +80,9 @@ class UNet(nn.Module):
             )
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        width = self.embedding.channels
+        ports = Ports(self.conditions, self.style, width, self.dtype, name="conditions")
+        cond, context = ports(cond, z_t)
         emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
@@ -88,9 +96,12 @@ class UNet(nn.Module):
         def middle(h: Array) -> Array:
             first = conv_block(deepest, attention=True, name="middle_1")
             second = conv_block(deepest, attention=False, name="middle_2")
-            return second(first(h, emb, None, region), emb, None, region)
+            h = first(h, emb, None, region, context)
+            return second(h, emb, None, region)
 
-        h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
+        h = join_image(z_t, cond)
+        joined = h.shape[-1] - z_t.shape[-1]
+        h = Stem(self.levels[0].channels, *ends, joined, name="stem")(h)
         h = conv_levels(
             h,
             emb,
@@ -100,6 +111,7 @@ class UNet(nn.Module):
             middle,
             extra_up=1,
             resampling=self.resampling,
+            context=context,
         )
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)
@@ -107,6 +119,8 @@ class UNet(nn.Module):
 
 class ConvBlock(nn.Module):
     """A residual block, followed by attention if its level asks for it.
+
+    Where there is self-attention, cross-attention to the tokens, if any, follows.
 
     Fields:
       level: width, heads, dropout.
@@ -131,6 +145,7 @@ class ConvBlock(nn.Module):
         emb: Float[Array, "b d"],
         skip: Float[Array, "b h w s"] | None = None,
         region: Region | None = None,
+        context: Context | None = None,
     ) -> Array:
         """Returns [b, h, w, level.channels], or h and w halved or doubled."""
         level, dtype = self.level, self.dtype
@@ -151,6 +166,11 @@ class ConvBlock(nn.Module):
                 level.heads, self.style, norm, dtype=dtype, name="attention"
             )
             x = attend(x, region)
+            if context is not None:
+                attend = transformer.CrossAttention(
+                    level.heads, self.style, norm, dtype=dtype, name="cross_attention"
+                )
+                x = attend(x, context)
         return x
 
 
@@ -164,6 +184,7 @@ def conv_levels(
     extra_up: int,
     number: int = 0,
     resampling: Resampling = "linear",
+    context: Context | None = None,
 ) -> Array:
     """Returns the features after the levels on the way down, the bottom, and back up.
 
@@ -185,13 +206,15 @@ def conv_levels(
       extra_up: additional blocks on the way up, for levels without `blocks_up`.
       number: of the first level, for the names of the modules.
       resampling: between levels.
+      context: of cross-attention.
     """
     if not levels:
         return bottom(h)
     level, below = levels[0], levels[1:]
     skips = [h]
     for j in range(level.blocks):
-        h = conv_block(level, name=f"down_{number}_{j}")(h, emb, None, region)
+        down = conv_block(level, name=f"down_{number}_{j}")
+        h = down(h, emb, None, region, context)
         skips.append(h)
     if below and resampling == "residual":
         down = conv_block(
@@ -201,7 +224,16 @@ def conv_levels(
     elif below:
         h = layers.Down(below[0].channels, h.dtype, name=f"down_{number + 1}")(h)
     h = conv_levels(
-        h, emb, region, below, conv_block, bottom, extra_up, number + 1, resampling
+        h,
+        emb,
+        region,
+        below,
+        conv_block,
+        bottom,
+        extra_up,
+        number + 1,
+        resampling,
+        context,
     )
     if below and resampling == "residual":
         up = conv_block(below[0], attention=False, resample="up", name=f"up_{number}")
@@ -211,5 +243,6 @@ def conv_levels(
     blocks_up = level.blocks + extra_up if level.blocks_up is None else level.blocks_up
     for j in range(blocks_up):
         skip = skips.pop() if skips else None
-        h = conv_block(level, name=f"up_{number}_{j}")(h, emb, skip, region)
+        up = conv_block(level, name=f"up_{number}_{j}")
+        h = up(h, emb, skip, region, context)
     return h

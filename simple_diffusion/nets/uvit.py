@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from simple_diffusion.core.types import Conditioning
 from simple_diffusion.nets import layers, position
+from simple_diffusion.nets.conditioning.ports import Ports
+from simple_diffusion.nets.conditioning.specs import Spec
 from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
@@ -39,6 +41,7 @@ class UViT(nn.Module):
         are float32 always.
       remat: per block, None, "full", "dots" or "dots_no_batch", see `layers.remat`.
       scan_unroll: see `transformer.Trunk`.
+      conditions: what `Conditioning.fields` holds.
     """
 
     levels: tuple[Level, ...]
@@ -51,6 +54,7 @@ class UViT(nn.Module):
     dtype: Any = jnp.float32
     remat: str | None = None
     scan_unroll: int = 1
+    conditions: tuple[Spec, ...] = ()
 
     @nn.compact
     def __call__(
@@ -75,6 +79,9 @@ class UViT(nn.Module):
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))
         region = position.region_of(cond, len(z_t), (z_t.shape[1], z_t.shape[2]))
+        width = self.embedding.channels
+        ports = Ports(self.conditions, self.style, width, self.dtype, name="conditions")
+        cond, context = ports(cond, z_t)
         emb = self.embedding(logsnr, cond, region.full_size)
         ends = (self.patching, self.normalise_bands, self.dtype)
         conv_block = partial(
@@ -100,14 +107,25 @@ class UViT(nn.Module):
                 unroll=self.scan_unroll,
                 dtype=self.dtype,
                 name="trunk",
-            )(h, emb, region)
+            )(h, emb, region, context)
             if conv:
                 channels = conv[-1].channels
                 up = layers.Up(channels, self.dtype, name=f"up_{len(conv) - 1}")
                 h = up(h)
             return h
 
-        h = Stem(self.levels[0].channels, *ends, name="stem")(join_image(z_t, cond))
-        h = conv_levels(h, emb, region, tuple(conv), conv_block, bottom, extra_up=0)
+        h = join_image(z_t, cond)
+        joined = h.shape[-1] - z_t.shape[-1]
+        h = Stem(self.levels[0].channels, *ends, joined, name="stem")(h)
+        h = conv_levels(
+            h,
+            emb,
+            region,
+            tuple(conv),
+            conv_block,
+            bottom,
+            extra_up=0,
+            context=context,
+        )
         channels = self.output_channels or z_t.shape[-1]
         return Head(channels, self.style, *ends, name="head")(h)

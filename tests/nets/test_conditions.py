@@ -116,12 +116,6 @@ def test_labels_are_required_by_a_network_with_classes_and_refused_without():
         embed(Embedding(16, 8), Conditioning(label=LABEL))
 
 
-def test_tokens_are_refused_without_cross_attention():
-    cond = Conditioning(label=LABEL, tokens=jnp.ones((3, 2, 4)))
-    with pytest.raises(ValueError, match="without cross-attention got tokens"):
-        embed(small.EMBEDDING, cond)
-
-
 def test_a_conditioning_image_of_another_size_is_refused():
     cond = Conditioning(image=jnp.ones((2, 4, 8, 1)))
     with pytest.raises(ValueError, match="conditioning image is 4x8 and the input 8x8"):
