@@ -42,8 +42,8 @@ def read_tokenizer(
         model = _from_tokenizer_json(whole)
     else:
         raise FileNotFoundError(
-            f"{folder} has no tokenizer of CLIP: it needs vocab.json and merges.txt, or "
-            "tokenizer.json"
+            f"{folder} has no tokenizer of CLIP: it needs vocab.json and merges.txt, "
+            "or tokenizer.json"
         )
     pad = pad or _stated_pad(folder) or END
     ids = {token: model.token_to_id(token) for token in (pad, START, END)}
@@ -67,7 +67,9 @@ def _from_vocabulary(vocabulary: epath.Path, merges: epath.Path) -> Any:
             unk_token=END,
         )
     except Exception as error:  # the library raises the plain type
-        raise DataError(f"{vocabulary} and {merges.name} do not agree: {error}") from None
+        raise DataError(
+            f"{vocabulary} and {merges.name} do not agree: {error}"
+        ) from None
     model = Model(bpe)
     model.normalizer = normalizers.Sequence(
         [

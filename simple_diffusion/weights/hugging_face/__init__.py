@@ -1,1 +1,1 @@
-"""Networks as Hugging Face publishes them: folders of safetensors, and maps of names."""
+"""Networks of Hugging Face: folders of safetensors, and maps of names."""

@@ -50,8 +50,8 @@ def fill(
       ValueError: if a tensor is missing, unexpected, of another shape or not finite;
         the message lists what differs.
     """
-    shapes = traverse_util.flatten_dict(tree, sep="/")
-    shapes = {leaf: tuple(value.shape) for leaf, value in shapes.items()}
+    leaves: dict[str, Any] = dict(traverse_util.flatten_dict(tree, sep="/"))
+    shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
     used = {n: s for n, s in tensors.shapes.items() if not re.fullmatch(ignored, n)}
     _check(tensors.where, shapes, used, places)
     arrays = {leaf: np.empty(shape, dtype) for leaf, shape in shapes.items()}

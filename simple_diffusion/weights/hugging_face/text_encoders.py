@@ -1,6 +1,6 @@
 """Names of the tensors of T5's encoder and of CLIP's text transformer.
 
-Ours are those of `nets/t5.py` and `nets/clip_text.py`.
+Ours are those of `nets/text/t5.py` and `nets/text/clip.py`.
 """
 
 from collections.abc import Iterable

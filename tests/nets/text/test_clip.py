@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core import arrays
-from simple_diffusion.nets import clip_text
-from tests.nets import make_text_encoders_fixture as peers
+from simple_diffusion.nets.text import clip
+from tests.nets.text import make_text_encoders_fixture as peers
 
 FIXTURE = Path(peers.__file__).with_name("text_encoders_fixture.npz")
-SIZE = clip_text.Size(32, 2, 4, 64, vocabulary=40, length=12)
+SIZE = clip.Size(32, 2, 4, 64, vocabulary=40, length=12)
 OURS = {"quick_gelu": "quick_gelu", "gelu": "gelu_exact"}
 
 
@@ -64,7 +64,7 @@ def params():
 
 def network(activation="quick_gelu"):
     size = dataclasses.replace(SIZE, activation=OURS[activation])
-    return clip_text.ClipText(size, end_id=peers.END)
+    return clip.ClipText(size, end_id=peers.END)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,6 @@ COUNTS = [
 @pytest.mark.parametrize("name, count", COUNTS)
 def test_published_sizes_have_their_number_of_parameters(name, count):
     ids = jax.ShapeDtypeStruct((1, 77), jnp.int32)
-    network = clip_text.ClipText(clip_text.SIZES[name])
+    network = clip.ClipText(clip.SIZES[name])
     tree = jax.eval_shape(network.init, jax.random.key(0), ids)
     assert arrays.tree_size(tree) == count

@@ -138,7 +138,9 @@ class _RmsNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        scale = self.param(
+            "scale", nn.initializers.ones, x.shape[-1:], self.param_dtype
+        )
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         return (x * scale.astype(jnp.float32)[None, None]).astype(self.dtype)

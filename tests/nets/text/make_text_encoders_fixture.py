@@ -3,7 +3,7 @@
 Runs where PyTorch and transformers are, which the tests do without; written with
 PyTorch 2.13 and transformers 4.57.6.
 
-  python tests/nets/make_text_encoders_fixture.py
+  python tests/nets/text/make_text_encoders_fixture.py
 """
 
 from pathlib import Path

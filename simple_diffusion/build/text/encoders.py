@@ -1,30 +1,28 @@
-"""Frozen text encoders: published weights with their tokenizer, and what they compute.
+"""Frozen text encoders: published weights with their tokenizer.
 
 Shapes: b captions, n tokens, d features.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from simple_diffusion.core.types import Params
 from simple_diffusion.data.text import clip as clip_tokenizer
 from simple_diffusion.data.text import t5 as t5_tokenizer
 from simple_diffusion.data.text.tokenizer import Tokenizer
-from simple_diffusion.nets import clip_text, t5
+from simple_diffusion.nets.text import clip, t5
 from simple_diffusion.weights.hugging_face import folder as hf_folder
 from simple_diffusion.weights.hugging_face import name_map, text_encoders
 
 _T5_LENGTH = 128  # tokens; T5 itself has no limit
 _CLIP_EPSILON = 1e-5
-_CLIP_ACTIVATIONS: dict[str, clip_text.Activation] = {
+_CLIP_ACTIVATIONS: dict[str, clip.Activation] = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu_exact",
 }
@@ -51,13 +49,6 @@ class TextEncoder(NamedTuple):
     tokenizer: Tokenizer
 
 
-class CaptionFeatures(NamedTuple):
-    """Features of captions, to be stored; they are 0 where the mask is False."""
-
-    features: Float[np.ndarray, "b n d"]
-    mask: Bool[np.ndarray, "b n"]
-
-
 def load_text_encoder(
     path: str | Path,
     *,
@@ -69,8 +60,8 @@ def load_text_encoder(
     """Returns T5 v1.1's encoder or CLIP's text model from a folder of Hugging Face.
 
     Args:
-      path: a local folder with config.json, model.safetensors (or shards with an index)
-        and the tokenizer; or one of Stable Diffusion, with text_encoder/ and tokenizer/.
+      path: a local folder with config.json, model.safetensors or shards with an index,
+        and the tokenizer; or one of Stable Diffusion, with text_encoder and tokenizer.
       dtype: of parameters and computation, "float32" or "bfloat16".
       max_length: number of tokens of a caption, the special ones included; None: 77 of
         CLIP, which are also the most, and 128 of T5.
@@ -92,50 +83,15 @@ def load_text_encoder(
         case "t5" if layer == "last":
             return _load_t5(path, config, dtype, max_length or _T5_LENGTH, variant)
         case "t5":
-            raise ValueError(f"layer={layer!r} is one of CLIP; T5 has only the last one")
+            raise ValueError(
+                f"layer={layer!r} is one of CLIP; T5 has only the last one"
+            )
         case "clip_text_model":
             return _load_clip(path, config, dtype, max_length, layer, variant)
     raise ValueError(
         f"{path / hf_folder.CONFIG} has model_type={config.get('model_type')!r}; known "
         "are t5 (T5EncoderModel or all of T5) and clip_text_model (CLIPTextModel)"
     )
-
-
-def embed_captions(
-    captions: Iterable[str],
-    encoder: TextEncoder,
-    batch_size: int = 64,
-    dtype: str = "float16",
-) -> Iterator[CaptionFeatures]:
-    """Yields the features of captions in order, up to `batch_size` at a time.
-
-    Args:
-      captions: any number; "" gives the null.
-      encoder: see `load_text_encoder`.
-      batch_size: captions per call of the network; the last call is padded, so that
-        there is one program.
-      dtype: of the features, "float16" or "bfloat16".
-
-    Raises:
-      ValueError: if features are not finite in this type, naming the caption.
-    """
-    stored = {"float16": np.float16, "bfloat16": jnp.bfloat16}.get(dtype)
-    if stored is None:
-        raise ValueError(f"dtype={dtype!r} must be float16 or bfloat16")
-    compute = jax.jit(encoder.apply)
-    remaining = iter(captions)
-    while texts := list(itertools.islice(remaining, batch_size)):
-        padded = texts + [""] * (batch_size - len(texts))
-        ids, mask = encoder.tokenizer.encode(padded, encoder.max_length)
-        found = np.asarray(compute(encoder.params, ids, mask))[: len(texts)]
-        mask = mask[: len(texts)]
-        with np.errstate(over="ignore"):  # reported below
-            found = np.where(mask[..., None], found, 0).astype(stored)
-        finite = np.isfinite(found.astype(np.float32)).all(axis=(1, 2))
-        if not finite.all():
-            caption = texts[int(np.argmin(finite))]
-            raise ValueError(f"features of {caption!r:.60} are not finite in {dtype}")
-        yield CaptionFeatures(found, mask)
 
 
 def _load_t5(
@@ -152,9 +108,7 @@ def _load_t5(
         text_encoders.T5_IGNORED,
         dtype,
     )
-    return TextEncoder(
-        partial(_apply_t5, net), params, size.width, length, tokenizer
-    )
+    return TextEncoder(partial(_apply_t5, net), params, size.width, length, tokenizer)
 
 
 def _load_clip(
@@ -168,12 +122,14 @@ def _load_clip(
     size = _clip_size(path, config)
     length = max_length or size.length
     if length > size.length:
-        raise ValueError(f"max_length={length} must be at most {size.length} for {path}")
+        raise ValueError(
+            f"max_length={length} must be at most {size.length} for {path}"
+        )
     tokenizer = clip_tokenizer.read_tokenizer(_tokenizer_folder(path))
     _check_vocabulary(path, tokenizer, size.vocabulary)
     # Not eos_token_id of the config, which in published files is a wrong 2.
     assert tokenizer.end_id is not None
-    net = clip_text.ClipText(size, tokenizer.end_id, jnp.dtype(dtype))
+    net = clip.ClipText(size, tokenizer.end_id, jnp.dtype(dtype))
     tensors = hf_folder.open_tensors(path, variant=variant)
     places = text_encoders.clip_places(size.depth, tensors.shapes)
     params = _fill(net, tensors, places, text_encoders.CLIP_IGNORED, dtype)
@@ -203,7 +159,7 @@ def _t5_size(path: Path, config: Mapping[str, Any]) -> t5.Size:
     )
 
 
-def _clip_size(path: Path, config: Mapping[str, Any]) -> clip_text.Size:
+def _clip_size(path: Path, config: Mapping[str, Any]) -> clip.Size:
     get = partial(_required, path, config)
     activation, epsilon = get("hidden_act"), config.get("layer_norm_eps", _CLIP_EPSILON)
     if activation not in _CLIP_ACTIVATIONS:
@@ -211,7 +167,7 @@ def _clip_size(path: Path, config: Mapping[str, Any]) -> clip_text.Size:
         raise ValueError(f"{path} has hidden_act={activation!r}; known are {known}")
     if epsilon != _CLIP_EPSILON:
         raise ValueError(f"{path} has layer_norm_eps={epsilon}, not {_CLIP_EPSILON}")
-    return clip_text.Size(
+    return clip.Size(
         width=get("hidden_size"),
         depth=get("num_hidden_layers"),
         heads=get("num_attention_heads"),
@@ -237,13 +193,13 @@ def _tokenizer_folder(path: Path) -> Path:
 def _check_vocabulary(path: Path, tokenizer: Tokenizer, rows: int) -> None:
     if tokenizer.vocabulary_size > rows:
         raise ValueError(
-            f"{path}: the tokenizer has {tokenizer.vocabulary_size} tokens, the network "
-            f"{rows}: they do not belong together"
+            f"{path}: the tokenizer has {tokenizer.vocabulary_size} tokens and the "
+            f"network {rows}: they do not belong together"
         )
 
 
 def _fill(
-    net: t5.T5Encoder | clip_text.ClipText,
+    net: t5.T5Encoder | clip.ClipText,
     tensors: hf_folder.Tensors,
     places: Mapping[str, name_map.Place],
     ignored: str,
@@ -265,7 +221,7 @@ def _apply_t5(
 
 
 def _apply_clip(
-    net: clip_text.ClipText,
+    net: clip.ClipText,
     layer: Layer,
     params: Params,
     ids: Int[Array, "b n"],
@@ -274,11 +230,13 @@ def _apply_clip(
     del mask  # the published networks see padding
     with _precision(net.dtype):
         found = net.apply({"params": params}, ids)
-    assert isinstance(found, clip_text.Features)
+    assert isinstance(found, clip.Features)
     return getattr(found, layer)
 
 
 def _precision(dtype: Any) -> Any:
     # On accelerators products of float32 are rounded by default, which shifts the
     # features by 1e-3 from those that denoisers were trained with.
-    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
+    return jax.default_matmul_precision(
+        "highest" if dtype == jnp.float32 else "default"
+    )
