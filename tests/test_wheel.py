@@ -25,17 +25,19 @@ def requirements(file):
 
 
 def test_the_plain_install_and_its_extras_are_the_requirements_of_launch():
-    parts = [PROJECT["dependencies"], EXTRAS["train"], EXTRAS["report"], EXTRAS["hub"]]
+    names = ("train", "report", "hub", "text")
+    parts = [PROJECT["dependencies"], *(EXTRAS[name] for name in names)]
     stated = [requirement for part in parts for requirement in part]
     assert sorted(stated) == sorted(requirements("requirements.txt"))
-    assert EXTRAS["all"] == ["simple_diffusion[train,report,hub]"]
+    assert EXTRAS["all"] == ["simple_diffusion[train,report,hub,text]"]
 
 
 def test_sampling_and_the_command_line_start_without_the_extras():
     flax = {
         re.split("[^a-z-]", r)[0] for r in importlib.metadata.requires("flax") or ()
     }
-    extras = {re.split("[>=]", r)[0] for r in EXTRAS["train"] + EXTRAS["report"]}
+    parts = EXTRAS["train"] + EXTRAS["report"] + EXTRAS["text"]
+    extras = {re.split("[>=]", r)[0] for r in parts}
     absent = {name.replace("-", "_") for name in extras - flax | {"huggingface_hub"}}
     # The names under which the distributions are imported.
     absent |= {"sklearn", "tensorflow"}

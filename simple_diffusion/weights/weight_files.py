@@ -98,14 +98,14 @@ def check_arrays(
         name for name in expected if not isinstance(arrays.get(name), np.ndarray)
     ]
     if missing:
-        raise ValueError(f"{where} lacks {_join_names(missing, ', ')}")
+        raise ValueError(f"{where} lacks {join_names(missing, ', ')}")
     wrong = [
         f"{name} has shape {arrays[name].shape}, expected {shape}"
         for name, shape in expected.items()
         if arrays[name].shape != shape
     ]
     if wrong:
-        raise ValueError(f"{where}: {_join_names(wrong, '; ')}")
+        raise ValueError(f"{where}: {join_names(wrong, '; ')}")
 
 
 def check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -113,11 +113,12 @@ def check_finite(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise ValueError(
-            f"{where} has numbers that are not finite in {_join_names(bad)}"
+            f"{where} has numbers that are not finite in {join_names(bad)}"
         )
 
 
-def _join_names(words: list[str], separator: str = ", ") -> str:
+def join_names(words: list[str], separator: str = ", ") -> str:
+    """Returns the first names, and how many more there are, for a message."""
     rest = len(words) - _MAX_NAMES
     first = separator.join(words[:_MAX_NAMES])
     return f"{first} and {rest} more" if rest > 0 else first

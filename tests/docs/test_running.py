@@ -22,6 +22,7 @@ from simple_diffusion.evaluation import metric_names
 from simple_diffusion.modes import convert, prepare
 from simple_diffusion.weights import convert_inception, dinov2_layout, weight_files
 from tests.build import every_key
+from tests.build.text import text_encoder_folders
 from tests.docs import check, pages, test_pages
 from tests.evaluation.networks import make_dinov2_fixture
 from tests.faults import tiny
@@ -240,6 +241,7 @@ def test_the_python_blocks_of_a_page_run(page, monkeypatch, tmp_path):
     mask[4:12, 4:12] = 255
     Image.fromarray(photo).save(tmp_path / "photo.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
+    text_encoder_folders.write_t5(tmp_path / "t5-v1_1-xxl")
     monkeypatch.chdir(tmp_path)
     config = tiny.get_config()
     config.train.update(checkpoint_every_steps=50, log_every_steps=50)
@@ -257,5 +259,7 @@ def test_the_python_blocks_of_a_page_run(page, monkeypatch, tmp_path):
         assert repr(exported) == repr(scope["model"])
     if "result" in scope:
         assert scope["result"].status == "complete"
+    if "batches" in scope:
+        assert [b.features.shape for b in scope["batches"]] == [(2, 128, 32)]
     if "boats" in scope:
         assert scope["boats"].shape == (2, 16, 16, 3)

@@ -1,0 +1,1 @@
+"""Frozen text encoders with their tokenizers, and features of captions."""

@@ -1,0 +1,1 @@
+"""Captions as token ids: the one place that uses the tokenizers library."""

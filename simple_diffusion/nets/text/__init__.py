@@ -1,0 +1,1 @@
+"""Published text encoders: from tokens of a caption to features."""

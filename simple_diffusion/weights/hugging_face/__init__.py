@@ -1,0 +1,1 @@
+"""Networks of Hugging Face: folders of safetensors, and maps of names."""
