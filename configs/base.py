@@ -124,7 +124,12 @@ def patches(smallest: int, largest: int | None) -> ConfigDict:
 def default() -> ConfigDict:
     """Returns every key with its default; `model` is the U-ViT of the paper."""
     # Imported here, so that the sections in this file keep their order.
-    from simple_diffusion.configs import evaluation, networks, restoration
+    from simple_diffusion.configs import (
+        conditions,
+        evaluation,
+        networks,
+        restoration,
+    )
 
     config = ConfigDict()
 
@@ -154,6 +159,9 @@ def default() -> ConfigDict:
     )
 
     config.model = networks.uvit()
+
+    # Besides the class, which data.num_classes decides.
+    config.conditions = conditions.conditions()
 
     config.diffusion = section(
         "diffusion",
@@ -327,6 +335,9 @@ def default() -> ConfigDict:
             window_taper=number(0.5, "[0, 1]"),
             # Comma-separated names or numbers, repeated in turn; None means all.
             classes=placeholder(str),
+            # For a model trained on captions: texts separated by ";", or a .txt file
+            # with one in each line, repeated in turn.
+            prompts=placeholder(str),
             solver=choice("ancestral", "ancestral | ddim | heun | dpmpp_2m"),
             # Noise levels of the solver; those of karras are the same at every size.
             grid=choice("uniform_t", "uniform_t | uniform_logsnr | karras"),

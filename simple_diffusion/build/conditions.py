@@ -46,10 +46,14 @@ def condition_on_place() -> Condition:
 def replace_by_null(
     conditions: Sequence[Condition], cond: Conditioning
 ) -> Conditioning:
-    """Returns the conditioning with each value replaced by its null, if it has one."""
+    """Returns the conditioning with each value replaced by its null, if it has one.
+
+    Conditions with values in `fields` are dropped, as far as `dropped` has them.
+    """
     nulls = {
         c.field: c.null(getattr(cond, c.field))
         for c in conditions
         if c.null is not None and getattr(cond, c.field) is not None
     }
-    return dataclasses.replace(cond, **nulls)
+    dropped = {name: jnp.ones_like(drop) for name, drop in cond.dropped.items()}
+    return dataclasses.replace(cond, **nulls, dropped=dropped)

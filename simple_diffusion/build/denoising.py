@@ -7,11 +7,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build import conditions
+from simple_diffusion.build import conditions, field_conditions
 from simple_diffusion.build.image_geometry import Bind, ImageGeometry, check_size
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Conditioning, DenoiseFn, Params, Weights
+from simple_diffusion.core.types import (
+    Conditioning,
+    DenoiseFn,
+    Params,
+    Request,
+    Weights,
+)
 from simple_diffusion.diffusion import denoiser
 from simple_diffusion.sampling import guidance
 
@@ -41,23 +47,30 @@ class Denoising:
         self,
         geometry: ImageGeometry,
         weights: Weights,
-        label: jax.Array,
+        request: Request,
     ) -> DenoiseFn:
         """Returns the denoise function for images of one size.
 
         Args:
           geometry: the size, its noise levels and its windows.
           weights: of the model, and of the weaker model if there is one.
-          label: the class of each image, [b]; the number of classes means no class.
+          request: what each image is to show. Conditions that it does not have are
+            dropped.
         """
         net, weak = self.net, self.weak
-        cond = Conditioning(label=label if net.num_classes else None)
+        label = jnp.asarray(request.label)
+        fields, dropped = field_conditions.complete(
+            net.conditions, request.fields, len(label), geometry.input
+        )
+        cond = Conditioning(
+            label=label if net.num_classes else None, fields=fields, dropped=dropped
+        )
         if net.knows_place or (weak is not None and weak.knows_place):
             box = jnp.broadcast_to(jnp.array([geometry.box]), (len(label), 4))
             cond = dataclasses.replace(cond, box=box, full_size=geometry.network_size)
         strong = geometry.fuse(_bind(net, weights.network))
         weaker = None if weak is None else geometry.fuse(_bind(weak, weights.weak))
-        return self.clip(_guided(self.weight, strong, weaker, cond, net.num_classes))
+        return self.clip(_guided(self.weight, strong, weaker, cond, net))
 
 
 def build_denoising(
@@ -75,7 +88,7 @@ def build_denoising(
       config: the whole config.
       net: the model.
       weak: the weaker model for guidance; None guides by the null class.
-      guided: whether guidance is possible: there are classes or a weaker model.
+      guided: whether guidance is possible: there are conditions or a weaker model.
       clip: static, dynamic or none.
       clip_key: config key of `clip`, for messages.
 
@@ -116,14 +129,14 @@ def _guided(
     strong: Bind,
     weak: Bind | None,
     cond: Conditioning,
-    num_classes: int,
+    net: Network,
 ) -> DenoiseFn:
     if weak is not None:
         return guidance.guide(strong(cond), weak(cond), weight)
-    if not num_classes:
+    if not net.is_conditional:
         return strong(cond)
     # Drop all conditions that have a null together.
     null = conditions.replace_by_null(
-        (conditions.condition_on_class(num_classes),), cond
+        (conditions.condition_on_class(net.num_classes),), cond
     )
     return guidance.classifier_free(strong, cond, null, weight)

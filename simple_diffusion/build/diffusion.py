@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import conditions
+from simple_diffusion.build import conditions, field_conditions
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import WeightFn
@@ -121,5 +121,7 @@ def build_objective(config: Config, net: Network) -> objectives.DiffusionObjecti
         codec=codec,
         codec_params=codec_params,
         conditions=conditions.build_conditions(config, net.num_classes),
+        field_conditions=field_conditions.build_field_conditions(config),
+        drop_all=config.conditions.drop_all,
         reference=reference_side(config) if shifts else None,
     )

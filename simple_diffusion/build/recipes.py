@@ -145,6 +145,8 @@ def _declare_all() -> None:
     base = _module("base")
     base.default()
     base.patches(1, None)
+    for make_section in _module("conditions").KINDS.values():
+        make_section()
     for make_section in (*_module("networks").KINDS.values(), *base.SCHEDULES.values()):
         make_section()
 
@@ -153,11 +155,13 @@ def section_defaults(name: str, kind: str) -> ConfigDict:
     """Returns a section of several kinds with the defaults of its keys.
 
     Args:
-      name: `model`, `schedule` or `patches`.
+      name: `model`, `schedule`, `patches`, or a condition such as `text`.
       kind: the value of its key `name`; an unknown one gives an empty section.
     """
     if name == "patches":
         return _module("base").patches(1, None)
+    if name in _module("conditions").KINDS:
+        return _module("conditions").KINDS[name]()
     kinds = _module("networks").KINDS if name == "model" else _module("base").SCHEDULES
     return kinds[kind]() if kind in kinds else ConfigDict()
 

@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from simple_diffusion.build import prompts
 from simple_diffusion.build.codec import PIXELS
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import ImageGeometry, build_geometry
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Codec, Key, Progress, Solver, Weights
+from simple_diffusion.core.types import Codec, Key, Progress, Request, Solver, Weights
+from simple_diffusion.data.text.tokenizer import Tokenizer
 from simple_diffusion.diffusion import process
 from simple_diffusion.sampling import generate, loop, solvers
 from simple_diffusion.training import ema
@@ -27,24 +29,45 @@ _POWER = "power_"
 class Plan:
     """The images to sample.
 
-    labels: the class of each image, [count].
+    request: what the images are to show.
     batch_size: number of images per batch.
+    prompts: the text of each image; () for a model without text.
     """
 
-    labels: np.ndarray
+    request: Request
     batch_size: int
+    prompts: tuple[str, ...] = ()
 
 
-def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Plan:
+def read_plan(
+    config: Config,
+    net: Network,
+    class_names: tuple[str, ...],
+    tokens: Tokenizer | None = None,
+) -> Plan:
     """Returns the images that `config.sample` asks for.
 
+    Args:
+      config: the whole config.
+      net: the model.
+      class_names: its classes.
+      tokens: its tokenizer; None for a model without text.
+
     Raises:
-      ValueError: a class does not exist.
+      ValueError: a class does not exist, or prompts are missing or not possible.
+      OSError: the file of the prompts cannot be read.
     """
     c = config.sample
     classes = parse_classes(c.classes, class_names, net.num_classes)
+    if c.prompts is not None and c.classes is None:
+        classes = [net.num_classes]  # the prompt alone decides
     labels = generate.balanced_labels(classes, c.count)
-    return Plan(labels, c.batch_size)
+    listed = prompts.parse_prompts(c.prompts, tokens is not None)
+    if tokens is None:
+        return Plan(Request(labels), c.batch_size)
+    texts = tuple(listed[k % len(listed)] for k in range(c.count))
+    ids = tokens.encode(texts, config.conditions.text.length).ids
+    return Plan(Request(labels, {"text": ids}), c.batch_size, texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +148,8 @@ class Sampling:
     """A sampler, as far as it does not depend on parameters.
 
     size: height and width of the images in pixels.
-    draw: (weights, seed [b], index [b], label [b]) -> uint8 images [b, h, w, c]. A pure
-      function; an image depends only on its own seed, index and label.
+    draw: (weights, seed [b], index [b], request of b images) -> uint8 images [b, h, w,
+      c]. A pure function; an image depends only on its own seed, index and request.
     seed: the seed of the config.
     network_calls: per image; a guided call counts once.
     guidance: the weight in effect; 1 if guidance is not possible.
@@ -155,7 +178,7 @@ def build_sampling(
 ) -> Sampling:
     """Returns the sampler of `config.sample`.
 
-    A model with neither classes nor a weaker model is not guided.
+    A model with neither conditions nor a weaker model is not guided.
 
     Args:
       config: the whole config.
@@ -175,9 +198,9 @@ def build_sampling(
     key = "sample.size" if size is None else size_key
     fine = build_geometry(config, net, size or c.size, c.steps, mesh=mesh, key=key)
     coarse = _coarse(config, net, fine)
-    # Without classes and a weaker model the weight is 1: the guidance of a recipe must
-    # not be an error for an image folder without classes.
-    guided = net.num_classes > 0 or weak is not None
+    # Without conditions and a weaker model the weight is 1: the guidance of a recipe
+    # must not be an error for an image folder without classes.
+    guided = net.is_conditional or weak is not None
     guided_model = build_denoising(config, net, weak, guided=guided, clip=c.clip)
     for geometry in (fine, coarse or fine):
         guided_model.check(geometry)
@@ -190,7 +213,7 @@ def build_sampling(
         stages = [len(coarse.grid), len(fine.grid) - late]
 
     def draw(
-        weights: Weights, seed: jax.Array, index: jax.Array, label: jax.Array
+        weights: Weights, seed: jax.Array, index: jax.Array, request: Request
     ) -> jax.Array:
         def keys(name: str) -> Key:
             return jax.vmap(lambda s, k: rng.derive_example_key(s, name, k))(
@@ -198,7 +221,7 @@ def build_sampling(
             )
 
         def sample(geometry: ImageGeometry) -> jax.Array:
-            denoise = guided_model.on(geometry, weights, label)
+            denoise = guided_model.on(geometry, weights, request)
             shape = (*geometry.size, channels)
             return loop.sample(
                 *(denoise, step, geometry.grid, keys("sample"), shape, family),
@@ -208,7 +231,7 @@ def build_sampling(
         x = sample(coarse or fine)
         if coarse is not None:
             x = loop.refine(
-                *(guided_model.on(fine, weights, label), step, fine.grid[late:]),
+                *(guided_model.on(fine, weights, request), step, fine.grid[late:]),
                 *(keys("refine"), fine.enlarge(x, coarse.box), family),
                 progress=_stage(progress, stages, 1),
             )

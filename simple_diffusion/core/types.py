@@ -151,6 +151,35 @@ class Condition(NamedTuple):
     drop: float = 0.0
 
 
+class FieldCondition(NamedTuple):
+    """A further condition of a network, whose value is in `Conditioning.fields`.
+
+    name: of the condition, as in the specs of the network.
+    of_batch: batch -> its entries of `Conditioning.fields`, [b, ...].
+    drop: fraction of training examples in which it alone is dropped, besides those in
+      which all conditions are.
+    """
+
+    name: str
+    of_batch: Callable[[Batch], Mapping[str, Array]]
+    drop: float = 0.0
+
+
+class Request(NamedTuple):
+    """What n images are to show.
+
+    label: class numbers; the number of classes means no class.
+    fields: values of further conditions, as `Conditioning.fields`.
+    """
+
+    label: Int[HostOrDevice, "n"]
+    fields: Mapping[str, HostOrDevice] = {}
+
+    def at(self, index: Any) -> "Request":
+        """Returns the request for some of the images."""
+        return jax.tree.map(lambda value: value[index], self)
+
+
 class Weights(NamedTuple):
     """All parameters that sampling needs, as one tree of arrays.
 

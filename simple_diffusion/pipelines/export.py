@@ -4,6 +4,7 @@ model.safetensors   one set of parameters, float32 or bfloat16
 config.json         the config of the run, with every key
 process.json        meaning of the parameters: prediction, schedule, size, null class
 classes.json        names of the classes, by number
+tokenizer.json      of the captions, if the model has prompts
 metrics.json        the last evaluation of the run, if there was one
 samples.png         grid of samples, if the run has one
 README.md           a model card for the Hugging Face hub
@@ -21,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import safetensors
 import safetensors.flax
+from etils import epath
 from flax import traverse_util
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import network
+from simple_diffusion.build import field_conditions, network
 from simple_diffusion.core import arrays, files
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Params, Weights
@@ -71,12 +73,13 @@ def save(model: Exported, folder: Path, *, dtype: str = "float32") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(model.trained.weights.network, sep="/")
     params = {name: jnp.asarray(jax.device_get(v), kind) for name, v in flat.items()}
-    process = describe(model, dtype)
+    process, tokens = describe(model, dtype), model.trained.tokenizer
     contents = {
         PARAMS: safetensors.flax.save(params, {"format": "flax"}),
         files.CONFIG: _json(json.loads(model.config.to_json_best_effort())),
         PROCESS: _json(process),
         files.CLASSES: _json(list(model.trained.classes)),
+        field_conditions.TOKENIZER: tokens and tokens.to_json(),
         files.METRICS: _json(model.metrics) if model.metrics else None,
         files.SAMPLES: model.sheet,
         CARD: model_card.render(process, model.metrics, folder.name).encode(),
@@ -137,7 +140,9 @@ def load(folder: Path) -> Exported:
     params = jax.device_put(params, sharding.state_shardings(params, mesh))
     codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, None, codec_params)
-    trained = Trained(net, weights, mesh, classes, process["step"], None, codec)
+    tokens = field_conditions.load_tokenizer(config, epath.Path(folder))
+    step = process["step"]
+    trained = Trained(net, weights, mesh, classes, step, None, codec, tokens)
     metrics, sheet = folder / files.METRICS, folder / files.SAMPLES
     return Exported(
         config=config,

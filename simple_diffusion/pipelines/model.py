@@ -20,6 +20,7 @@ from simple_diffusion.core.types import (
     HostOrDevice,
     Params,
     Progress,
+    Request,
 )
 from simple_diffusion.diffusion.process import Family
 from simple_diffusion.diffusion.schedules import Schedule
@@ -263,8 +264,8 @@ class Model:
         def denoise(
             z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
         ) -> Float[Array, "b h w c"]:
-            batch_labels = jnp.broadcast_to(labels, (len(z_t),))
-            return guided_model.on(geometry, trained.weights, batch_labels)(z_t, logsnr)
+            request = Request(jnp.broadcast_to(labels, (len(z_t),)))
+            return guided_model.on(geometry, trained.weights, request)(z_t, logsnr)
 
         return denoise
 

@@ -5,7 +5,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import network, sampling, training
+from simple_diffusion.build import field_conditions, network, sampling, training
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
@@ -37,7 +37,8 @@ def open_run(config: Config, workdir: str) -> Model:
     weak, weak_params = load_weak(config, len(classes), mesh)
     codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, weak_params, codec_params)
-    trained = Trained(net, weights, mesh, classes, step, weak, codec)
+    tokens = field_conditions.load_tokenizer(config, folder)
+    trained = Trained(net, weights, mesh, classes, step, weak, codec, tokens)
     sheet = folder / files.SAMPLES
     return Model(
         config,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build.sampling import Sampling
 from simple_diffusion.core import memory
-from simple_diffusion.core.types import HostOrDevice, Progress, Weights
+from simple_diffusion.core.types import Progress, Request, Weights
 from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding
 
@@ -22,7 +22,7 @@ class Program(NamedTuple):
     """A function of a model and a batch, compiled for the devices that share the batch.
 
     batch_size: number of images per call.
-    call: (weights, *arrays of the batch) -> arrays on the host.
+    call: (weights, *trees of arrays [b, ...]) -> arrays on the host.
     """
 
     batch_size: int
@@ -35,7 +35,7 @@ def compile_program(
     """Returns a function that is compiled for a mesh at its first call.
 
     Args:
-      function: (weights, *arrays [b, ...]) -> arrays [b, ...].
+      function: (weights, *trees of arrays [b, ...]) -> arrays [b, ...].
       mesh: the devices.
       batch_size: number of images per call, rounded up to a multiple of the devices
         that share a batch. If the devices share windows, it is one image per call.
@@ -53,7 +53,7 @@ def compile_program(
     compiled = jax.jit(function, out_shardings=sharding.replicated_sharding(mesh))
     is_checked = False
 
-    def call(weights: Any, *batch: HostOrDevice) -> Any:
+    def call(weights: Any, *batch: Any) -> Any:
         nonlocal is_checked
         arrays = jax.device_put(batch, placement)
         if not is_checked:  # the call below does not compile again
@@ -72,24 +72,24 @@ class Drawer:
     seed: int
 
     def __call__(
-        self, weights: Weights, labels: np.ndarray, start: int = 0
+        self, weights: Weights, request: Request, start: int = 0
     ) -> Iterator[np.ndarray]:
-        """Yields batches of uint8 images, one image per label, from index `start`."""
+        """Yields batches of the requested images, uint8, from index `start`."""
         sample, batch_size = self._sample(weights), self.program.batch_size
-        yield from generate.generate(sample, labels, batch_size, start)
+        yield from generate.generate(sample, request, batch_size, start)
 
     def draw_at(
-        self, weights: Weights, labels: np.ndarray, places: Sequence[int]
+        self, weights: Weights, request: Request, places: Sequence[int]
     ) -> np.ndarray:
         """Returns only the images at the given indices."""
         sample, batch_size = self._sample(weights), self.program.batch_size
-        return generate.generate_subset(sample, labels, places, batch_size)
+        return generate.generate_subset(sample, request, places, batch_size)
 
     def _sample(self, weights: Weights) -> Callable[..., Any]:
-        def sample(index: np.ndarray, label: np.ndarray) -> Any:
+        def sample(index: np.ndarray, request: Request) -> Any:
             # Pass the seed as an argument, so that a new seed does not compile again.
             seed = np.full(len(index), self.seed, np.uint32)
-            return self.program.call(weights, seed, index, label)
+            return self.program.call(weights, seed, index, request)
 
         return sample
 

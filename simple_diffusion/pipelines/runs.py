@@ -123,7 +123,7 @@ def complete_config(stored: dict[str, Any]) -> Config:
 
 
 # Sections whose keys depend on their kind: the defaults of their own kind count.
-_REPLACED_SECTIONS = ("model", "schedule", "patches")
+_REPLACED_SECTIONS = ("model", "schedule", "patches", "text")
 
 
 def _update(section: ConfigDict, stored: dict[str, Any]) -> None:

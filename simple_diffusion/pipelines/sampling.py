@@ -19,7 +19,7 @@ from simple_diffusion.pipelines.trained import Trained
 FOLDER = "samples"
 # Keys of `sample` that are arguments of a program, or do not affect it.
 _NOT_COMPILED = (
-    *("seed", "count", "classes", "batch_size", "also_sizes", "output"),
+    *("seed", "count", "classes", "prompts", "batch_size", "also_sizes", "output"),
     *("weights", "checkpoint_step", "best_checkpoint"),
 )
 
@@ -28,6 +28,7 @@ class Samples:
     """The samples that the section `sample` of a config asks for, drawn when iterated.
 
     labels: the class of each image, [n].
+    prompts: the text of each image; () for a model without text.
     size: height and width in pixels.
     network_calls: per image; a guided call counts once.
     guidance: the weight in effect.
@@ -53,10 +54,12 @@ class Samples:
           progress: called at every step of the solver, for each batch.
           programs: cache of compiled programs, by the settings that they depend on.
         """
-        plan = sampling.read_plan(config, trained.net, trained.classes)
+        plan = sampling.read_plan(
+            config, trained.net, trained.classes, trained.tokenizer
+        )
         programs = {} if programs is None else programs
         # Reduce the batch to the number of images: two must not cost as much as 64.
-        batch_size = min(plan.batch_size, len(plan.labels))
+        batch_size = min(plan.batch_size, len(plan.request.label))
         without = [f"sample.{key}" for key in _NOT_COMPILED]
         key = keywords.fingerprint(config, ("sample",), without)
         key = "sample", key, batch_size, progress is not None
@@ -66,7 +69,8 @@ class Samples:
         # The seed of this call; the cached drawer may have another.
         self._drawer = Drawer(drawer.program, config.sample.seed)
         self._trained, self._progress = trained, progress
-        self.labels = plan.labels
+        self.labels, self.prompts = np.asarray(plan.request.label), plan.prompts
+        self._request = plan.request
         self.size, self.windows = sampler.size, sampler.windows
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
@@ -77,7 +81,7 @@ class Samples:
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Yields the images in batches."""
-        batches = self._drawer(self._trained.weights, self.labels)
+        batches = self._drawer(self._trained.weights, self._request)
         done, batch = 0, None
         while done < len(self.labels):
             listener = self._progress_of(len(self.labels) - done)

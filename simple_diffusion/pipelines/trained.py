@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from simple_diffusion.build.codec import PIXELS
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.types import Codec, Weights
+from simple_diffusion.data.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Trained:
     step: of the checkpoint.
     weak: the weaker model for guidance; None without one.
     codec: to and from the space of the model.
+    tokenizer: of its prompts; None for a model without text.
     """
 
     net: Network
@@ -29,3 +31,4 @@ class Trained:
     step: int | None = None
     weak: Network | None = None
     codec: Codec = PIXELS
+    tokenizer: Tokenizer | None = None

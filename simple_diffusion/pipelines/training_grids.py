@@ -9,7 +9,7 @@ from etils import epath
 from simple_diffusion.build import sampling
 from simple_diffusion.core import console, files, images, memory
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Weights
+from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.pipelines import image_grids
 from simple_diffusion.pipelines.programs import Drawer, make_drawer
 from simple_diffusion.pipelines.sampling import advise
@@ -38,7 +38,7 @@ class TrainingGrids:
         """
         sampling.check_weights_are_tracked(config)
         net, mesh = trained.net, trained.mesh
-        plan = sampling.read_plan(config, net, trained.classes)
+        plan = sampling.read_plan(config, net, trained.classes, trained.tokenizer)
         self.sampler = sampling.build_sampling(
             config, net, mesh=mesh, codec=trained.codec
         )
@@ -51,7 +51,9 @@ class TrainingGrids:
             size: make_drawer(sampler, mesh, plan.batch_size)
             for size, sampler in extra.items()
         }
-        self._folder, self._labels, self._batch = folder, plan.labels, plan.batch_size
+        self._folder, self._request, self._batch = (
+            *(folder, plan.request, plan.batch_size),
+        )
         self.paths = [folder / files.SAMPLES, *map(self._path_of, extra)]
 
     def write(
@@ -72,12 +74,13 @@ class TrainingGrids:
         path = self._folder / f"{FOLDER}/step_{step:07d}.png"
         if is_last:
             path = self._folder / files.SAMPLES
-        labels = self._labels if is_last else self._labels[: self._batch]
-        shown = {"samples": self._draw(path, self.drawer, weights, labels)}
+        first = self._request.at(slice(self._batch))
+        request = self._request if is_last else first
+        shown = {"samples": self._draw(path, self.drawer, weights, request)}
         console.print_line(f"samples of step {step}: {path}")
         for size, drawer in self._extra.items() if is_last else ():
             path = self._path_of(size)
-            grid = self._draw(path, drawer, weights, self._labels[: self._batch])
+            grid = self._draw(path, drawer, weights, first)
             shown[f"samples_{size}"] = grid
             console.print_line(f"samples at {size}: {path}")
         if show is not None:
@@ -87,11 +90,11 @@ class TrainingGrids:
         return self._folder / f"samples_{size}.png"
 
     def _draw(
-        self, path: epath.Path, drawer: Drawer, weights: Weights, labels: np.ndarray
+        self, path: epath.Path, drawer: Drawer, weights: Weights, request: Request
     ) -> np.ndarray:
         with memory.explain(self._advice):
-            pictures = np.concatenate(list(drawer(weights, labels)))
-        grid = image_grids.render_grid(pictures, labels)
+            pictures = np.concatenate(list(drawer(weights, request)))
+        grid = image_grids.render_grid(pictures, np.asarray(request.label))
         if jax.process_index() == 0:
             images.write_png(path, grid)
         return grid

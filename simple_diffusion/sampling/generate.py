@@ -6,30 +6,33 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-SampleFn = Callable[[Int[np.ndarray, "b"], Int[np.ndarray, "b"]], Array]
+from simple_diffusion.core.types import Request
+
+SampleFn = Callable[[Int[np.ndarray, "b"], Request], Array]
 
 
 def generate(
     sample: SampleFn,
-    labels: Int[np.ndarray, "n"],
+    request: Request,
     batch_size: int,
     start: int = 0,
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Yields images start .. n-1 in order, in arrays of at most `batch_size`.
 
     Args:
-      sample: (index [b], label [b]) -> uint8 images [b, h, w, c]. An image must depend
-        on its own index and label alone; then it does not depend on `batch_size`.
-      labels: the class of each image.
+      sample: (index [b], request of b images) -> uint8 images [b, h, w, c]. An image
+        must depend on its own index and request alone; then it does not depend on
+        `batch_size`.
+      request: of all images.
       batch_size: images at a time; the last batch is padded and then cropped, so that
         nothing is compiled twice.
       start: number of images to skip at the beginning.
     """
-    n = len(labels)
+    n = len(request.label)
     for at in range(start, n, batch_size):
         # Modulo n: the last batch is padded with images from the beginning.
         index = np.arange(at, at + batch_size, dtype=np.int32) % n
-        images = jax.device_get(sample(index, labels[index]))
+        images = jax.device_get(sample(index, request.at(index)))
         yield images[: n - at]
 
 
@@ -40,7 +43,7 @@ def balanced_labels(classes: list[int], count: int) -> Int[np.ndarray, "n"]:
 
 def generate_subset(
     sample: SampleFn,
-    labels: Int[np.ndarray, "n"],
+    request: Request,
     indices: Sequence[int],
     batch_size: int,
 ) -> UInt8[np.ndarray, "m h w c"]:
@@ -48,7 +51,7 @@ def generate_subset(
 
     Args:
       sample: as in `generate`.
-      labels: of all images.
+      request: of all images.
       indices: of the images to generate, at least one.
       batch_size: images at a time.
     """
@@ -56,5 +59,5 @@ def generate_subset(
     for start in range(0, len(indices), batch_size):
         part = np.asarray(indices[start : start + batch_size], np.int32)
         index = np.resize(part, batch_size)  # padded by repetition
-        batches.append(jax.device_get(sample(index, labels[index]))[: len(part)])
+        batches.append(jax.device_get(sample(index, request.at(index)))[: len(part)])
     return np.concatenate(batches)

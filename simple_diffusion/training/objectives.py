@@ -15,14 +15,16 @@ and the expected loss does not depend on the schedule or the time distribution.
 """
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from simple_diffusion.core import arrays, images, rng
 from simple_diffusion.core.types import (
@@ -32,6 +34,7 @@ from simple_diffusion.core.types import (
     Codec,
     Condition,
     Conditioning,
+    FieldCondition,
     Key,
     LossFn,
     Params,
@@ -87,6 +90,8 @@ class DiffusionObjective:
     family: how signal and noise are mixed.
     codec, codec_params: from images to the space of the network; never trained here.
     conditions: what the network is conditioned on.
+    field_conditions: what else, with values in `Batch.fields`.
+    drop_all: fraction of the examples in which all of the latter are dropped.
     reference: side in pixels of the images that `schedule` is for. The logsnr of a
       patch of a full image of side R is then lowered by 2 log(R / reference), because
       a patch has the statistics of its full image. None: one schedule for all.
@@ -102,6 +107,8 @@ class DiffusionObjective:
     codec: Codec = PIXELS
     codec_params: Params = ()
     conditions: tuple[Condition, ...] = ()
+    field_conditions: tuple[FieldCondition, ...] = ()
+    drop_all: float = 0.0
     reference: int | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
@@ -172,7 +179,22 @@ class DiffusionObjective:
                 drop = arrays.expand_dims_like(drop, value)
                 value = jnp.where(drop, condition.null(value), value)
             found[condition.field] = value
-        return Conditioning(**found)
+        fields: dict[str, Array] = {}
+        dropped = {}
+        for condition in self.field_conditions:
+            fields |= condition.of_batch(batch)
+            if keys is not None:
+                drop = jax.vmap(partial(self._drop, condition))(keys)
+                dropped[condition.name] = drop
+        return Conditioning(**found, fields=fields, dropped=dropped)
+
+    def _drop(self, condition: FieldCondition, key: Key) -> Bool[Array, ""]:
+        """Returns whether a condition is dropped in one example."""
+        # The key itself decides for all conditions at once, the class included.
+        alone = jax.random.fold_in(key, zlib.crc32(condition.name.encode()))
+        return jax.random.bernoulli(key, self.drop_all) | jax.random.bernoulli(
+            alone, condition.drop
+        )
 
     def _log_factor(
         self,

@@ -20,7 +20,14 @@ from simple_diffusion.build.restoration.degradation import (
 )
 from simple_diffusion.core import rng
 from simple_diffusion.core.options import Config, pick
-from simple_diffusion.core.types import Codec, Params, Progress, Solver, Weights
+from simple_diffusion.core.types import (
+    Codec,
+    Params,
+    Progress,
+    Request,
+    Solver,
+    Weights,
+)
 from simple_diffusion.diffusion.process import Family
 from simple_diffusion.restoration import ddnm, latent, null_space, travel
 from simple_diffusion.restoration.operators import LinearOperator
@@ -199,7 +206,7 @@ def build_restoration(
             return x_hat if noise else null_space.project(operator, x_hat, target)
 
         x = travel.restore(
-            guided_model.on(geometry, weights, label),
+            guided_model.on(geometry, weights, Request(label)),
             make_solver(operator, target),
             finish,
             geometry.grid,

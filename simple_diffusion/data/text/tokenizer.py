@@ -133,10 +133,14 @@ class Tokenizer:
         Raises:
           OSError: if it cannot be written.
         """
+        with files.open_atomic(path) as file:
+            file.write(self.to_json())
+
+    def to_json(self) -> bytes:
+        """Returns the content of the file that `save` writes."""
         model = json.loads(self.model.to_str())
         record = {"format": _FORMAT, **self._settings(), "model": model}
-        with files.open_atomic(path) as file:
-            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
     def _settings(self) -> dict[str, Any]:
         names = ("kind", "pad_id", "start_id", "end_id", "mask_padding")

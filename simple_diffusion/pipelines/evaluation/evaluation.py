@@ -4,20 +4,23 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from simple_diffusion.build import (
     data,
     evaluation,
     feature_networks,
+    field_conditions,
     network,
     sampling,
 )
 from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Batch
+from simple_diffusion.core.types import Batch, Request
 from simple_diffusion.data import feed
 from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.evaluation.scoring import Metric
@@ -115,19 +118,9 @@ def draw_samples(
     Raises:
       ValueError: a class does not exist.
     """
-    choice, net, size = comparison.plan.labels, trained.net, sampler.size
-    names = trained.classes
-    label = read_label(choice, net, names)
-    if label is not None:
-        labels = np.full(count, label, np.int32)
-    elif choice == "as_data":
-        reference_labels = comparison.reference(size).banks.labels
-        if not len(reference_labels):
-            raise ValueError("evaluate.labels=as_data: the reference has no images")
-        labels = np.resize(reference_labels, count)
-    else:
-        classes = list(range(max(1, net.num_classes)))
-        labels = generate.balanced_labels(classes, count)
+    size, names = sampler.size, trained.classes
+    label = read_label(comparison.plan.labels, trained.net, names)
+    request = _request(config, comparison, trained, size, count, label)
     if drawer is None:
         drawer = programs.make_drawer(sampler, trained.mesh, config.sample.batch_size)
     identity = record.describe_sampling(config, sampler, trained.step)
@@ -144,9 +137,59 @@ def draw_samples(
         identity["weak"] = json.loads(weak.to_json_best_effort())
         identity["weak_params"] = store.digest(trained.weights.weak)
     images = image_sets.from_model(
-        drawer, trained.weights, labels, size, names, identity
+        drawer, trained.weights, request, size, names, identity
     )
     return SampleSet(images, label)
+
+
+def _request(
+    config: Config,
+    comparison: Comparison,
+    trained: Trained,
+    size: image_sets.Size,
+    count: int,
+    label: int | None,
+) -> Request:
+    """Returns what the samples of an evaluation are to show."""
+    net = trained.net
+    if net.conditions:
+        return _request_of_held_out(config, comparison.dataset, trained, size, count)
+    if label is not None:
+        return Request(np.full(count, label, np.int32))
+    if comparison.plan.labels == "as_data":
+        reference_labels = comparison.reference(size).banks.labels
+        if not len(reference_labels):
+            raise ValueError("evaluate.labels=as_data: the reference has no images")
+        return Request(np.resize(reference_labels, count))
+    classes = list(range(max(1, net.num_classes)))
+    return Request(generate.balanced_labels(classes, count))
+
+
+def _request_of_held_out(
+    config: Config,
+    dataset: data.Data | None,
+    trained: Trained,
+    size: image_sets.Size,
+    count: int,
+) -> Request:
+    """Returns the conditions of held-out images, repeated if there are too few.
+
+    Raises:
+      ValueError: there is no data source.
+    """
+    if dataset is None:
+        raise ValueError(
+            "a model with conditions is evaluated on those of held-out images of "
+            "data.source, which cannot be opened"
+        )
+    batch_size = round_batch(evaluation.read_plan(config).batch_size, trained.mesh)
+    requests = []
+    for batch in dataset.full_images(count, batch_size, size):
+        batch = multihost_utils.process_allgather(batch, tiled=True)
+        request = field_conditions.request_of_batch(config, batch)
+        requests.append(request.at(np.asarray(batch.mask)))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *requests)
+    return joined.at(np.arange(count) % len(joined.label))
 
 
 def read_label(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from simple_diffusion.build.data import Data
-from simple_diffusion.core.types import Weights
+from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.data import feed
 from simple_diffusion.data.sources.protocols import Split
 from simple_diffusion.evaluation.feature_bank import ImageBatch
@@ -45,7 +45,7 @@ class ImageSet:
 def from_model(
     draw: Drawer,
     weights: Weights,
-    labels: Int[np.ndarray, "n"],
+    request: Request,
     size: Size,
     classes: tuple[str, ...],
     identity: dict[str, Any],
@@ -55,23 +55,29 @@ def from_model(
     Args:
       draw: see `programs.make_drawer`.
       weights: of the model, on the devices.
-      labels: the class of each sample.
+      request: what each sample is to show.
       size: height and width.
       classes: their names.
-      identity: everything besides the labels that determines the samples.
+      identity: everything besides the request that determines the samples.
     """
+    labels = np.asarray(request.label)
 
     def parts(start: int) -> Iterator[ImageBatch]:
-        for images in draw(weights, labels, start):
+        for images in draw(weights, request, start):
             stop = start + len(images)
             yield ImageBatch(images, labels[start:stop], np.ones(len(images), bool))
             start = stop
 
     def at(indices: list[int]) -> np.ndarray:
-        return draw.draw_at(weights, labels, indices)
+        return draw.draw_at(weights, request, indices)
 
-    label_hash = {"labels": hashlib.sha256(labels.tobytes()).hexdigest()[:12]}
-    return ImageSet(identity | label_hash, len(labels), size, classes, parts, at)
+    hashes = {"labels": _hash(labels)}
+    hashes |= {name: _hash(v) for name, v in request.fields.items()}
+    return ImageSet(identity | hashes, len(labels), size, classes, parts, at)
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(np.asarray(values).tobytes()).hexdigest()[:12]
 
 
 def from_data(
