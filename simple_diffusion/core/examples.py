@@ -33,7 +33,9 @@ class Example:
     label: class number from 0; 0 for a source without classes.
     caption: a text that describes the image.
     objects: boxes and classes of the objects in the image.
-    maps: arrays [h, w, k] by name, such as a semantic map, depth or a mask.
+    maps: arrays [h, w, k] by name, such as a semantic map, depth or a mask. The type
+      says what a map holds: integers other than uint8, and booleans, are class ids (-1
+      for none); uint8 is a picture; floats are a measure such as depth.
     vectors: arrays [d] by name, such as the camera.
     """
 

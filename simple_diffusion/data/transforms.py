@@ -4,11 +4,13 @@ import math
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 CropMode = Literal["center", "random"]
 Resize = Literal["area", "antialias"]
+# Pixels, or a map of measures such as depth.
+Plane = UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]
 
 # "area" is the box filter, as in the down-sampled ImageNet datasets: the mean of the
 # pixels that fall into each new one. "antialias" is sharper, three pixels wide a side.
@@ -42,6 +44,8 @@ class Crop(NamedTuple):
       part of, which is mirrored if the result is.
     unmet_setting: the config key, with its value, for whose full range the image is too
       small; empty if there is none.
+    is_cut: whether the rectangle, with integer corners, is cut out before anything
+      else, so that pixels around it take no part.
     """
 
     rectangle: tuple[float, float, float, float]
@@ -50,6 +54,7 @@ class Crop(NamedTuple):
     resize: Resize
     box: tuple[float, float, float, float]
     unmet_setting: str
+    is_cut: bool = False
 
     @property
     def reduction(self) -> tuple[int, int]:
@@ -62,14 +67,15 @@ class Crop(NamedTuple):
 
 def resample_crop(
     image: Image.Image, crop: Crop, prior_reduction: int = 1
-) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} *c"]:
+) -> UInt8[np.ndarray, "h w *c"] | Float32[np.ndarray, "h w"]:
     """Returns a part of an image; resamples only that part and what its filter needs.
 
     Within rounding, the result is that part of the resized full image. (An image that
     is reduced first is reduced in full, so that its parts fit together.)
 
     Args:
-      image: in RGB, or of one channel; the result of the latter has no channel axis.
+      image: of any mode; the result of one with a single channel, which may be of
+        floats, has no channel axis.
       crop: in pixels of the image before it was reduced.
       prior_reduction: how many pixels, along both axes, have already become one.
     """
@@ -95,10 +101,60 @@ def resample_crop(
 
 
 def resample_array_crop(
-    image: UInt8[np.ndarray, "h w c"], crop: Crop
-) -> UInt8[np.ndarray, "{crop.size[0]} {crop.size[1]} c"]:
+    image: Plane, crop: Crop
+) -> UInt8[np.ndarray, "h2 w2 c"] | Float32[np.ndarray, "h2 w2 c"]:
     """Returns `resample_crop` of an array with any number of channels."""
     return _join([resample_crop(plane, crop) for plane in _split(image)])
+
+
+def choose_crop(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int],
+    crop: CropMode = "center",
+    flip: bool = False,
+    resize: Resize = "area",
+) -> Crop:
+    """Returns the largest part of an image that has the aspect of `size`.
+
+    Args:
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      rng: the random numbers of this example; always two are drawn, whatever the
+        options are.
+      size: height and width of the result, in pixels.
+      crop: where the part lies along the side that is cut: in the middle, or anywhere.
+      flip: mirror left and right with probability 1/2.
+      resize: the filter that reduces; enlarging is always bicubic.
+    """
+    offset, coin = rng.random(2)
+    rows = min(height, max(1, round(width * size[0] / size[1])))
+    columns = min(width, max(1, round(height * size[1] / size[0])))
+    offset = 0.5 if crop == "center" else offset
+    y = math.floor(offset * (height - rows + 1))
+    x = math.floor(offset * (width - columns + 1))
+    return Crop(
+        rectangle=(y, x, y + rows, x + columns),
+        size=size,
+        mirrored=flip and bool(coin < 0.5),
+        resize=resize,
+        box=(0.0, 0.0, 1.0, 1.0),
+        unmet_setting="",
+        is_cut=True,
+    )
+
+
+def apply_crop(
+    image: Plane, crop: Crop
+) -> UInt8[np.ndarray, "h2 w2 c"] | Float32[np.ndarray, "h2 w2 c"]:
+    """Returns a part of an array, resized and mirrored as the crop says."""
+    if not crop.is_cut:
+        return resample_array_crop(image, crop)
+    y0, x0, y1, x1 = (int(v) for v in crop.rectangle)
+    image = resize_image(image[y0:y1, x0:x1], crop.size, crop.resize)
+    return image[:, ::-1] if crop.mirrored else image
 
 
 def crop_and_resize(
@@ -110,33 +166,21 @@ def crop_and_resize(
     flip: bool = False,
     resize: Resize = "area",
 ) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
-    """Returns the largest part of an image that has the aspect of `size`, at that size.
+    """Returns the part of an image that `choose_crop` chooses, at the given size.
 
     Cropping comes first, so that an image of extreme aspect is never enlarged in full.
-
-    Args:
-      image: any size.
-      rng: the random numbers of this example; always two are drawn, whatever the
-        options are.
-      size: height and width of the result, in pixels.
-      crop: where the part lies along the side that is cut: in the middle, or anywhere.
-      flip: mirror left and right with probability 1/2.
-      resize: the filter that reduces; enlarging is always bicubic.
+    The other arguments are those of `choose_crop`.
     """
-    offset, coin = rng.random(2)
-    h, w, _ = image.shape
-    rows = min(h, max(1, round(w * size[0] / size[1])))
-    columns = min(w, max(1, round(h * size[1] / size[0])))
-    offset = 0.5 if crop == "center" else offset
-    y = math.floor(offset * (h - rows + 1))
-    x = math.floor(offset * (w - columns + 1))
-    image = resize_image(image[y : y + rows, x : x + columns], size, resize)
-    return image[:, ::-1] if flip and coin < 0.5 else image
+    height, width, _ = image.shape
+    part = choose_crop(
+        height, width, rng, size=size, crop=crop, flip=flip, resize=resize
+    )
+    return apply_crop(image, part)
 
 
 def resize_image(
-    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int], resize: Resize
-) -> UInt8[np.ndarray, "{size[0]} {size[1]} c"]:
+    image: Plane, size: tuple[int, int], resize: Resize
+) -> UInt8[np.ndarray, "h2 w2 c"] | Float32[np.ndarray, "h2 w2 c"]:
     """Returns an image at another size (height, width)."""
     (h, w, _), (height, width) = image.shape, size
     if (h, w) == size:
@@ -146,17 +190,17 @@ def resize_image(
     return _join([np.asarray(plane) for plane in planes])
 
 
-def _split(image: UInt8[np.ndarray, "h w c"]) -> list[Image.Image]:
+def _split(image: Plane) -> list[Image.Image]:
     """Returns an image as one of RGB, or as one of grey for each channel.
 
     Pillow knows few numbers of channels, and takes the last of two or four for alpha,
     by which it weights the others.
     """
-    if image.shape[2] == 3:
+    if image.shape[2] == 3 and image.dtype == np.uint8:
         return [Image.fromarray(image)]
     return [Image.fromarray(image[:, :, k]) for k in range(image.shape[2])]
 
 
-def _join(planes: list[np.ndarray]) -> UInt8[np.ndarray, "h w c"]:
+def _join(planes: list[np.ndarray]) -> np.ndarray:
     """Returns the image that `_split` divided, without a copy if it is of RGB."""
     return planes[0] if planes[0].ndim == 3 else np.stack(planes, -1)

@@ -4,6 +4,7 @@ A new source is a file with a class that has the members of `protocols.Source`, 
 branch in `open_source`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from etils import epath
@@ -12,11 +13,19 @@ from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import records_source, shards
 from simple_diffusion.data.scenes import scenes
-from simple_diffusion.data.sources import digits, folder, tfds_source
+from simple_diffusion.data.sources import digits, folder, protocols, tfds_source
 from simple_diffusion.data.sources.protocols import Source, Split
 
 # There are always more scenes; but a pass over the held-out ones has to end.
 _SCENE_COUNTS = {"train": 2**40, "holdout": 10_000}
+
+# Field -> the sources that have it, for messages; a map may also be listed by its name.
+_SOURCES_WITH = {
+    "label": "scenes, digits; folder:, tfds: and records: of images with classes",
+    "caption": "scenes",
+    "objects": "scenes",
+    "maps": "scenes (map:semantic, map:instance and map:depth)",
+}
 
 
 def open_source(
@@ -69,3 +78,26 @@ def open_source(
         f"data.source={spec} must be scenes, digits, folder:PATH, records:PATH or "
         f"tfds:NAME{hint}"
     )
+
+
+def check_fields(source: Source, spec: str, fields: Iterable[str], user: str) -> None:
+    """Checks that a source has the fields that a config needs.
+
+    Args:
+      source: what `open_source` returned for `spec`.
+      spec: `data.source`.
+      fields: as `protocols.check_fields`.
+      user: the config key, with its value, that needs them.
+
+    Raises:
+      DataError: if the source lacks one; the message names the field, the source, and
+        the sources that have it.
+    """
+    fields = frozenset(fields)
+    kinds = {"map": "maps", "vector": "vectors"}
+    elsewhere = {
+        field: _SOURCES_WITH.get(field)
+        or _SOURCES_WITH.get(kinds.get(field.partition(":")[0], ""), "")
+        for field in fields
+    }
+    protocols.check_fields(source, fields, user, spec, elsewhere)
