@@ -5,7 +5,8 @@ network embeds it (`nets/conditioning/specs.py`), the encoder that makes its arr
 the host (`data/`), and the entries of `Conditioning.fields` that hold them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,18 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from simple_diffusion.build import data
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, FieldCondition, Request
 from simple_diffusion.data.encoders import Encoder
+from simple_diffusion.data.errors import BadImage
+from simple_diffusion.data.sources import catalogue
+from simple_diffusion.data.sources.protocols import BatchSource, Source
 from simple_diffusion.data.text import captions, tokenizer, words
 from simple_diffusion.data.text.tokenizer import Tokenizer
 from simple_diffusion.nets.conditioning import specs
+from simple_diffusion.training.topology import Shard
 
 Size = tuple[int, int]
 
 TOKENIZER = "tokenizer.json"  # in a workdir and in an export
 # Captions that the vocabulary is made of, where a source has more.
 _CAPTIONS = 20_000
+_BATCH = 1000
 
 
 class _Parts(NamedTuple):
@@ -135,17 +142,59 @@ def load_tokenizer(config: Config, folder: epath.Path) -> Tokenizer | None:
     return tokenizer.load(folder / TOKENIZER) if needs_tokenizer(config) else None
 
 
-def make_tokenizer(config: Config, read: Callable[[int], str], count: int) -> Tokenizer:
-    """Returns the tokenizer of the words in the captions of a data source.
+def open_data(
+    config: Config, share: Shard, folder: epath.Path
+) -> tuple[data.Data, Tokenizer | None]:
+    """Opens the source of a config, with the fields that its conditions need.
 
     Args:
       config: the whole config.
-      read: number of an example -> its caption.
-      count: number of examples.
+      share: the part of every batch that this process reads.
+      folder: the workdir. Without a tokenizer in it, one is made from the captions of
+        the source.
+
+    Returns:
+      The data, and the tokenizer; None without captions.
+
+    Raises:
+      ValueError: as `data.open_data`.
     """
-    step = max(1, count // _CAPTIONS)
-    numbers = range(0, min(count, step * _CAPTIONS), step)
+    tokens: Tokenizer | None = None
+
+    def make_encoders(source: Source) -> tuple[Encoder, ...]:
+        nonlocal tokens
+        if needs_tokenizer(config):
+            catalogue.check_fields(
+                source, config.data.source, {"caption"}, "conditions.text"
+            )
+            is_made = (folder / TOKENIZER).exists()
+            tokens = (
+                load_tokenizer(config, folder)
+                if is_made
+                else _make_tokenizer(config, source)
+            )
+        return build_encoders(config, tokens)
+
+    return data.open_data(config, share, make_encoders), tokens
+
+
+def _make_tokenizer(config: Config, source: Source) -> Tokenizer:
+    """Returns the tokenizer of the words in the captions of a source."""
+    step = max(1, len(source) // _CAPTIONS)
+    numbers = range(0, min(len(source), step * _CAPTIONS), step)
     # Two ids are not words: padding, and the unknown word.
     most = config.conditions.text.vocabulary - 2
-    return words.make_tokenizer(map(read, numbers), most)
+    return words.make_tokenizer(_read_captions(source, numbers), most)
+
+
+def _read_captions(source: Source, numbers: Sequence[int]) -> Iterator[str]:
+    """Yields the captions of some examples; skips those that cannot be read."""
+    if isinstance(source, BatchSource):
+        for at in range(0, len(numbers), _BATCH):
+            rows = np.asarray(numbers[at : at + _BATCH])
+            yield from source.read_batch(rows, (1, 1), fields=("caption",)).caption or ()
+        return
+    for number in numbers:
+        with contextlib.suppress(BadImage):
+            yield source.read(number, 1).caption or ""
 

@@ -38,6 +38,14 @@ class Plan:
     batch_size: int
     prompts: tuple[str, ...] = ()
 
+    @property
+    def groups(self) -> np.ndarray:
+        """Which images are of one prompt, or of one class without prompts, [count]."""
+        if not self.prompts:
+            return np.asarray(self.request.label)
+        numbers = {text: k for k, text in enumerate(dict.fromkeys(self.prompts))}
+        return np.array([numbers[text] for text in self.prompts])
+
 
 def read_plan(
     config: Config,

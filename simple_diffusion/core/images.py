@@ -1,12 +1,14 @@
 """Images: [-1, 1] to and from uint8, grids, and PNG files."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from simple_diffusion.core.types import HostOrDevice
 
@@ -50,14 +52,27 @@ def enlarge(
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def write_png(path: epath.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes a PNG atomically: a reader never sees an incomplete file."""
+def write_png(
+    path: epath.PathLike,
+    image: UInt8[np.ndarray, "h w c"],
+    text: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a PNG atomically: a reader never sees an incomplete file.
+
+    Args:
+      path: of the file.
+      image: the pixels.
+      text: how the image was made, stored as text chunks by name.
+    """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pixels = image[..., 0] if image.shape[-1] == 1 else image
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in (text or {}).items():
+        chunks.add_itxt(name, str(value))
     with partial.open("wb") as file:  # not by path: it may be in a bucket
-        Image.fromarray(pixels).save(file, format="PNG")
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=chunks)
     partial.replace(path)
 
 

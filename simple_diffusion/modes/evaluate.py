@@ -1,6 +1,6 @@
 """Mode `evaluate`: metrics of a model or of a set of images."""
 
-from simple_diffusion.build import data, evaluation, training
+from simple_diffusion.build import evaluation, field_conditions, training
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
 from simple_diffusion.modes import report
@@ -22,7 +22,9 @@ def run(config: Config, workdir: str) -> dict[str, float]:
             runs.print_differences(config, folder)
             mesh = training.build_mesh(config)
             # Open the data first: it may report that data.source has changed.
-            dataset = data.open_data(config, sharding.data_shard(mesh))
+            dataset = field_conditions.open_data(
+                config, sharding.data_shard(mesh), folder
+            )[0]
             trained = open_run.open_run(config, workdir).trained
             record = evaluate.evaluate_model(config, folder, trained, dataset)
         else:

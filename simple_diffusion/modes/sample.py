@@ -1,5 +1,6 @@
 """Mode `sample`: samples of a trained model as PNGs, a grid, and an .npz file."""
 
+import json
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,8 @@ def run(config: Config, workdir: str) -> Result:
     Writes into `sample.output`, by default the next free folder of `samples`,
     `samples_2`, ... in the workdir: `00000_CLASS.png` and so on, `grid.png` with all
     images, and `samples.npz` with `arr_0` (images) and `arr_1` (labels), the format of
-    common evaluators.
+    common evaluators. Each PNG has the settings as text, the .npz as `settings`, and
+    the prompts as `prompts`.
 
     Raises:
       ValueError: settings are invalid, or the folder holds files.
@@ -62,11 +64,21 @@ def _run(config: Config, workdir: str) -> Result:
             show(sum(map(len, batches)))
     pixels, grid = np.concatenate(batches), output / "grid.png"
     if jax.process_index() == 0:
-        for k, (image, label) in enumerate(zip(pixels, samples.labels, strict=True)):
-            name = names[label] if names else str(label)
-            images.write_png(output / image_grids.format_file_name(k, 5, name), image)
-        image_grids.write_grid(grid, pixels, samples.labels)
+        settings = samples.describe() | {"run": folder.name, "step": model.step}
+        titles = samples.prompts or [
+            names[k] if k < len(names) else str(k) for k in samples.labels
+        ]
+        kind = "prompt" if samples.prompts else "class"
+        for k, (image, title) in enumerate(zip(pixels, titles, strict=True)):
+            path = output / image_grids.format_file_name(k, 5, title)
+            images.write_png(path, image, {kind: title, "number": k} | settings)
+        image_grids.write_grid(grid, pixels, samples.groups)
         with (output / "samples.npz").open("wb") as file:
-            np.savez(file, pixels, samples.labels)
+            further = {"prompts": samples.prompts} if samples.prompts else {}
+            np.savez(
+                *(file, pixels, samples.labels),
+                settings=json.dumps(settings),
+                **further,
+            )
     console.print_line(f"{len(pixels)} PNGs, grid.png and samples.npz in {output}")
     return Result(pixels, samples.labels, grid)

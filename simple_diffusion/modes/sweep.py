@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from simple_diffusion.build import data, evaluation, training
+from simple_diffusion.build import evaluation, field_conditions, training
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.pipelines import open_run, runs
@@ -35,7 +35,8 @@ def _run(config: Config, workdir: str) -> list[dict[str, Any]]:
     runs.load_classes(folder)  # raises if there is no trained model
     runs.print_differences(config, folder)
     sweep_plan = evaluation.read_sweep(config)
-    dataset = data.open_data(config, sharding.data_shard(training.build_mesh(config)))
+    share = sharding.data_shard(training.build_mesh(config))
+    dataset, _ = field_conditions.open_data(config, share, folder)
     trained = open_run.open_run(config, workdir).trained
     output, points = folder / FOLDER, []
     stored = files.read_json(output / RECORD) or {}

@@ -10,7 +10,15 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import data, diffusion, network, recipes, sampling, training
+from simple_diffusion.build import (
+    data,
+    diffusion,
+    field_conditions,
+    network,
+    recipes,
+    sampling,
+    training,
+)
 from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights
@@ -56,13 +64,16 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     recipes.check(config)
     folder = files.resolve_folder(workdir)
     mesh = training.build_mesh(config)
-    dataset = data.open_data(config, sharding.data_shard(mesh))
+    share = sharding.data_shard(mesh)
+    dataset, tokens = field_conditions.open_data(config, share, folder)
     net = network.build_network(config, dataset.num_classes)
     plan = training.read_plan(config, dataset.epoch)
     training.check_batch(plan.batch_size, mesh, plan.accumulate)
     codec, codec_params = codecs.build_codec(config)
     frozen = Weights(network=None, codec=codec_params)
-    untrained = Trained(net, frozen, mesh, dataset.class_names, codec=codec)
+    untrained = Trained(
+        net, frozen, mesh, dataset.class_names, codec=codec, tokenizer=tokens
+    )
     sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
@@ -73,13 +84,13 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     evaluations = TrainingEvaluations(config, folder, dataset, untrained, grids)
     with cluster.hold_workdir(folder, console.print_line):
         outcome = _train(
-            config, folder, dataset, net, plan, mesh, write_grids, evaluations, watch
+            config, folder, dataset, untrained, plan, write_grids, evaluations, watch
         )
         if outcome.status == loop.STOPPED:
             return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
         watch.set_activity("sampling and evaluating the result", is_unlimited=True)
         if outcome.status == loop.ALREADY_COMPLETE:
-            runs.save_config(config, folder, dataset.class_names)
+            runs.save_config(config, folder, dataset.class_names, tokens)
         last = int(outcome.state.step)  # above plan.total if an earlier run was longer
         record = files.read_metrics(folder)
         # The first process writes the files, so it decides for all processes.
@@ -99,13 +110,13 @@ def _train(
     config: Config,
     folder: epath.Path,
     dataset: data.Data,
-    net: network.Network,
+    untrained: Trained,
     plan: training.Plan,
-    mesh: Mesh,
     write_grids: Callable[..., None],
     evaluations: TrainingEvaluations,
     watch: cluster.Watchdog,
 ) -> loop.Outcome:
+    net, mesh = untrained.net, untrained.mesh
     optimizer = training.build_optimizer(config, plan.total)
     averages = training.build_averages(config)
     blueprint = state.blueprint(
@@ -123,7 +134,7 @@ def _train(
     def batches(first_step: int) -> Iterator[Batch]:
         # Only now it is certain that existing checkpoints in this workdir match this
         # model, so that its records may be overwritten.
-        runs.save_config(config, folder, dataset.class_names)
+        runs.save_config(config, folder, dataset.class_names, untrained.tokenizer)
         evaluations.prepare(first_step)
         return feed.Feed(
             dataset.train(first_step), training.batch_shardings(config, mesh)

@@ -9,6 +9,7 @@ from simple_diffusion.core import images
 # Smaller images are enlarged by an integer factor up to this side, to be visible.
 VISIBLE = 64
 MAX_COLUMNS = 16
+_MAX_NAME = 60  # characters of a prompt: file systems allow 255 bytes
 
 
 def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> None:
@@ -43,5 +44,5 @@ def render_sheet(
 
 def format_file_name(number: int, digits: int, name: str) -> str:
     """Returns "007_some_name.png"; special characters are replaced by underscores."""
-    safe = "".join(c if c.isalnum() else "_" for c in name)
+    safe = "".join(c if c.isalnum() else "_" for c in name[:_MAX_NAME])
     return f"{number:0{digits}d}_{safe}.png"

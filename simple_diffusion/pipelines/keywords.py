@@ -18,7 +18,7 @@ Classes = str | int | Sequence[str | int]
 
 
 class SampleKeys(TypedDict, total=False):
-    """Keys of the section `sample`; `classes` is the first argument of `sample`."""
+    """Keys of the section `sample`; `classes` and `prompts` are arguments of `sample`."""
 
     seed: int
     count: int
@@ -91,6 +91,8 @@ class RestoreKeys(TypedDict, total=False):
     guidance_high: float | None
 
 
+# Keys that are arguments of their own.
+_ARGUMENTS = ("classes", "prompts")
 _KEYS = {"sample": SampleKeys, "restore": RestoreKeys}
 # Keys of `sample` that decide which weights are loaded -> arguments of `load`.
 OF_LOAD = {
@@ -116,7 +118,7 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
                 f"sample.{key} decides which weights are loaded: "
                 f"simple_diffusion.load(..., {OF_LOAD[key]}=...)"
             )
-        if key not in config[section] or not (key in known or key == "classes"):
+        if key not in config[section] or not (key in known or key in _ARGUMENTS):
             raise ValueError(
                 f"{section}.{key}: there is no such keyword; known are "
                 f"{', '.join(sorted(known))}"
@@ -151,6 +153,17 @@ def join_classes(classes: Classes) -> str:
     if isinstance(classes, str | int):
         return str(classes)
     return ",".join(str(word) for word in classes)
+
+
+def join_prompts(prompts: Sequence[str]) -> str:
+    """Returns prompts in the form of the config.
+
+    Raises:
+      ValueError: a prompt holds the sign that separates them.
+    """
+    if any(";" in prompt for prompt in prompts):
+        raise ValueError(f"prompts={list(prompts)!r}: a prompt must not hold ';'")
+    return "; ".join(prompts)
 
 
 def fingerprint(config: Config, sections: Sequence[str], without: Sequence[str]) -> str:

@@ -117,6 +117,7 @@ class Model:
         self,
         classes: Classes | None = None,
         *,
+        prompts: str | Sequence[str] | None = None,
         as_pil: bool = False,
         progress: Progress | None = None,
         **keys: Unpack[SampleKeys],
@@ -126,7 +127,9 @@ class Model:
         Args:
           classes: of the images, by name or number: ["boat", 3]. The default is one
             image per class; with a larger `count` the classes repeat in turn. None
-            means all classes and `sample.count` images.
+            means all classes and `sample.count` images. For a model that was trained on
+            captions they are prompts: ["a red boat"].
+          prompts: the same as `classes` for such a model.
           as_pil: return a list of PIL images.
           progress: called on the host as (done, steps, x_hat) at every step of every
             batch; x_hat is the current estimate of the image, float32 in [-1, 1],
@@ -138,6 +141,12 @@ class Model:
           ValueError: a key or class does not exist, or a value or size is invalid.
         """
         settings: dict[str, Any] = dict(keys)
+        if self.trained.tokenizer is not None and prompts is None:
+            classes, prompts = None, classes
+        if prompts is not None:
+            listed = [prompts] if isinstance(prompts, str) else list(prompts)
+            settings["prompts"] = keywords.join_prompts(listed)
+            settings.setdefault("count", len(listed))
         if classes is not None:
             settings["classes"] = text = keywords.join_classes(classes)
             settings.setdefault("count", text.count(",") + 1)

@@ -8,17 +8,19 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simple_diffusion.build import recipes
+from simple_diffusion.build import field_conditions, recipes
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
+from simple_diffusion.data.text.tokenizer import Tokenizer
 
 
 def save_config(
     config: Config,
     folder: epath.Path,
     class_names: tuple[str, ...],
+    tokens: Tokenizer | None = None,
 ) -> None:
-    """Writes config and class names; prints every key that changed."""
+    """Writes config, class names and tokenizer; prints every key that changed."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
@@ -28,6 +30,8 @@ def save_config(
             console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
+    if tokens is not None:
+        tokens.save(folder / field_conditions.TOKENIZER)
 
 
 def print_differences(config: Config, folder: epath.Path) -> None:

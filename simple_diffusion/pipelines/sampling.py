@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -29,6 +30,7 @@ class Samples:
 
     labels: the class of each image, [n].
     prompts: the text of each image; () for a model without text.
+    groups: which images belong together, by prompt or class, [n].
     size: height and width in pixels.
     network_calls: per image; a guided call counts once.
     guidance: the weight in effect.
@@ -68,9 +70,9 @@ class Samples:
         sampler, drawer, self._relay = programs[key]
         # The seed of this call; the cached drawer may have another.
         self._drawer = Drawer(drawer.program, config.sample.seed)
-        self._trained, self._progress = trained, progress
+        self._trained, self._progress, self._config = trained, progress, config
         self.labels, self.prompts = np.asarray(plan.request.label), plan.prompts
-        self._request = plan.request
+        self._request, self.groups = plan.request, plan.groups
         self.size, self.windows = sampler.size, sampler.windows
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
@@ -78,6 +80,18 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings that the images depend on, as plain JSON."""
+        h, w = self.size
+        return {
+            "size": f"{h}x{w}",
+            "seed": self._config.sample.seed,
+            "solver": self._config.sample.solver,
+            "steps": self._config.sample.steps,
+            "guidance": self.guidance,
+            "weights": self._config.sample.weights,
+        }
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Yields the images in batches."""

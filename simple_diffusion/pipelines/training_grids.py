@@ -51,9 +51,8 @@ class TrainingGrids:
             size: make_drawer(sampler, mesh, plan.batch_size)
             for size, sampler in extra.items()
         }
-        self._folder, self._request, self._batch = (
-            *(folder, plan.request, plan.batch_size),
-        )
+        self._folder, self._batch = folder, plan.batch_size
+        self._request, self._groups = plan.request, plan.groups
         self.paths = [folder / files.SAMPLES, *map(self._path_of, extra)]
 
     def write(
@@ -92,9 +91,10 @@ class TrainingGrids:
     def _draw(
         self, path: epath.Path, drawer: Drawer, weights: Weights, request: Request
     ) -> np.ndarray:
+        groups = self._groups[: len(request.label)]
         with memory.explain(self._advice):
             pictures = np.concatenate(list(drawer(weights, request)))
-        grid = image_grids.render_grid(pictures, np.asarray(request.label))
+        grid = image_grids.render_grid(pictures, groups)
         if jax.process_index() == 0:
             images.write_png(path, grid)
         return grid
