@@ -1,4 +1,4 @@
-"""Sections of `conditions`: what a network is conditioned on besides class and place."""
+"""The section `conditions`: what a network is conditioned on besides class, place."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from simple_diffusion.build import conditions, field_conditions

@@ -192,9 +192,9 @@ def _read_captions(source: Source, numbers: Sequence[int]) -> Iterator[str]:
     if isinstance(source, BatchSource):
         for at in range(0, len(numbers), _BATCH):
             rows = np.asarray(numbers[at : at + _BATCH])
-            yield from source.read_batch(rows, (1, 1), fields=("caption",)).caption or ()
+            examples = source.read_batch(rows, (1, 1), fields=("caption",))
+            yield from examples.caption or ()
         return
     for number in numbers:
         with contextlib.suppress(BadImage):
             yield source.read(number, 1).caption or ""
-

@@ -74,11 +74,9 @@ def _run(config: Config, workdir: str) -> Result:
             images.write_png(path, image, {kind: title, "number": k} | settings)
         image_grids.write_grid(grid, pixels, samples.groups)
         with (output / "samples.npz").open("wb") as file:
-            further = {"prompts": samples.prompts} if samples.prompts else {}
-            np.savez(
-                *(file, pixels, samples.labels),
-                settings=json.dumps(settings),
-                **further,
-            )
+            further = {"settings": np.array(json.dumps(settings))}
+            if samples.prompts:
+                further["prompts"] = np.array(samples.prompts)
+            np.savez(file, pixels, samples.labels, **further)  # pyright: ignore
     console.print_line(f"{len(pixels)} PNGs, grid.png and samples.npz in {output}")
     return Result(pixels, samples.labels, grid)

@@ -18,7 +18,7 @@ Classes = str | int | Sequence[str | int]
 
 
 class SampleKeys(TypedDict, total=False):
-    """Keys of the section `sample`; `classes` and `prompts` are arguments of `sample`."""
+    """Keys of the section `sample`, without the first arguments of `sample`."""
 
     seed: int
     count: int

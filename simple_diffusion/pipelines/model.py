@@ -117,7 +117,7 @@ class Model:
         self,
         classes: Classes | None = None,
         *,
-        prompts: str | Sequence[str] | None = None,
+        prompts: Classes | None = None,
         as_pil: bool = False,
         progress: Progress | None = None,
         **keys: Unpack[SampleKeys],
@@ -144,7 +144,8 @@ class Model:
         if self.trained.tokenizer is not None and prompts is None:
             classes, prompts = None, classes
         if prompts is not None:
-            listed = [prompts] if isinstance(prompts, str) else list(prompts)
+            is_one = isinstance(prompts, str | int)
+            listed = [str(text) for text in ([prompts] if is_one else prompts)]
             settings["prompts"] = keywords.join_prompts(listed)
             settings.setdefault("count", len(listed))
         if classes is not None:

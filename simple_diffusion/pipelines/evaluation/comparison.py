@@ -54,7 +54,7 @@ class Comparison:
     ):
         self.plan = plan
         self.networks = networks
-        self._dataset = dataset
+        self.dataset = dataset
         self._mesh = mesh
         self._folder = folder
         self.batch_size = round_batch(plan.batch_size, mesh)
@@ -222,7 +222,7 @@ class Comparison:
 
         Returns None without a data source or without held-out images.
         """
-        if self._dataset is None:
+        if self.dataset is None:
             return None
         keep = self.plan.reference_features
         train = self._of_data(size, "train", keep, None)
@@ -334,7 +334,7 @@ class Comparison:
         label: int | None,
         most: int | None = None,
     ) -> ImageSet:
-        dataset = self._dataset
+        dataset = self.dataset
         if dataset is None:
             raise ValueError(
                 f"evaluate.reference={self.plan.reference} needs a data.source"
