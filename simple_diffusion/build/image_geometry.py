@@ -15,6 +15,7 @@ from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Conditioning, DenoiseFn
 from simple_diffusion.diffusion import schedules
+from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.sampling import grids, windows
 from simple_diffusion.training import sharding
 
@@ -213,6 +214,7 @@ def _trace(net: Network, size: tuple[int, int]) -> None:
         params = net.init(jax.random.key(0))
         label = jnp.zeros(1, jnp.int32) if net.num_classes else None
         z_t = jnp.zeros((1, *size, net.size[2]))
-        return net.apply(params, z_t, jnp.zeros(1), Conditioning(label=label))
+        cond = Conditioning(label, fields=specs.examples(net.conditions, 1, size))
+        return net.apply(params, z_t, jnp.zeros(1), cond)
 
     jax.eval_shape(call)

@@ -13,7 +13,6 @@ from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process
 from simple_diffusion.nets import (
-    conditions,
     layers,
     patching,
     position,
@@ -22,6 +21,8 @@ from simple_diffusion.nets import (
     unet,
     uvit,
 )
+from simple_diffusion.nets.conditioning import specs
+from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level, Style
 
 CHANNELS = 3  # of images; networks and sources take any number
@@ -41,6 +42,7 @@ class Network:
       `Conditioning.box`.
     largest: side in pixels of the largest training images; None means no limit.
     aspect: largest aspect ratio of the training images.
+    conditions: what it needs in `Conditioning.fields`.
     """
 
     apply: ApplyFn
@@ -52,17 +54,22 @@ class Network:
     knows_place: bool
     largest: int | None = None
     aspect: float = 1.0
+    conditions: tuple[specs.Spec, ...] = ()
 
 
-def build_network(config: Config, num_classes: int) -> Network:
+def build_network(
+    config: Config, num_classes: int, conditions: Sequence[specs.Spec] = ()
+) -> Network:
     """Returns the network of a config, without parameters.
 
     Args:
       config: the whole config.
       num_classes: 0 for a network without labels.
+      conditions: further conditions; those with tokens add cross-attention.
 
     Raises:
-      ValueError: a name is unknown, or the network does not support the resolution.
+      ValueError: a name is unknown, two conditions do not go together, or the network
+        does not support the resolution.
     """
     size, patches = training_size(config), config.data.patches
     smallest, largest = min(size), None
@@ -76,7 +83,8 @@ def build_network(config: Config, num_classes: int) -> Network:
             f"model.position={config.model.position!r} is a table that treats every "
             "patch as a full image; with data.patches use rope or none"
         )
-    net = build_module(config.model, size, num_classes, scale)
+    specs.check(conditions)
+    net = build_module(config.model, size, num_classes, scale, tuple(conditions))
 
     def apply(
         params: Params,
@@ -94,7 +102,8 @@ def build_network(config: Config, num_classes: int) -> Network:
     def init(key: Key) -> Params:
         label = jnp.zeros(1, jnp.int32) if num_classes else None
         z_t = jnp.zeros((1, *size, CHANNELS))
-        return net.init(key, z_t, jnp.zeros(1), Conditioning(label=label))["params"]
+        cond = Conditioning(label=label, fields=specs.examples(conditions, 1, size))
+        return net.init(key, z_t, jnp.zeros(1), cond)["params"]
 
     kinds = {kind: kind for kind in parameterization.KINDS}
     families = {"vp": process.VP, "flow": process.FLOW}
@@ -109,6 +118,7 @@ def build_network(config: Config, num_classes: int) -> Network:
         largest=largest,
         # Images that keep their own aspect ratio may have any.
         aspect=1.0 if patches is None else patches.aspect or math.inf,
+        conditions=tuple(conditions),
     )
 
 
@@ -118,7 +128,11 @@ def _knows_place(m: Config) -> bool:
 
 
 def build_module(
-    m: Config, size: Size, num_classes: int, scale: position.Scale
+    m: Config,
+    size: Size,
+    num_classes: int,
+    scale: position.Scale,
+    conditions: tuple[specs.Spec, ...] = (),
 ) -> nn.Module:
     """Returns the linen module of a `model` section for inputs of this size.
 
@@ -138,7 +152,7 @@ def build_module(
         m,
         size,
         mixture,
-        embedding=conditions.Embedding(
+        embedding=Embedding(
             channels=m.emb_channels,
             sinusoid_channels=m.base_channels,
             num_classes=num_classes,
@@ -150,6 +164,7 @@ def build_module(
         normalise_bands=m.normalise_bands,
         dtype=_dtype(m.dtype),
         remat=None if m.remat == "none" else m.remat,
+        conditions=conditions,
     )
     # Check here rather than in the first call, so that the error names the key.
     try:
