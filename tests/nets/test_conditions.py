@@ -116,6 +116,19 @@ def test_labels_are_required_by_a_network_with_classes_and_refused_without():
         embed(Embedding(16, 8), Conditioning(label=LABEL))
 
 
+def test_a_vector_starts_without_effect_and_gets_one():
+    cond = Conditioning(label=LABEL, vector=jnp.asarray([[1.0, 2], [3, 4], [5, 6]]))
+    net = small.EMBEDDING
+    params = net.init(jax.random.key(0), LOGSNR, cond)["params"]
+    plain = {k: v for k, v in params.items() if k != "vector"}
+    want = net.apply({"params": plain}, LOGSNR, Conditioning(label=LABEL))
+    out = net.apply({"params": params}, LOGSNR, cond)
+    np.testing.assert_array_equal(out, want)
+    params["vector"]["kernel"] += 0.1
+    change = net.apply({"params": params}, LOGSNR, cond) - want
+    assert (np.abs(change).max(-1) > 1e-2).all()
+
+
 def test_a_conditioning_image_of_another_size_is_refused():
     cond = Conditioning(image=jnp.ones((2, 4, 8, 1)))
     with pytest.raises(ValueError, match="conditioning image is 4x8 and the input 8x8"):

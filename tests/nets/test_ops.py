@@ -47,6 +47,15 @@ def test_a_function_replaces_the_implementation():
     np.testing.assert_array_equal(ops.attention(q, k, v, lambda q, k, v: q + 1), q + 1)
 
 
+def test_keys_beyond_the_length_of_an_example_do_not_count():
+    q, k, v = qkv()
+    out = ops.attention(q, k, v, "xla", jnp.asarray([2, 5]))
+    for example, n in ((0, 2), (1, 5)):
+        part = slice(example, example + 1)
+        want = by_hand(q[part], k[part, :n], v[part, :n])
+        np.testing.assert_allclose(out[part], want, atol=1e-6)
+
+
 def test_an_unknown_implementation_is_named(unchecked):
     with pytest.raises(ValueError, match="attention='fast' must be"):
         ops.attention(*qkv(), "fast")
@@ -81,6 +90,9 @@ def test_gpus_get_flash_where_card_type_and_width_allow(
     q, k, v = (x.astype(dtype) for x in qkv(width=width))
     ops.attention(q, k, v)
     assert asked == [{"implementation": chosen}]
+    lengths = jnp.asarray([3, 5])
+    ops.attention(q, k, v, lengths=lengths)
+    assert asked[1] == {"implementation": chosen, "key_value_seq_lengths": lengths}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +129,16 @@ def test_the_tpu_kernel_computes_attention_and_is_split_by_the_ambient_mesh():
         with jax.set_mesh(mesh):
             split = jax.jit(lambda q, k, v: ops.attention(q, k, v, "flash_tpu"))
             np.testing.assert_allclose(split(q, k, v), expected, atol=2e-5)
+
+
+def test_the_tpu_kernel_leaves_out_keys_beyond_the_length():
+    pltpu = pytest.importorskip("jax.experimental.pallas.tpu")
+    q, k, v = qkv(128, 5, 2, 8)
+    lengths = jnp.asarray([2, 5])
+    expected = ops.attention(q, k, v, "xla", lengths)
+    flash = jax.jit(lambda *args: ops.attention(*args[:3], "flash_tpu", args[3]))
+    with pltpu.force_tpu_interpret_mode():
+        np.testing.assert_allclose(flash(q, k, v, lengths), expected, atol=2e-5)
 
 
 def test_pooling_is_the_mean_of_blocks():

@@ -27,6 +27,26 @@ def test_a_stem_and_a_head_lead_to_the_patches_and_back(name, factor):
     assert y.shape == x.shape and y.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("name", ["none", "dwt_1", "dwt_2", "haar_1", "conv_2"])
+def test_a_fresh_stem_ignores_a_joined_image_and_keeps_its_scale(name):
+    stem = Stem(32, name, normalise_bands=True, joined=2)
+    image = jax.random.normal(jax.random.key(1), (2, 8, 12, 2))
+    params = stem.init(jax.random.key(2), jnp.concatenate([X, image], -1))
+    apply = jax.jit(stem.apply)
+    want = apply(params, jnp.concatenate([X, 0 * image], -1))
+    np.testing.assert_array_equal(apply(params, jnp.concatenate([X, image], -1)), want)
+    # LeCun's normal initializer for the channels of z_t alone.
+    kernel = np.asarray(params["params"]["conv"]["kernel"])
+    own = kernel.reshape(-1, 32)[kernel.reshape(-1, 32).any(-1)]
+    assert len(own) * 5 == kernel.size // 32 * 3
+    # At least 384 numbers: known to 4 %.
+    np.testing.assert_allclose(own.std(), len(own) ** -0.5, rtol=0.15)
+    # After an update of all rows the image matters.
+    moved = jax.tree.map(lambda v: v + 0.1, params)
+    other = apply(moved, jnp.concatenate([X, image], -1))
+    assert np.abs(other - apply(moved, jnp.concatenate([X, 0 * image], -1))).max() > 0.1
+
+
 @pytest.mark.parametrize("name", ["conv2", "conv_1", "dwt_0", "dwt", "fft_1", "dwt_-1"])
 def test_an_unknown_patching_is_named(name):
     with pytest.raises(ValueError, match=f"patching='{name}' must be none, dwt_N"):

@@ -88,6 +88,12 @@ def test_the_default_rules_split_pairs_of_layers_between_heads_and_hidden_units(
             "qkv": {"kernel": shape(c, heads, 3, d), "bias": shape(heads, 3, d)},
             "out": {"kernel": shape(c, c)},
         },
+        "cross_attention": {
+            "q": {"kernel": shape(c, heads, d), "bias": shape(heads, d)},
+            "kv": {"kernel": shape(8, heads, 2, d), "bias": shape(heads, 2, d)},
+            "null": shape(heads, 2, d),
+            "out": {"kernel": shape(c, c)},
+        },
         "mlp": {
             "dense_1": {"kernel": shape(c, 4 * c), "bias": shape(4 * c)},
             "dense_2": {"kernel": shape(4 * c, c)},
@@ -101,6 +107,18 @@ def test_the_default_rules_split_pairs_of_layers_between_heads_and_hidden_units(
             "kernel": split(None, "tensor", None, None),
             "bias": split("tensor", None, None),
         },
+        "out": {"kernel": split("tensor", None)},
+    }
+    assert placed["cross_attention"] == {
+        "q": {
+            "kernel": split(None, "tensor", None),
+            "bias": split("tensor", None),
+        },
+        "kv": {
+            "kernel": split(None, "tensor", None, None),
+            "bias": split("tensor", None, None),
+        },
+        "null": split("tensor", None, None),
         "out": {"kernel": split("tensor", None)},
     }
     assert placed["mlp"] == {
