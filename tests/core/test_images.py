@@ -1,5 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from PIL import Image
 
 from simple_diffusion.core import images
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from simple_diffusion.data import decode
+from simple_diffusion.data import decode, transforms
 from simple_diffusion.data.errors import BadImage
 
 RNG = np.random.default_rng(0)
@@ -173,14 +173,14 @@ def test_grey_is_that_of_the_colours_and_transparency_is_kept_if_asked():
     pixels = rng.integers(0, 256, (9, 7, 4), dtype=np.uint8)
     pixels[0, 0, 3] = 0
     image = Image.fromarray(pixels)
-    assert (decoded(image, channels=4) == pixels).all()
-    on_white = decoded(image)
-    grey = decoded(image, channels=1)
+    assert (decoded_png(image, channels=4) == pixels).all()
+    on_white = decoded_png(image)
+    grey = decoded_png(image, channels=1)
     assert grey.shape == (9, 7, 1)
     luma = np.asarray(Image.fromarray(on_white).convert("L"))
     assert (grey[..., 0] == luma).all() and grey[0, 0] == 255
     assert (decode.from_rgb(on_white, 1) == grey).all()
-    opaque = decoded(Image.fromarray(on_white), channels=4)
+    opaque = decoded_png(Image.fromarray(on_white), channels=4)
     assert (opaque == decode.from_rgb(on_white, 4)).all()
 
 
@@ -199,7 +199,7 @@ def test_parts_have_as_many_channels_as_asked(channels, kind):
     assert (part[..., : min(channels, 3)] == 200).all() and (part[..., 3:] == 255).all()
 
 
-def decoded(image, **options):
+def decoded_png(image, **options):
     file = io.BytesIO()
     image.save(file, "png")
     return decode.decode(file, "it", 99, **options)
