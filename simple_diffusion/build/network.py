@@ -26,8 +26,6 @@ from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.nets.conditions import Embedding
 from simple_diffusion.nets.layers import Level, Style
 
-CHANNELS = 3  # of images; networks and sources take any number
-
 Size = tuple[int, int]
 
 
@@ -63,18 +61,22 @@ class Network:
         return self.num_classes > 0 or bool(self.conditions)
 
 
-def build_network(config: Config, num_classes: int) -> Network:
+def build_network(
+    config: Config, num_classes: int, conditions: Sequence[specs.Spec] | None = None
+) -> Network:
     """Returns the network of a config, without parameters.
 
     Args:
       config: the whole config.
       num_classes: 0 for a network without labels.
+      conditions: further ones; None: those of the section `conditions`.
 
     Raises:
       ValueError: a name is unknown, two conditions do not go together, or the network
         does not support the resolution.
     """
     size, patches = training_size(config), config.data.patches
+    channels = config.data.channels
     smallest, largest = min(size), None
     if patches is not None:
         smallest, largest = patches.smallest, patches.largest
@@ -86,7 +88,9 @@ def build_network(config: Config, num_classes: int) -> Network:
             f"model.position={config.model.position!r} is a table that treats every "
             "patch as a full image; with data.patches use rope or none"
         )
-    further = field_conditions.build_specs(config)
+    further = tuple(
+        field_conditions.build_specs(config) if conditions is None else conditions
+    )
     try:
         specs.check(further)
     except ValueError as error:
@@ -108,7 +112,7 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     def init(key: Key) -> Params:
         label = jnp.zeros(1, jnp.int32) if num_classes else None
-        z_t = jnp.zeros((1, *size, CHANNELS))
+        z_t = jnp.zeros((1, *size, channels))
         cond = Conditioning(label=label, fields=specs.examples(further, 1, size))
         return net.init(key, z_t, jnp.zeros(1), cond)["params"]
 
@@ -117,7 +121,7 @@ def build_network(config: Config, num_classes: int) -> Network:
     return Network(
         apply=apply,
         init=init,
-        size=(*size, CHANNELS),
+        size=(*size, channels),
         num_classes=num_classes,
         kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
         family=pick(families, config.diffusion.family, "diffusion.family"),
@@ -177,7 +181,8 @@ def build_module(
     try:
         patching.check_size(size, m.patching, len(net.levels))
     except ValueError as error:
-        raise ValueError(f"data.resolution={size[0]}: {error}") from None
+        shown = size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
+        raise ValueError(f"data.resolution={shown}: {error}") from None
     for k, level in enumerate(net.levels):
         if _has_attention(level) and level.channels % level.heads:
             heads, channels = f"model.heads[{k}]", f"model.channels[{k}]"

@@ -109,7 +109,7 @@ class DiffusionObjective:
     conditions: tuple[Condition, ...] = ()
     field_conditions: tuple[FieldCondition, ...] = ()
     drop_all: float = 0.0
-    reference: int | None = None
+    reference: int | float | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
         """Draws times and keys for a full batch."""

@@ -205,7 +205,8 @@ def _duration(name, first, second):
 DATA = {
     "source": Case("digits", first_batches, FOLDER),
     "data_dir": Case("{folder}", tfds_folder, {"data.source": "tfds:mnist"}),
-    "resolution": Case(16, first_batches),
+    "resolution": Case("8x12", first_batches),
+    "channels": Case(1, first_batches),
     "num_classes": Case(0, first_batches),
     "resize": Case("antialias", first_batches, FOLDER),
     "crop": Case("random", first_batches, FOLDER),

@@ -36,6 +36,7 @@ def open_source(
     seed: int = 0,
     holdout_fraction: float = 0.05,
     crop_box: tuple[int, ...] | None = None,
+    channels: int = 3,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -47,6 +48,7 @@ def open_source(
       holdout_fraction: share of a folder, or of its records, that is held out.
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
+      channels: of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.
@@ -59,17 +61,19 @@ def open_source(
             "has none; use data.crop_box=None"
         )
     if spec == "scenes":
-        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split)
+        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split, channels)
     if spec == "digits":
-        return digits.DigitsSource(split)
+        return digits.DigitsSource(split, channels)
     if kind == "folder" and name:
         path = Path(name).expanduser()
-        return folder.FolderSource(path, split, holdout_fraction, box)
+        return folder.FolderSource(path, split, holdout_fraction, box, channels)
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
-        return records_source.RecordsSource(root, split, holdout_fraction, box)
+        return records_source.RecordsSource(
+            root, split, holdout_fraction, box, channels
+        )
     if kind == "tfds" and name:
-        return tfds_source.TfdsSource(name, data_dir, split, box)
+        return tfds_source.TfdsSource(name, data_dir, split, box, channels)
     hint = ""
     if Path(spec).is_dir():
         kind = "records" if (Path(spec) / shards.MANIFEST).exists() else "folder"

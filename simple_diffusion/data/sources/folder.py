@@ -37,12 +37,11 @@ class FolderSource:
       holdout_fraction: share held out, in [0, 1). The split of an image depends on its
         path relative to the root alone, so adding images moves none.
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
 
     Raises:
       DataError: if there is no such folder, or it holds no image.
     """
-
-    channels = 3
 
     def __init__(
         self,
@@ -50,7 +49,9 @@ class FolderSource:
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
     ):
+        self.channels = channels
         self._root = root
         self._crop_box = crop_box
         if not root.is_dir():
@@ -83,13 +84,15 @@ class FolderSource:
     def read(self, index: int, resolution: int) -> Example:
         """Returns image and class; see `protocols.Source`."""
         with self._open(index) as (file, path):
-            image = decode.decode(file, path, resolution, self._crop_box)
+            image = decode.decode(file, path, resolution, self._crop_box, self.channels)
         return Example(image, self._label(index))
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an image with its class; see `protocols.CropSource`."""
         with self._open(index) as (file, path):
-            image, crop = decode.decode_crop(file, path, choose, self._crop_box)
+            image, crop = decode.decode_crop(
+                file, path, choose, self._crop_box, self.channels
+            )
         return Example(image, self._label(index)), crop
 
     def name(self, index: int) -> str:

@@ -30,13 +30,12 @@ class TfdsSource:
       split: "train", or "holdout": the dataset's "validation" or "test" split, or if
         it has neither, the last 5 % of "train".
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
 
     Raises:
       DataError: if the dataset is unknown, not prepared, not in array_record format or
         has no images; the message says what to do.
     """
-
-    channels = 3
 
     def __init__(
         self,
@@ -44,7 +43,9 @@ class TfdsSource:
         data_dir: str | None,
         split: str,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
     ):
+        self.channels = channels
         self._crop_box = crop_box
         self._tf = tf_runtime.tensorflow()  # before TFDS imports it by itself
         import tensorflow_datasets as tfds
@@ -70,14 +71,16 @@ class TfdsSource:
         """Returns image and class; see `protocols.Source`."""
         file, label = self.read_encoded(index)
         name = self.name(index)
-        image = decode.decode(file, name, resolution, self._crop_box)
+        image = decode.decode(file, name, resolution, self._crop_box, self.channels)
         return Example(image, label)
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an image with its class; see `protocols.CropSource`."""
         file, label = self.read_encoded(index)
         name = self.name(index)
-        image, crop = decode.decode_crop(file, name, choose, self._crop_box)
+        image, crop = decode.decode_crop(
+            file, name, choose, self._crop_box, self.channels
+        )
         return Example(image, label), crop
 
     def name(self, index: int) -> str:
