@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from simple_diffusion.core.types import Params
@@ -208,7 +209,12 @@ def _fill(
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     tree = jax.eval_shape(net.init, jax.random.key(0), ids)["params"]
     arrays = name_map.fill(tree, tensors, places, ignored, jnp.dtype(dtype))
-    return jax.tree.map(jnp.asarray, arrays)
+    on_host, on_device = traverse_util.flatten_dict(arrays), {}
+    del arrays  # each array is freed when it is on the device
+    while on_host:
+        path, array = on_host.popitem()
+        on_device[path] = jnp.asarray(array)
+    return traverse_util.unflatten_dict(on_device)
 
 
 def _apply_t5(

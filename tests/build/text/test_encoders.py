@@ -80,6 +80,8 @@ def test_names_without_the_prefix_are_those_of_clip_as_well(clip_folder):
 def test_parameters_are_stored_in_the_type_of_the_computation(t5_folder):
     encoder = encoders.load_text_encoder(t5_folder, dtype="bfloat16")
     assert {x.dtype.name for x in jax.tree.leaves(encoder.params)} == {"bfloat16"}
+    found = jax.eval_shape(encoder.apply, encoder.params, *peers.t5_inputs())
+    assert found.dtype.name == "bfloat16"
 
 
 def test_another_network_is_an_error_that_says_which_are_known(t5_folder, clip_folder):
