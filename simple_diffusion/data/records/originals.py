@@ -8,7 +8,8 @@ from pathlib import Path
 
 from simple_diffusion.core import console
 from simple_diffusion.data.errors import BadImage, DataError
-from simple_diffusion.data.sources import folder, tfds_source
+from simple_diffusion.data.sources import tfds_source
+from simple_diffusion.data.stored import image_paths
 
 _SPLIT_NAMES = frozenset("train training val valid validation test testing".split())
 
@@ -54,13 +55,13 @@ def _open_folder(root: Path) -> Originals:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"--input folder:{root}: {root} {problem}")
-    paths = sorted(folder.list_image_paths(root, ""))
+    paths = sorted(image_paths.list_image_paths(root, ""))
     if not paths:
         raise DataError(
             f"--input folder:{root}: no image in {root} or below; files count as "
-            f"images by their suffix: {' '.join(sorted(folder.SUFFIXES))}"
+            f"images by their suffix: {' '.join(sorted(image_paths.SUFFIXES))}"
         )
-    class_names = folder.find_class_names(paths)
+    class_names = image_paths.find_class_names(paths)
     if class_names and _SPLIT_NAMES.issuperset(class_names):
         console.print_once(
             f"the subfolders of {root} are taken for classes, and are called "

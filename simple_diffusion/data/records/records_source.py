@@ -18,7 +18,7 @@ from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, format_path
 from simple_diffusion.data.records import shards
-from simple_diffusion.data.sources import folder
+from simple_diffusion.data.stored import image_paths
 from simple_diffusion.data.transforms import Crop
 
 log = logging.getLogger(__name__)
@@ -180,5 +180,5 @@ def _select_split(
     if manifest.holdout_from is not None:
         start = manifest.holdout_from
         return numbers[start:] if split == "holdout" else numbers[:start]
-    chosen = set(folder.select_split(names, split, fraction))
+    chosen = set(image_paths.select_split(names, split, fraction))
     return numbers[np.fromiter((name in chosen for name in names), bool, len(names))]

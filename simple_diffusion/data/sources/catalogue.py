@@ -4,6 +4,7 @@ A new source is a file with a class that has the members of `protocols.Source`, 
 branch in `open_source`.
 """
 
+from collections.abc import Set
 from pathlib import Path
 
 from etils import epath
@@ -27,6 +28,7 @@ def open_source(
     seed: int = 0,
     holdout_fraction: float = 0.05,
     crop_box: tuple[int, ...] | None = None,
+    wanted: Set[str] | None = None,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -38,6 +40,9 @@ def open_source(
       holdout_fraction: share of a folder, or of its records, that is held out.
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
+      wanted: the fields to read of stored examples: "caption", "objects", "map:NAME",
+        "vector:NAME", ...; None for all. A field that nobody wants costs nothing, and
+        no image is bad because of it.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.
@@ -55,7 +60,7 @@ def open_source(
         return digits.DigitsSource(split)
     if kind == "folder" and name:
         path = Path(name).expanduser()
-        return folder.FolderSource(path, split, holdout_fraction, box)
+        return folder.FolderSource(path, split, holdout_fraction, box, wanted)
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
         return records_source.RecordsSource(root, split, holdout_fraction, box)
