@@ -13,11 +13,46 @@ from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import records_source, shards
 from simple_diffusion.data.scenes import scenes
-from simple_diffusion.data.sources import digits, folder, tfds_source
+from simple_diffusion.data.sources import digits, folder, tar_source, tfds_source
 from simple_diffusion.data.sources.protocols import Source, Split
+from simple_diffusion.data.stored import shard_paths
 
+_SPECS = "scenes, digits, folder:PATH, tar:PATH, records:PATH or tfds:NAME"
 # There are always more scenes; but a pass over the held-out ones has to end.
 _SCENE_COUNTS = {"train": 2**40, "holdout": 10_000}
+
+
+# Where an example can have which field; named as in `protocols.check_fields`.
+_FOLDER_MAPS = (
+    "folder:PATH (columns NAME_file_name of metadata.jsonl or metadata.csv), tar:PATH "
+    "(files KEY.NAME.png), tfds:NAME (data.tfds_fields), records:PATH of these"
+)
+SOURCES_WITH_FIELD = {
+    "label": "scenes, digits, folder:PATH (subfolders, or a column label), tar:PATH "
+    "(files KEY.cls), tfds:NAME, records:PATH of these",
+    "caption": "scenes, folder:PATH (metadata.jsonl or metadata.csv, or a .txt beside "
+    "each image), tar:PATH (files KEY.txt or KEY.json), tfds:NAME (data.tfds_fields), "
+    "records:PATH of these",
+    "objects": "scenes, folder:PATH (column objects of metadata.jsonl), tar:PATH "
+    "(objects of KEY.json), tfds:NAME (data.tfds_fields), records:PATH of these",
+    "maps": f"scenes, {_FOLDER_MAPS}",
+    "map:semantic": f"scenes, {_FOLDER_MAPS}",
+    "map:instance": f"scenes, {_FOLDER_MAPS}",
+    "map:depth": f"scenes, {_FOLDER_MAPS}",
+    "vectors": "records:PATH",
+}
+
+
+def describe_sources(field: str) -> str:
+    """Returns which sources can have a field, and how; empty if none can.
+
+    Args:
+      field: "caption", "objects", "map:NAME", ...
+    """
+    if field in SOURCES_WITH_FIELD:
+        return SOURCES_WITH_FIELD[field]
+    kind = field.partition(":")[0]
+    return {"map": _FOLDER_MAPS, "vector": SOURCES_WITH_FIELD["vectors"]}.get(kind, "")
 
 
 def open_source(
@@ -33,7 +68,8 @@ def open_source(
     """Returns the source that `data.source` names.
 
     Args:
-      spec: "scenes", "digits", "folder:PATH", "records:PATH" or "tfds:NAME".
+      spec: "scenes", "digits", "folder:PATH", "tar:PATH", "records:PATH" or
+        "tfds:NAME".
       data_dir: the folder of prepared TFDS datasets; None for the default of TFDS.
       split: the examples to train on, or the held-out ones.
       seed: of the series of scenes.
@@ -61,16 +97,26 @@ def open_source(
     if kind == "folder" and name:
         path = Path(name).expanduser()
         return folder.FolderSource(path, split, holdout_fraction, box, wanted)
+    if kind == "tar" and name:
+        return tar_source.TarSource(name, split, holdout_fraction, box, wanted)
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
         return records_source.RecordsSource(root, split, holdout_fraction, box)
     if kind == "tfds" and name:
         return tfds_source.TfdsSource(name, data_dir, split, box)
-    hint = ""
-    if Path(spec).is_dir():
-        kind = "records" if (Path(spec) / shards.MANIFEST).exists() else "folder"
-        hint = f"; for this folder write {kind}:{spec}"
-    raise DataError(
-        f"data.source={spec} must be scenes, digits, folder:PATH, records:PATH or "
-        f"tfds:NAME{hint}"
-    )
+    raise DataError(f"data.source={spec} must be {_SPECS}{_suggest(spec)}")
+
+
+def _suggest(spec: str) -> str:
+    """Returns how to write a path that was given without its kind."""
+    path = Path(spec)
+    if path.is_dir():
+        kind = "folder"
+        if (path / shards.MANIFEST).exists():
+            kind = "records"
+        elif any(path.glob(f"*{shard_paths.SUFFIX}")):
+            kind = "tar"
+        return f"; for this folder write {kind}:{spec}"
+    if path.is_file() and path.suffix == shard_paths.SUFFIX:
+        return f"; for this file write tar:{spec}"
+    return ""

@@ -166,7 +166,7 @@ def _read_size(file: decode.File) -> tuple[int, int]:
     return (width, height) if turn in _SIDEWAYS else (height, width)
 
 
-def check_caption(caption: str | bytes | None, name: str | Path) -> str:
+def check_caption(caption: Any, name: str | Path) -> str:
     """Returns a caption without the white space around it.
 
     Args:
@@ -174,10 +174,12 @@ def check_caption(caption: str | bytes | None, name: str | Path) -> str:
       name: of the image, in messages.
 
     Raises:
-      BadImage: if it is missing, empty or not valid Unicode.
+      BadImage: if it is missing, empty, not valid Unicode or no text at all.
     """
     if caption is None:
         raise BadImage(name, "caption: missing")
+    if not isinstance(caption, str | bytes):
+        raise BadImage(name, f"caption: a {type(caption).__name__}, and not a text")
     try:
         if isinstance(caption, str):
             # Half of a surrogate pair, or a byte that was no UTF-8.

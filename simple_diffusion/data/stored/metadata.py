@@ -66,13 +66,11 @@ class Metadata:
     category_names: tuple[str, ...]
 
     def boxes(self, row: Row) -> Boxes:
-        """Returns the boxes of a row, not checked; of none, for a row without objects.
+        """Returns the boxes of a row, not checked.
 
         Raises:
-          ValueError: if they have another form.
+          ValueError: if they are missing or have another form.
         """
-        if row.objects is None:
-            return Boxes([], [], is_in_pixels=True)
         return to_boxes(row.objects, self.category_names)
 
 
@@ -107,9 +105,11 @@ def load(root: Path, key: str) -> Metadata | None:
         rows=rows,
         duplicates=duplicates,
         fields=_find_fields(rows.values()),
-        class_names=_name_classes(row.label for row in rows.values()),
-        category_names=_name_classes(
-            category for row in rows.values() for category in _categories(row.objects)
+        class_names=name_classes(row.label for row in rows.values()),
+        category_names=name_classes(
+            category
+            for row in rows.values()
+            for category in list_categories(row.objects)
         ),
     )
 
@@ -125,12 +125,14 @@ def to_boxes(objects: Any, category_names: Sequence[str]) -> Boxes:
     Raises:
       ValueError: if it has another form.
     """
+    if objects is None:
+        raise ValueError("missing")
     if not isinstance(objects, dict) or not isinstance(objects.get("bbox"), list):
         raise ValueError('must be {"bbox": [[x, y, w, h], ...], "categories": [...]}')
     number_of = {name: k for k, name in enumerate(category_names)}
     try:
         box = [[y, x, y + h, x + w] for x, y, w, h in objects["bbox"]]
-        category = [number_of[str(c)] for c in _categories(objects)]
+        category = [number_of[str(c)] for c in list_categories(objects)]
     except (TypeError, ValueError):
         raise ValueError("each box must be four numbers, [x, y, w, h]") from None
     except KeyError as error:
@@ -221,7 +223,7 @@ def _find_fields(rows: Iterable[Row]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _categories(objects: Any) -> list[Any]:
+def list_categories(objects: Any) -> list[Any]:
     """Returns the classes of the objects of a row; none if they have another form."""
     if isinstance(objects, dict):
         for name in _CATEGORIES:
@@ -230,7 +232,7 @@ def _categories(objects: Any) -> list[Any]:
     return []
 
 
-def _name_classes(values: Iterable[Any]) -> tuple[str, ...]:
+def name_classes(values: Iterable[Any]) -> tuple[str, ...]:
     """Returns the name of each class: of numbers, all from 0 to the largest one."""
     found = {str(v) for v in values if isinstance(v, str | int)}
     try:

@@ -247,6 +247,7 @@ BOX = '{"bbox": [[0, 0, 2, 2]], "categories": [0]}'
         ({"objects": {"bbox": [[0, 0, -2, 2]], "categories": [0]}}, "objects: box 0"),
         ({"objects": {"bbox": [[0, 0, 2]], "categories": [0]}}, "objects .*four numb"),
         ({"objects": {"bbox": [], "categories": [0]}}, "objects: 0 boxes, but 1 cl"),
+        ({"objects": None}, "objects .*line 2.*: missing"),
         ({"objects": [1, 2]}, "objects .*line 2.*must be"),
     ],
 )
