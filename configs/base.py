@@ -144,6 +144,9 @@ def default() -> ConfigDict:
             crop=choice("center", "center | random"),
             # Mirror each image with probability 1/2.
             flip=True,
+            # Captions of mirrored images: swap exchanges the words left and right, keep
+            # leaves them. Required if a network with data.flip reads captions.
+            flip_captions=choice(placeholder(str), "swap | keep"),
             # Fraction of a folder's images that are held out from training.
             holdout_fraction=number(0.05, "[0, 1)"),
             # (y0, x0, y1, x1) in pixels: crop every stored image to this box first.

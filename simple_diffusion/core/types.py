@@ -3,7 +3,7 @@
 Shapes: b batch, h height, w width, c channels, n tokens, d features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
@@ -26,12 +26,15 @@ class Batch:
     box: corners (y0, x0, y1, x1) of the image in units of its full image; (0, 0, 1, 1)
       for a full image.
     mask: False for examples that only pad the batch.
+    fields: arrays [b, ...] by name, which the conditions need besides: what the host
+      encoders have made of captions, objects, maps and vectors.
     """
 
     image: UInt8[HostOrDevice, "b h w c"]
     label: Int[HostOrDevice, "b"]
     box: Float[HostOrDevice, "b 4"]
     mask: Bool[HostOrDevice, "b"]
+    fields: Mapping[str, HostOrDevice] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -9,13 +9,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import transforms
-from simple_diffusion.data.errors import BadImage, UnsuitableImage
+from simple_diffusion.data.errors import UnsuitableImage
 
 # Of the area of an object. With less of it in the picture, nobody could tell what it is
 # from the picture alone, so a network would learn to ignore boxes.
@@ -110,13 +111,15 @@ def swap_sides(caption: str) -> str:
     return _SIDE.sub(swap, caption)
 
 
-def select(example: Example, wanted: frozenset[str]) -> Example:
+def select(example: Example, wanted: frozenset[str] | None) -> Example:
     """Returns an example without the fields that nobody wants.
 
     Args:
       example: with any fields.
-      wanted: "caption", "objects", "map:NAME" and "vector:NAME".
+      wanted: of "caption", "objects", "map:NAME" and "vector:NAME"; None for all.
     """
+    if wanted is None:
+        return example
     return dataclasses.replace(
         example,
         caption=example.caption if "caption" in wanted else None,
@@ -128,9 +131,8 @@ def select(example: Example, wanted: frozenset[str]) -> Example:
 
 def check_example(
     example: Example,
-    name: str,
     *,
-    wanted: frozenset[str] = frozenset(),
+    wanted: frozenset[str] | None = None,
     num_categories: int | None = None,
     map_classes: Mapping[str, int] | None = None,
 ) -> None:
@@ -138,30 +140,26 @@ def check_example(
 
     Args:
       example: its maps have the size of its image, or a multiple of it.
-      name: of the example in messages: its file.
-      wanted: fields that it must have, as in `select`.
+      wanted: fields that it must have, as in `select`; None for no demands.
       num_categories: of objects; None if it is unknown.
       map_classes: number of classes of each map of class ids for which it is known; -1
         as an id means no class.
 
     Raises:
-      BadImage: if one is missing, empty, out of range or of another size; the message
-        names the file and the field.
+      UnsuitableImage: if one is missing, empty, out of range or of another size; the
+        message names the field.
     """
-    try:
-        _check_presence(example, wanted)
-        if example.caption is not None:
-            _check_caption(example.caption)
-        if example.objects is not None:
-            _check_objects(example.objects, num_categories)
-        for key, values in example.maps.items():
-            _check_map_size(key, values, *example.image.shape[:2])
-            _check_map_values(key, values, (map_classes or {}).get(key))
-        for key, values in example.vectors.items():
-            if values.ndim != 1 or not np.isfinite(values).all():
-                raise UnsuitableImage(f"vector {key}: must be a list of finite numbers")
-    except UnsuitableImage as error:
-        raise BadImage(name, str(error)) from None
+    _check_presence(example, wanted or frozenset())
+    if example.caption is not None:
+        _check_caption(example.caption)
+    if example.objects is not None:
+        _check_objects(example.objects, num_categories)
+    for name, values in example.maps.items():
+        _check_map_size(name, values, *example.image.shape[:2])
+        _check_map_values(name, values, (map_classes or {}).get(name))
+    for name, values in example.vectors.items():
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise UnsuitableImage(f"vector {name}: must be a list of finite numbers")
 
 
 def _area(box: Float[np.ndarray, "k 2 2"]) -> Float[np.ndarray, "k"]:
@@ -225,8 +223,10 @@ def _check_objects(objects: Objects, num_categories: int | None = None) -> None:
         )
     low, high = -_BOX_TOLERANCE, 1 + _BOX_TOLERANCE
     # Written so that NaN is neither inside nor upright.
-    _raise_at(~((box >= low) & (box <= high)).all(1), box, "outside of the image")
-    upright = (box[:, 0] < box[:, 2]) & (box[:, 1] < box[:, 3])
+    _raise_at(
+        ~np.all((box >= low) & (box <= high), axis=1), box, "outside of the image"
+    )
+    upright = np.all(box[:, :2] < box[:, 2:], axis=1)
     _raise_at(~upright, box, "inverted or empty")
     limit = np.inf if num_categories is None else num_categories
     wrong = (category < 0) | (category >= limit)
@@ -237,7 +237,7 @@ def _check_objects(objects: Objects, num_categories: int | None = None) -> None:
         )
 
 
-def _raise_at(wrong: Bool[np.ndarray, "k"], box: np.ndarray, problem: str) -> None:
+def _raise_at(wrong: Any, box: np.ndarray, problem: str) -> None:
     if wrong.any():
         corners = ", ".join(f"{v:.4g}" for v in box[wrong][0])
         raise UnsuitableImage(

@@ -44,13 +44,14 @@ def shuffle(
     return index.astype(np.int64)
 
 
-def make_generator(seed: int, position: int) -> np.random.Generator:
+def make_generator(seed: int, position: int, use: int = 0) -> np.random.Generator:
     """Returns the random generator of the example at one position of the stream.
 
-    It is counter-based: each position owns a range of 2^192 numbers of one sequence.
+    It is counter-based: each position owns a range of 2^192 numbers of one sequence,
+    and each use of its random numbers, below 2^64, a range of 2^128 of them.
     """
     return np.random.Generator(
-        np.random.Philox(key=_mix_int(seed), counter=[0, 0, 0, position])
+        np.random.Philox(key=_mix_int(seed), counter=[0, 0, use, position])
     )
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from simple_diffusion.core.types import Batch
+from simple_diffusion.data import encoders as host_encoders
 from simple_diffusion.data import order, tf_runtime, transforms
+from simple_diffusion.data.encoders import Encoder
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.patches import PatchDistribution
 from simple_diffusion.data.reader import PADDING, PlanReader
@@ -56,11 +58,12 @@ class Batches:
         if not self._elements:
             raise StopIteration
         parts = next(self._elements[0])  # each [parts of a batch, examples, ...]
-        image, box, label, mask, failure = (v.reshape(-1, *v.shape[2:]) for v in parts)
-        if failure.any():
+        arrays = [v.reshape(-1, *v.shape[2:]) for v in parts]
+        try:
+            return _make_batch(arrays, self._reader)
+        except Exception:
             self.close()
-            raise self._reader.failures[failure.max() - 1]
-        return Batch(image=image, label=label, box=box, mask=mask)
+            raise
 
     @property
     def bad_count(self) -> int:
@@ -90,6 +93,8 @@ def train_batches(
     flip: bool = False,
     resize: transforms.Resize = "area",
     patches: PatchDistribution | None = None,
+    encoders: Sequence[Encoder] = (),
+    swap_sides: bool = False,
 ) -> Batches:
     """Returns this process's part of every batch from `start_step` on, without end.
 
@@ -110,6 +115,8 @@ def train_batches(
       resize: as `transforms.crop_and_resize`.
       patches: the distribution of patches, to train on patches and not on full images;
         it replaces `size`, `crop`, `flip` and `resize`.
+      encoders: make `Batch.fields` of the other fields of the examples.
+      swap_sides: exchange left and right in the captions of mirrored images.
 
     Raises:
       DataError: if the source is empty or the parts cannot be equal, or the source does
@@ -122,14 +129,17 @@ def train_batches(
         position = step * batch_size + part
         return Plan(position, order.shuffle(position, len(source), seed))
 
+    fields: dict[str, Any] = dict(
+        wanted=host_encoders.list_needs(encoders), swap_sides=swap_sides
+    )
     if patches is not None:
-        view: View = Patches(source, patches, seed)
+        view: View = Patches(source, patches, seed, **fields)
     else:
         assert size is not None
         options: dict[str, Any] = dict(crop=crop, flip=flip, resize=resize)
-        view = FullImages(source, size, seed, **options)
+        view = FullImages(source, size, seed, **options, **fields)
     skipping = SkippingReader(source)
-    reader = PlanReader(view, skipping, skipping.read_or_next)
+    reader = PlanReader(view, skipping, skipping.read_or_next, encoders, seed)
     return _make_batches(plan, reader, start_step, _ENDLESS, len(part))
 
 
@@ -144,6 +154,7 @@ def eval_batches(
     process_count: int = 1,
     resize: transforms.Resize = "area",
     patches: PatchDistribution | None = None,
+    encoders: Sequence[Encoder] = (),
 ) -> Batches:
     """Returns this process's part of each batch of one pass over the source.
 
@@ -163,6 +174,7 @@ def eval_batches(
       process_count: number of equal parts; each process gets as many batches.
       resize: of full images, as `transforms.crop_and_resize`.
       patches: the distribution of patches, to read patches and not full images.
+      encoders: as `train_batches`.
 
     Raises:
       DataError: as `train_batches`.
@@ -175,14 +187,15 @@ def eval_batches(
         index = order.shuffle(position, len(source), seed=0)
         return Plan(position, np.where(position < count, index, PADDING))
 
+    wanted = host_encoders.list_needs(encoders)
     if patches is not None:
         fixed = dataclasses.replace(patches, crop="center", flip=False)
-        view: View = Patches(source, fixed, seed=0)
+        view: View = Patches(source, fixed, seed=0, wanted=wanted)
     else:
         assert size is not None
-        view = FullImages(source, size, seed=0, resize=resize)
+        view = FullImages(source, size, seed=0, resize=resize, wanted=wanted)
     skipping = SkippingReader(source)
-    reader = PlanReader(view, skipping, skipping.read_or_none)
+    reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
     return _make_batches(
         plan, reader, 0, -(-max(0, count - start) // batch_size), len(part)
     )
@@ -194,6 +207,7 @@ def eval_examples(
     *,
     size: tuple[int, int],
     resize: transforms.Resize = "area",
+    encoders: Sequence[Encoder] = (),
 ) -> Batch:
     """Returns single examples of the pass of `eval_batches` as one batch.
 
@@ -202,6 +216,7 @@ def eval_examples(
       indices: of the examples, counted from the beginning of the pass.
       size: as `eval_batches`, like `resize`.
       resize: see there.
+      encoders: see there.
 
     Raises:
       DataError: a label is out of range.
@@ -209,13 +224,20 @@ def eval_examples(
     position = np.asarray(indices, np.int64)
     index = order.shuffle(position, len(source), seed=0)
     skipping = SkippingReader(source)
-    view = FullImages(source, size, seed=0, resize=resize)
-    reader = PlanReader(view, skipping, skipping.read_or_none)
+    wanted = host_encoders.list_needs(encoders)
+    view = FullImages(source, size, seed=0, resize=resize, wanted=wanted)
+    reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
     read = reader.read_together if skipping.is_batched else reader.read_singly
-    image, box, label, mask, failure = read(position, index)
+    return _make_batch(read(position, index), reader)
+
+
+def _make_batch(arrays: Sequence[np.ndarray], reader: PlanReader) -> Batch:
+    """Returns what a reader has read as a batch; raises the errors that it kept."""
+    image, box, label, mask, failure, *fields = arrays
     if failure.any():
         raise reader.failures[failure.max() - 1]
-    return Batch(image=image, label=label, box=box, mask=mask)
+    named = dict(zip(reader.encoders.specs, fields, strict=True))
+    return Batch(image=image, label=label, box=box, mask=mask, fields=named)
 
 
 def _choose_part(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
@@ -235,7 +257,8 @@ def _make_batches(
     """Returns the batches of the steps from start to stop - 1, `size` examples each."""
     tf = tf_runtime.tensorflow()
     workers = _cpu_count()
-    types = (tf.uint8, tf.float32, tf.int32, tf.bool, tf.int32)
+    fields = [tf.as_dtype(spec.dtype) for spec in reader.encoders.specs.values()]
+    types = (tf.uint8, tf.float32, tf.int32, tf.bool, tf.int32, *fields)
 
     read, call = (
         reader.read_singly,

@@ -138,7 +138,7 @@ def choose_crop(
     return Crop(
         rectangle=(y, x, y + rows, x + columns),
         size=size,
-        mirrored=flip and coin < 0.5,
+        mirrored=flip and bool(coin < 0.5),
         resize=resize,
         box=(0.0, 0.0, 1.0, 1.0),
         unmet_setting="",

@@ -1,21 +1,32 @@
 """Views of a source: full images of one size, or patches at many sizes.
 
 A view reads one example or, where the source can, a batch of them. Its result for an
-image depends only on the image and on the example's position in the stream.
+image depends only on the image and on the example's position in the stream. The other
+fields that are wanted are cropped and mirrored as the image is.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64, UInt8
 
 from simple_diffusion.core.examples import Example
-from simple_diffusion.data import order, transforms
+from simple_diffusion.data import fields, order, transforms
 from simple_diffusion.data.errors import BadImage, DataError, UnsuitableImage
 from simple_diffusion.data.patches import PatchDistribution
 from simple_diffusion.data.skipping import SmallImageCounter
-from simple_diffusion.data.sources.protocols import BatchSource, CropSource, Source
+from simple_diffusion.data.sources.protocols import (
+    BatchSource,
+    CropSource,
+    Examples,
+    MapSource,
+    ObjectSource,
+    Source,
+    list_fields,
+)
 
 _FULL_BOX = np.array([0, 0, 1, 1], np.float32)
 
@@ -36,11 +47,15 @@ class BoxedExample(NamedTuple):
 
 
 class BoxedExamples(NamedTuple):
-    """A batch of images, their boxes as in `BoxedExample`, and their class numbers."""
+    """A batch of images, their boxes as in `BoxedExample`, and their class numbers.
+
+    examples: the same, with their other fields; empty if none are wanted.
+    """
 
     image: UInt8[np.ndarray, "b h w c"]
     box: Float32[np.ndarray, "b 4"]
     label: Int[np.ndarray, "b"]
+    examples: Sequence[Example] = ()
 
 
 @runtime_checkable
@@ -72,6 +87,88 @@ class View(Protocol):
         """Returns many at once; only where the source is a `BatchSource`."""
         ...
 
+    def name(self, index: int) -> str:
+        """Returns the name of an example in messages."""
+        ...
+
+
+class _Fields:
+    """The fields of a source besides its images and classes, as they are wanted.
+
+    Args:
+      source: the source.
+      wanted: their names, as in `fields.select`; None for all.
+      swap_sides: whether left and right are exchanged in captions of mirrored images.
+    """
+
+    def __init__(self, source: Source, wanted: frozenset[str] | None, swap_sides: bool):
+        self.wanted = wanted
+        self._source = source
+        self._swap_sides = swap_sides
+        self._listed = list_fields(source) - {"image", "label"}
+        self._known: dict[str, Any] = {}
+        if isinstance(source, ObjectSource):
+            self._known["num_categories"] = len(source.category_names)
+        if isinstance(source, MapSource):
+            counts = {name: len(v) for name, v in source.map_classes.items() if v}
+            self._known["map_classes"] = counts
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `read_batch`; empty if no fields are wanted."""
+        chosen = self._listed if self.wanted is None else self.wanted
+        return {"fields": chosen} if chosen else {}
+
+    def name(self, index: int) -> str:
+        """Returns the name of an example in messages."""
+        if isinstance(self._source, CropSource):
+            return self._source.name(index)
+        return f"example {index} of data.source"
+
+    @contextlib.contextmanager
+    def name_errors(self, index: int) -> Iterator[None]:
+        """Adds the name of an example to errors about it."""
+        try:
+            yield
+        except UnsuitableImage as error:
+            raise BadImage(self.name(index), str(error)) from None
+
+    def apply_crop(self, example: Example, crop: transforms.Crop) -> Example:
+        """Returns a part of an example, with all fields that are wanted."""
+        h, w, _ = example.image.shape
+        checked = self._check(example)
+        cropped = fields.crop_fields(checked, crop, h, w)
+        image = transforms.apply_crop(example.image, crop)
+        return self._mirror_caption(dataclasses.replace(cropped, image=image), crop)
+
+    def finish(self, example: Example, crop: transforms.Crop) -> Example:
+        """Returns an example that its source has already cropped, as `apply_crop`."""
+        return self._mirror_caption(self._check(example), crop)
+
+    def finish_rows(
+        self, examples: Examples, mirrored: Sequence[bool]
+    ) -> list[Example]:
+        """Returns generated examples, mirrored; empty if no fields are wanted."""
+        if not self.options:
+            return []
+        size = examples.image.shape[1:3]
+        full = 0.0, 0.0, 1.0, 1.0
+        part = transforms.Crop((0, 0, *size), size, False, "area", full, "", True)
+        return [
+            self.apply_crop(examples.at(k), part._replace(mirrored=bool(flip)))
+            for k, flip in enumerate(mirrored)
+        ]
+
+    def _check(self, example: Example) -> Example:
+        example = fields.select(example, self.wanted)
+        fields.check_example(example, wanted=self.wanted, **self._known)
+        return example
+
+    def _mirror_caption(self, example: Example, crop: transforms.Crop) -> Example:
+        if example.caption is None or not (crop.mirrored and self._swap_sides):
+            return example
+        return dataclasses.replace(example, caption=fields.swap_sides(example.caption))
+
 
 class FullImages:
     """Full images, cropped to the aspect of one size and resized to it.
@@ -83,6 +180,8 @@ class FullImages:
       crop: as `transforms.crop_and_resize`, like the others.
       flip: see there.
       resize: see there.
+      wanted: the other fields that are kept, as in `fields.select`; None for all.
+      swap_sides: whether left and right are exchanged in captions of mirrored images.
     """
 
     def __init__(
@@ -94,7 +193,11 @@ class FullImages:
         crop: transforms.CropMode = "center",
         flip: bool = False,
         resize: transforms.Resize = "area",
+        wanted: frozenset[str] | None = None,
+        swap_sides: bool = False,
     ):
+        self._fields = _Fields(source, wanted, swap_sides)
+        self.name = self._fields.name
         self.size = size
         self.small_images = SmallImageCounter()
         self._source = source
@@ -111,24 +214,35 @@ class FullImages:
                 f"{self._source.name(index)} has {h}x{w} pixels and is enlarged to "
                 f"{rows}x{columns}: such images are blurred",
             )
-        image = self._crop_and_resize(example.image, position)
-        return BoxedExample(_replace_image(example, image), _FULL_BOX)
+        with self._fields.name_errors(index):
+            cropped = self._fields.apply_crop(example, self._choose(h, w, position))
+        return BoxedExample(cropped, _FULL_BOX)
 
     def read_batch(
         self, indices: Int64[np.ndarray, "b"], positions: Int64[np.ndarray, "b"]
     ) -> BoxedExamples:
         """Returns many at once; see `View`."""
         assert isinstance(self._source, BatchSource)
-        examples = self._source.read_batch(indices, self.size)
-        images = map(self._crop_and_resize, examples.image, positions.tolist())
+        options = self._fields.options
+        examples = self._source.read_batch(indices, self.size, **options)
+        h, w = examples.image.shape[1:3]
+        crops = [self._choose(h, w, position) for position in positions.tolist()]
         box = np.tile(_FULL_BOX, (len(indices), 1))
+        if options:
+            found = [
+                self._fields.apply_crop(examples.at(k), crop)
+                for k, crop in enumerate(crops)
+            ]
+            image = np.stack([example.image for example in found])
+            return BoxedExamples(image, box, examples.label, found)
+        images = map(transforms.apply_crop, examples.image, crops)
         return BoxedExamples(np.stack(list(images)), box, examples.label)
 
-    def _crop_and_resize(
-        self, image: UInt8[np.ndarray, "h w c"], position: int
-    ) -> UInt8[np.ndarray, "h2 w2 c"]:
+    def _choose(self, height: int, width: int, position: int) -> transforms.Crop:
         rng = order.make_generator(self._seed, position)
-        return transforms.crop_and_resize(image, rng, size=self.size, **self._options)
+        return transforms.choose_crop(
+            height, width, rng, size=self.size, **self._options
+        )
 
 
 def check_patches(source: Source, patches: PatchDistribution) -> None:
@@ -147,12 +261,24 @@ class Patches:
       source: the images.
       distribution: of the patches.
       seed: of the random numbers.
+      wanted: as `FullImages`.
+      swap_sides: as `FullImages`.
 
     Raises:
       DataError: as `check_patches`.
     """
 
-    def __init__(self, source: Source, distribution: PatchDistribution, seed: int):
+    def __init__(
+        self,
+        source: Source,
+        distribution: PatchDistribution,
+        seed: int,
+        *,
+        wanted: frozenset[str] | None = None,
+        swap_sides: bool = False,
+    ):
+        self._fields = _Fields(source, wanted, swap_sides)
+        self.name = self._fields.name
         self.size = distribution.patch, distribution.patch
         self.small_images = SmallImageCounter()
         self._source = source
@@ -164,26 +290,22 @@ class Patches:
         """Returns one example; see `View`."""
         draws = self._distribution.draw(self._seed, position)
         source = self._source
-        if isinstance(source, CropSource):
-            example, crop = source.read_crop(
-                index, lambda h, w: self._distribution.choose_crop(draws, h, w)
-            )
-            name = source.name(index) if crop.unmet_setting else ""
-        else:
-            assert self._distribution.largest is not None
-            name = f"example {index} of data.source"
-            full = source.read(index, self._distribution.largest)
-            try:
+        with self._fields.name_errors(index):
+            if isinstance(source, CropSource):
+                part, crop = source.read_crop(
+                    index, lambda h, w: self._distribution.choose_crop(draws, h, w)
+                )
+                example = self._fields.finish(part, crop)
+            else:
+                assert self._distribution.largest is not None
+                full = source.read(index, self._distribution.largest)
                 crop = self._distribution.choose_crop(draws, *full.image.shape[:2])
-            except UnsuitableImage as error:
-                raise BadImage(name, str(error)) from None
-            image = transforms.resample_array_crop(full.image, crop)
-            example = _replace_image(full, image)
+                example = self._fields.apply_crop(full, crop)
         if crop.unmet_setting:
             self.small_images.record(
                 index,
-                f"{crop.unmet_setting} is too large for {name}: its range is cut, "
-                "since patches are never enlarged",
+                f"{crop.unmet_setting} is too large for {self.name(index)}: its range "
+                "is cut, since patches are never enlarged",
             )
         return BoxedExample(example, np.array(crop.box, np.float32))
 
@@ -201,15 +323,9 @@ class Patches:
         y0, x0, y1, x1 = box.T
         left, right = np.where(mirrored, (1 - x1, 1 - x0), (x0, x1))
         window = np.stack([y0, left, y1, right], -1)
-        examples = self._source.read_batch(indices, self.size, window)
+        options = self._fields.options
+        examples = self._source.read_batch(indices, self.size, window, **options)
         image = examples.image
         image = np.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
-        return BoxedExamples(image, box.astype(np.float32), examples.label)
-
-
-def _replace_image(example: Example, image: UInt8[np.ndarray, "h w c"]) -> Example:
-    """Returns the example with its image cropped or resized.
-
-    Drops the other spatial fields: they would still show the image as it was.
-    """
-    return dataclasses.replace(example, image=image, objects=None, maps={})
+        found = self._fields.finish_rows(examples, mirrored.tolist())
+        return BoxedExamples(image, box.astype(np.float32), examples.label, found)

@@ -219,7 +219,7 @@ def batch_shardings(
 
     Args:
       mesh: the devices.
-      split_rows: whether the pixel rows of images, the only arrays of rank 4, are also
+      split_rows: whether the rows of images and maps, the arrays of rank 4, are also
         split over `tensor`. The compiler then splits all feature maps likewise. For
         images so large that the activations of one do not fit on a device.
     """

@@ -1,9 +1,12 @@
+import contextlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from simple_diffusion.build import data
 from simple_diffusion.configs import base
+from simple_diffusion.data import encoders
 
 
 @pytest.fixture
@@ -97,3 +100,45 @@ def test_the_crop_box_reaches_the_source(config, tmp_path):
         batch = next(batches)
         assert (batch.image[batch.mask] == 255).all() and batch.mask.any()
         batches.close()
+
+
+def test_fields_that_conditions_need_are_in_every_batch(config):
+    config.data.flip_captions = "keep"
+    config.data.num_classes = 0
+    wanted = [encoders.ObjectsEncoder(3), encoders.MapEncoder("semantic")]
+    opened = data.open_data(config, make_encoders=lambda source: wanted)
+    names = {"objects.box", "objects.category", "objects.present", "map:semantic"}
+    for batches in (opened.train(0), opened.held_out(8, 8)):
+        with contextlib.closing(batches):
+            fields = next(batches).fields
+        assert fields.keys() == names
+        assert fields["map:semantic"].shape == (8, 8, 8, 1)
+    chosen = opened.select([0, 1], (6, 12)).fields
+    assert chosen.keys() == names and chosen["map:semantic"].shape == (2, 6, 12, 1)
+
+
+def test_a_field_that_the_source_lacks_names_the_sources_that_have_it(config):
+    config.data.source = "digits"
+    wanted = {
+        "the condition objects needs objects, which this data.source, digits, does not "
+        "have; it has image, label. Sources that have it: objects: scenes": (
+            encoders.ObjectsEncoder(3)
+        ),
+        "needs map:depth, .* map:depth: scenes": encoders.MapEncoder("depth"),
+    }
+    for message, encoder in wanted.items():
+        with pytest.raises(ValueError, match=message):
+            data.open_data(config, make_encoders=lambda source, e=encoder: [e])
+    config.data.source = "scenes"
+    for map_ in ("depth", "semantic"):
+        data.open_data(config, make_encoders=lambda s, m=map_: [encoders.MapEncoder(m)])
+    with pytest.raises(ValueError, match="needs map:heat, .* it has .*map:instance"):
+        data.open_data(config, make_encoders=lambda s: [encoders.MapEncoder("heat")])
+
+
+def test_captions_of_mirrored_images_need_a_decision(config):
+    wanted = [encoders.ObjectsEncoder(2, "caption", frozenset({"caption"}))]
+    with pytest.raises(ValueError, match="data.flip_captions=swap .* data.flip=False"):
+        data.open_data(config, make_encoders=lambda source: wanted)
+    config.data.flip = False
+    data.open_data(config, make_encoders=lambda source: wanted)

@@ -14,6 +14,7 @@ import pytest
 from simple_diffusion.build import data, diffusion, evaluation, network, training
 from simple_diffusion.configs import base
 from simple_diffusion.core.types import Batch
+from simple_diffusion.data import encoders
 from simple_diffusion.data.sources import catalogue
 from simple_diffusion.diffusion import likelihood, process
 from simple_diffusion.modes import train
@@ -30,6 +31,27 @@ def first_batches(config):
         batches.close()
         found.append((batch.image, batch.label, batch.box, batch.mask))
     return found, opened.num_classes, opened.class_names, opened.epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftHand:
+    """Encodes whether a caption says left."""
+
+    name: str = "left"
+    needs: frozenset = frozenset({"caption"})
+
+    def specs(self, size):
+        return {"left": encoders.Spec((), "bool")}
+
+    def encode(self, example, rng):
+        return {"left": np.array("left" in example.caption)}
+
+
+def sides(config):
+    """Which captions of the first batch say left."""
+    opened = data.open_data(config, make_encoders=lambda source: [LeftHand()])
+    with contextlib.closing(opened.train(0)) as batches:
+        return next(batches).fields
 
 
 def tfds_folder(config):
@@ -188,6 +210,7 @@ DATA = {
     "resize": Case("antialias", first_batches, FOLDER),
     "crop": Case("random", first_batches, FOLDER),
     "flip": Case(False, first_batches, FOLDER),
+    "flip_captions": Case("swap", sides, {"data.flip_captions": "keep"}),
     "holdout_fraction": Case(0.5, first_batches, FOLDER),
     "crop_box": Case((0, 0, 8, 9), first_batches, FOLDER),
     "patches.smallest": Case(16, first_batches, PATCHES),

@@ -9,13 +9,14 @@ size, caption, boxes, semantic map and depth map are all read off that descripti
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
 
-from simple_diffusion.core.examples import Example
+from simple_diffusion.core.examples import Example, Objects
+from simple_diffusion.data import fields as example_fields
 from simple_diffusion.data.scenes import render as renderer
 from simple_diffusion.data.scenes import shapes
 from simple_diffusion.data.scenes.scene_classes import CLASSES
@@ -27,6 +28,7 @@ from simple_diffusion.data.scenes.sketch import (
     hash_to_uniforms,
     mix64,
 )
+from simple_diffusion.data.sources import protocols
 from simple_diffusion.data.sources.protocols import Examples
 
 CLASS_NAMES = tuple(CLASSES)
@@ -171,6 +173,23 @@ def render(
     return renderer.render(scenes.primitives, height, width, window, xp)
 
 
+def maps(
+    scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE
+) -> dict[str, Shaped[np.ndarray, "b h w 1"]]:
+    """Returns the semantic, instance and depth maps as maps of examples.
+
+    Arguments as `render`; all three cost as much as one.
+    """
+    slot, depth = renderer.front(scenes.primitives, height, width, window, np)
+    p = scenes.primitives
+    ids = {"semantic": p.category, "instance": p.instance}
+    found = {
+        name: _look_up_slots(values, slot, np).astype(np.int32)
+        for name, values in ids.items()
+    }
+    return {name: v[..., None] for name, v in (found | {"depth": depth}).items()}
+
+
 def semantic_map(
     scenes: Scenes, height: int, width: int, window: Any = FULL_IMAGE, xp: Any = np
 ) -> UInt8[Any, "b h w"]:
@@ -204,11 +223,49 @@ def boxes(
     scenes: Scenes, height: int = 1, width: int = 1, window: Any = FULL_IMAGE
 ) -> Boxes:
     """Returns a box around each object; arguments as `render`."""
+    uncut, category = _full_boxes(scenes, height, width, window)
+    box = np.clip(uncut, 0.0, 1.0).astype(np.float32)
+    present = np.all(box[..., 2:] > box[..., :2], axis=-1)
+    return Boxes(
+        np.where(present[..., None], box, np.float32(0)),
+        np.where(present, category, 0),
+        present,
+    )
+
+
+def objects(
+    scenes: Scenes, height: int = 1, width: int = 1, window: Any = FULL_IMAGE
+) -> list[Objects]:
+    """Returns the objects of each scene of which enough is in the window.
+
+    Arguments as `render`; how much is enough: `fields.MIN_VISIBLE`, of what is in the
+    full image.
+    """
+    box, category = _full_boxes(scenes, height, width, window)
+    window = np.atleast_2d(np.asarray(window, np.float64))
+    corner, side = window[:, None, :2], (window[:, 2:] - window[:, :2])[:, None]
+    full = box.reshape(-1, MAX_OBJECTS * 2, 2) * side + corner  # in its units
+    full = np.clip(full, 0.0, 1.0).reshape(box.shape)
+    exists = np.all(full[..., 2:] > full[..., :2], axis=-1)
+    windows = np.broadcast_to(window, (len(scenes), 4))
+    return [
+        example_fields.crop_objects(
+            Objects(full[k, exists[k]], category[k, exists[k]]),
+            tuple(windows[k].tolist()),
+        )
+        for k in range(len(scenes))
+    ]
+
+
+def _full_boxes(
+    scenes: Scenes, height: int, width: int, window: Any
+) -> tuple[Float[np.ndarray, "b n 4"], Int32[np.ndarray, "b n"]]:
+    """Returns the boxes in units of the window, however far outside, and categories."""
     p = scenes.primitives
     window = np.atleast_2d(np.asarray(window, np.float64))
     pixel, corner = shapes.scene_frame(height, width, window)
     unit = np.array([height, width]) * pixel[:, None]  # the window in scene units
-    box = np.zeros((len(scenes), MAX_OBJECTS, 4), np.float32)
+    box = np.zeros((len(scenes), MAX_OBJECTS, 4))
     category = np.zeros((len(scenes), MAX_OBJECTS), np.int32)
     around = shapes.bounds(p.kind, p.geometry)
     solid = p.opacity > shapes.OPAQUE
@@ -217,14 +274,9 @@ def boxes(
         low = np.where(part[..., None], around[..., :2], shapes.FAR).min(1)
         high = np.where(part[..., None], around[..., 2:], -shapes.FAR).max(1)
         ends = np.stack([low, high], 1) - corner[:, None]
-        box[:, k] = np.clip(ends / unit[:, None], 0.0, 1.0).reshape(-1, 4)
+        box[:, k] = (ends / unit[:, None]).reshape(-1, 4)
         category[:, k] = np.where(part, p.category, 0).max(1)
-    present = np.all(box[..., 2:] > box[..., :2], axis=-1)
-    return Boxes(
-        np.where(present[..., None], box, np.float32(0)),
-        np.where(present, category, 0),
-        present,
-    )
+    return box, category
 
 
 def captions(scenes: Scenes) -> list[str]:
@@ -252,7 +304,9 @@ class ScenesSource:
       class_names: the names of the classes.
     """
 
-    fields = frozenset({"image", "label"})
+    fields = frozenset({"image", "label", "caption", "objects", "maps"})
+    category_names = CATEGORY_NAMES
+    map_classes: ClassVar = {"semantic": CATEGORY_NAMES, "instance": (), "depth": ()}
     channels = 3
 
     def __init__(self, seed: int = 0, length: int = 50_000, split: str = "train"):
@@ -276,23 +330,34 @@ class ScenesSource:
         return describe(self.seed, indices, split=self.split)
 
     def read(self, index: int, resolution: int) -> Example:
-        """Returns one image of exactly this resolution, with its class."""
-        batch = self.read_batch(np.array([index]), (resolution, resolution))
-        return Example(batch.image[0], int(batch.label[0]))
+        """Returns one image of exactly this resolution, with all fields."""
+        all_fields = protocols.list_fields(self)
+        size = resolution, resolution
+        return self.read_batch(np.array([index]), size, fields=all_fields).at(0)
 
     def read_batch(
         self,
         indices: Int[np.ndarray, "b"],
         size: tuple[int, int],
         window: Float[np.ndarray, "b 4"] | None = None,
+        fields: Collection[str] = (),
     ) -> Examples:
-        """Returns images and their classes, much faster than one by one.
+        """Returns images, classes and other fields, much faster than one by one.
 
         Args:
           indices: numbers of the scenes.
           size: height and width of the images.
           window: the part of each scene to render, as in `render`.
+          fields: the other fields, as in `protocols.BatchSource`.
         """
         found = self.describe(indices)
         part = FULL_IMAGE if window is None else window
-        return Examples(render(found, *size, part), found.label)
+        wanted = {name for name in self.map_classes if f"map:{name}" in fields}
+        seen = maps(found, *size, part) if wanted else {}
+        return Examples(
+            render(found, *size, part),
+            found.label,
+            captions(found) if "caption" in fields else None,
+            objects(found, *size, part) if "objects" in fields else None,
+            {name: seen[name] for name in sorted(wanted)},
+        )

@@ -4,7 +4,7 @@ A new source is a file with a class that has the members of `protocols.Source`, 
 branch in `open_source`.
 """
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from etils import epath
@@ -13,7 +13,13 @@ from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import records_source, shards
 from simple_diffusion.data.scenes import scenes
-from simple_diffusion.data.sources import digits, folder, tar_source, tfds_source
+from simple_diffusion.data.sources import (
+    digits,
+    folder,
+    protocols,
+    tar_source,
+    tfds_source,
+)
 from simple_diffusion.data.sources.protocols import Source, Split
 from simple_diffusion.data.stored import shard_paths
 
@@ -21,24 +27,20 @@ _SPECS = "scenes, digits, folder:PATH, tar:PATH, records:PATH or tfds:NAME"
 # There are always more scenes; but a pass over the held-out ones has to end.
 _SCENE_COUNTS = {"train": 2**40, "holdout": 10_000}
 
-
-# Where an example can have which field; named as in `protocols.check_fields`.
-_FOLDER_MAPS = (
+# Field -> the sources that can have it, and where, for messages.
+_STORED_MAPS = (
     "folder:PATH (columns NAME_file_name of metadata.jsonl or metadata.csv), tar:PATH "
-    "(files KEY.NAME.png), tfds:NAME (data.tfds_fields), records:PATH of these"
+    "(files KEY.NAME.png), tfds:NAME (data.tfds_fields); records: of these"
 )
-SOURCES_WITH_FIELD = {
-    "label": "scenes, digits, folder:PATH (subfolders, or a column label), tar:PATH "
-    "(files KEY.cls), tfds:NAME, records:PATH of these",
-    "caption": "scenes, folder:PATH (metadata.jsonl or metadata.csv, or a .txt beside "
-    "each image), tar:PATH (files KEY.txt or KEY.json), tfds:NAME (data.tfds_fields), "
-    "records:PATH of these",
-    "objects": "scenes, folder:PATH (column objects of metadata.jsonl), tar:PATH "
-    "(objects of KEY.json), tfds:NAME (data.tfds_fields), records:PATH of these",
-    "maps": f"scenes, {_FOLDER_MAPS}",
-    "map:semantic": f"scenes, {_FOLDER_MAPS}",
-    "map:instance": f"scenes, {_FOLDER_MAPS}",
-    "map:depth": f"scenes, {_FOLDER_MAPS}",
+SOURCES_WITH = {
+    "label": "scenes, digits, folder:PATH (subfolders, or the column label of its "
+    "metadata), tar:PATH (files KEY.cls), tfds:NAME; records: of these",
+    "caption": "scenes, folder:PATH (the column text of metadata.jsonl or "
+    "metadata.csv, or a .txt beside each image), tar:PATH (files KEY.txt or KEY.json), "
+    "tfds:NAME (data.tfds_fields); records: of these",
+    "objects": "scenes, folder:PATH (the column objects of metadata.jsonl), tar:PATH "
+    "(objects in KEY.json), tfds:NAME (data.tfds_fields); records: of these",
+    "maps": f"scenes (map:semantic, map:instance and map:depth), {_STORED_MAPS}",
     "vectors": "records:PATH",
 }
 
@@ -49,10 +51,8 @@ def describe_sources(field: str) -> str:
     Args:
       field: "caption", "objects", "map:NAME", ...
     """
-    if field in SOURCES_WITH_FIELD:
-        return SOURCES_WITH_FIELD[field]
-    kind = field.partition(":")[0]
-    return {"map": _FOLDER_MAPS, "vector": SOURCES_WITH_FIELD["vectors"]}.get(kind, "")
+    kinds = {"map": "maps", "vector": "vectors"}
+    return SOURCES_WITH.get(kinds.get(field.partition(":")[0], field), "")
 
 
 def open_source(
@@ -77,13 +77,24 @@ def open_source(
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
       wanted: the fields to read of stored examples: "caption", "objects", "map:NAME",
-        "vector:NAME", ...; None for all. A field that nobody wants costs nothing, and
-        no image is bad because of it.
+        "vector:NAME", ...; None for all. See `protocols.select_fields`.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.
     """
     box = decode.check_box(crop_box)
+    source = _open_source(spec, data_dir, split, seed, holdout_fraction, box)
+    return protocols.select_fields(source, wanted)
+
+
+def _open_source(
+    spec: str,
+    data_dir: str | None,
+    split: Split,
+    seed: int,
+    holdout_fraction: float,
+    box: decode.Box | None,
+) -> Source:
     kind, _, name = spec.partition(":")
     if box is not None and spec in ("scenes", "digits"):
         raise DataError(
@@ -96,9 +107,9 @@ def open_source(
         return digits.DigitsSource(split)
     if kind == "folder" and name:
         path = Path(name).expanduser()
-        return folder.FolderSource(path, split, holdout_fraction, box, wanted)
+        return folder.FolderSource(path, split, holdout_fraction, box)
     if kind == "tar" and name:
-        return tar_source.TarSource(name, split, holdout_fraction, box, wanted)
+        return tar_source.TarSource(name, split, holdout_fraction, box)
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
         return records_source.RecordsSource(root, split, holdout_fraction, box)
@@ -120,3 +131,21 @@ def _suggest(spec: str) -> str:
     if path.is_file() and path.suffix == shard_paths.SUFFIX:
         return f"; for this file write tar:{spec}"
     return ""
+
+
+def check_fields(source: Source, spec: str, fields: Iterable[str], user: str) -> None:
+    """Checks that a source has the fields that a config needs.
+
+    Args:
+      source: what `open_source` returned for `spec`.
+      spec: `data.source`.
+      fields: as `protocols.check_fields`.
+      user: the config key, with its value, that needs them.
+
+    Raises:
+      DataError: if the source lacks one; the message names the field, the source, and
+        the sources that have it.
+    """
+    fields = frozenset(fields)
+    elsewhere = {field: describe_sources(field) for field in fields}
+    protocols.check_fields(source, fields, user, spec, elsewhere)

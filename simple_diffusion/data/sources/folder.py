@@ -9,6 +9,7 @@ from a .txt file beside each image.
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import io
@@ -16,6 +17,7 @@ import logging
 import os
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Self
 
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
@@ -41,7 +43,6 @@ class FolderSource:
       holdout_fraction: share held out, in [0, 1). The split of an image depends on its
         path relative to the root alone, so adding images moves none.
       crop_box: the part to use of every image, see `decode.decode`.
-      wanted: the fields to read, see `field_names.select_wanted`; None for all.
       flag: the config key or flag that names the source, for messages.
 
     Raises:
@@ -57,7 +58,6 @@ class FolderSource:
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
-        wanted: Set[str] | None = None,
         flag: str = "data.source=",
     ):
         self._root = root
@@ -68,7 +68,7 @@ class FolderSource:
         self.category_names = content.category_names
         self.fields = field_names.to_source_fields(content.fields)
         self.map_classes = {k: () for k in field_names.list_maps(content.fields)}
-        self._wanted = field_names.select_wanted(content.fields, wanted)
+        self._wanted = content.fields
         self._label_of = {name: k for k, name in enumerate(self.class_names)}
         self._paths = image_paths.select_split(content.paths, split, holdout_fraction)
         log.info(
@@ -100,6 +100,12 @@ class FolderSource:
         with self._open(index) as example:
             image = io.BytesIO(example.image.read())
             return dataclasses.replace(example, image=image)
+
+    def select_fields(self, wanted: Set[str]) -> Self:
+        """Returns the same source without some fields; see `SelectiveSource`."""
+        other = copy.copy(self)
+        other._wanted = field_names.select_wanted(self._content.fields, wanted)
+        return other
 
     def relative_path(self, index: int) -> str:
         """Returns the path of an image relative to the folder."""

@@ -4,13 +4,13 @@ To add a source, see `catalogue.open_source`.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
-from simple_diffusion.core.examples import Example
+from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.transforms import Crop
@@ -20,10 +20,29 @@ Split = Literal["train", "holdout"]
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """The fields of b examples, as arrays; see `Example`."""
+    """The fields of b examples; see `Example`. None, or {}, for those not read."""
 
     image: UInt8[np.ndarray, "b h w c"]
     label: Int[np.ndarray, "b"]
+    caption: Sequence[str] | None = None
+    objects: Sequence[Objects] | None = None
+    maps: Mapping[str, Shaped[np.ndarray, "b h w _"]] = dataclasses.field(
+        default_factory=dict
+    )
+    vectors: Mapping[str, Shaped[np.ndarray, "b _"]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def at(self, k: int) -> Example:
+        """Returns one of the examples."""
+        return Example(
+            image=self.image[k],
+            label=int(self.label[k]),
+            caption=None if self.caption is None else self.caption[k],
+            objects=None if self.objects is None else self.objects[k],
+            maps={name: values[k] for name, values in self.maps.items()},
+            vectors={name: values[k] for name, values in self.vectors.items()},
+        )
 
 
 @runtime_checkable
@@ -59,11 +78,34 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class MapSource(Source, Protocol):
+    """A source that knows the names of its maps, and of their classes.
+
+    map_classes: the maps by name; for one of class ids, the names of its classes, if
+      they are known; () for the others.
+    """
+
+    map_classes: Mapping[str, tuple[str, ...]]
+
+
+@runtime_checkable
+class ObjectSource(Source, Protocol):
+    """A source of objects whose classes have names.
+
+    category_names: the names, in the order of `Objects.category`.
+    """
+
+    category_names: tuple[str, ...]
+
+
+@runtime_checkable
 class CropSource(Source, Protocol):
     """A source of stored images that can decode and resample a part of one."""
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns an example whose image is a part of the stored one, and which part.
+
+        `fields.crop_fields` crops its other fields alike.
 
         Args:
           index: in range(len(self)).
@@ -92,6 +134,19 @@ class StoredSource(Source, Protocol):
 
 
 @runtime_checkable
+class SelectiveSource(Source, Protocol):
+    """A source that can leave out fields when it reads."""
+
+    def select_fields(self, wanted: Set[str]) -> Self:
+        """Returns the same source, which reads no fields but these.
+
+        Args:
+          wanted: names as in `list_fields`; "maps" are all maps.
+        """
+        ...
+
+
+@runtime_checkable
 class BatchSource(Source, Protocol):
     """A source that generates its images: at any size, and faster many at once."""
 
@@ -100,6 +155,7 @@ class BatchSource(Source, Protocol):
         indices: Int[np.ndarray, "b"],
         size: tuple[int, int],
         window: Float[np.ndarray, "b 4"] | None = None,
+        fields: Collection[str] = (),
     ) -> Examples:
         """Returns many examples, as `read` would one by one.
 
@@ -109,24 +165,75 @@ class BatchSource(Source, Protocol):
           window: the part of each full image to generate, (y0, x0, y1, x1) in units of
             the full image; the full image has as many pixels as give the part this
             size. None for the full image.
+          fields: those to read besides image and label, of those that `list_fields`
+            lists; not passed if there are none.
         """
         ...
 
 
-def check_fields(source: Source, fields: Iterable[str], user: str) -> None:
+def list_fields(source: Source) -> frozenset[str]:
+    """Returns the fields of a source, each map as "map:NAME".
+
+    Instead of them it lists "maps", or "vectors", where the source does not know the
+    names.
+    """
+    if not isinstance(source, MapSource):
+        return frozenset(source.fields)
+    maps = {f"map:{name}" for name in source.map_classes}
+    return frozenset(source.fields) - {"maps"} | maps
+
+
+def check_fields(
+    source: Source,
+    fields: Iterable[str],
+    user: str,
+    spec: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
     """Checks that a source has the fields that a config needs.
 
     Args:
       source: the source.
-      fields: names of fields of `Example`.
+      fields: names of fields of `Example`; a single map or vector is "map:NAME" or
+        "vector:NAME".
       user: the config key, with its value, that needs them.
+      spec: what `data.source` is.
+      elsewhere: field -> which other sources have it, for the message.
 
     Raises:
       DataError: if the source lacks one; the message names it.
     """
-    missing = sorted(set(fields) - source.fields)
+    listed = list_fields(source)
+    kinds = {"map": "maps", "vector": "vectors"}
+    missing = sorted(
+        field
+        for field in set(fields) - listed
+        if kinds.get(field.partition(":")[0]) not in listed
+    )
     if missing:
+        having = [
+            f"{field}: {where}"
+            for field in missing
+            if (where := (elsewhere or {}).get(field))
+        ]
         raise DataError(
-            f"{user} needs {', '.join(missing)}, which this data.source does not have; "
-            f"it has {', '.join(sorted(source.fields))}"
+            f"{user} needs {', '.join(missing)}, which "
+            f"this data.source{f', {spec},' if spec else ''} does not have; "
+            f"it has {', '.join(sorted(listed))}"
+            + (f". Sources that have it: {'; '.join(having)}" if having else "")
         )
+
+
+def select_fields(source: Source, wanted: Set[str] | None) -> Source:
+    """Returns a source that reads only some of its fields, if it can choose.
+
+    A field that nobody wants then costs nothing, and no image is bad because of it.
+    What the source declares does not change.
+
+    Args:
+      source: the source.
+      wanted: names as in `list_fields`; None for all.
+    """
+    if wanted is None or not isinstance(source, SelectiveSource):
+        return source
+    return source.select_fields(wanted)

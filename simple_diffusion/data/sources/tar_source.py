@@ -4,6 +4,7 @@ See stored/tar_index.py for what a sample is. Any sample is found by its number,
 order of the examples, and resuming, are those of every other source.
 """
 
+import copy
 import functools
 import hashlib
 import io
@@ -12,7 +13,7 @@ import logging
 import os
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -46,7 +47,6 @@ class TarSource:
       holdout_fraction: share held out, in [0, 1). The split of a sample depends on its
         key alone, so adding shards, or dividing them differently, moves none.
       crop_box: the part to use of every image, see `decode.decode`.
-      wanted: the fields to read, see `field_names.select_wanted`; None for all.
       flag: the config key or flag that names the source, for messages.
 
     Raises:
@@ -61,7 +61,6 @@ class TarSource:
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
-        wanted: Set[str] | None = None,
         flag: str = "data.source=",
     ):
         key = f"{flag}tar:{pattern}"
@@ -75,7 +74,7 @@ class TarSource:
         self.category_names = metadata.name_classes(
             v for i in indices for v in i.categories
         )
-        self._wanted = field_names.select_wanted(fields, wanted)
+        self._wanted = self._listed = frozenset(fields)
         self._keys = np.concatenate([index.keys for index in indices])
         self._places = _join_places(indices)
         self._labels = _join_labels(indices, self.class_names)
@@ -107,6 +106,12 @@ class TarSource:
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an example; see `protocols.CropSource`."""
         return examples.read_crop(self.read_stored(index), choose, self._crop_box)
+
+    def select_fields(self, wanted: Set[str]) -> Self:
+        """Returns the same source without some fields; see `SelectiveSource`."""
+        other = copy.copy(self)
+        other._wanted = field_names.select_wanted(self._listed, wanted)
+        return other
 
     def relative_path(self, index: int) -> str:
         """Returns the name of the shard and the key of a sample."""

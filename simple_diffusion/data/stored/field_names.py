@@ -12,18 +12,13 @@ def to_source_fields(fields: Set[str]) -> frozenset[str]:
     return frozenset(_KINDS.get(name.partition(":")[0], name) for name in fields)
 
 
-def select_wanted(fields: Set[str], wanted: Set[str] | None) -> frozenset[str]:
-    """Returns the fields to read: those that are wanted, of those that a source has.
-
-    A field that nobody wants costs nothing, and no image is bad because of it. Whether
-    a source has what is wanted is for `protocols.check_fields` to say.
+def select_wanted(fields: Set[str], wanted: Set[str]) -> frozenset[str]:
+    """Returns the fields that are wanted, of those that a source has.
 
     Args:
       fields: that the source has.
-      wanted: names of fields; "maps" are all maps. None for all fields.
+      wanted: names of fields; "maps" are all maps.
     """
-    if wanted is None:
-        return frozenset(fields)
     return frozenset(
         name
         for name in fields
