@@ -131,10 +131,13 @@ def default() -> ConfigDict:
     config.data = section(
         "data",
         dict(
-            # scenes | digits | folder:PATH | records:PATH | tfds:NAME
+            # scenes | digits | folder:PATH | tar:PATH | records:PATH | tfds:NAME
             source="scenes",
             # Folder of TFDS datasets; None means the default of TFDS.
             data_dir=placeholder(str),
+            # Features of a TFDS dataset that are captions, objects or maps, such as
+            # "caption=captions.text, semantic=segmentation_mask, objects=objects".
+            tfds_fields=placeholder(str),
             # Side in pixels of the square training images.
             resolution=number(64, "[1, 65536]"),
             # Number of classes: None means those of the source, 0 ignores labels.

@@ -78,7 +78,9 @@ def open_data(
     )
     distribution = _patch_distribution(c.patches, c.resolution, options)
     selection: dict[str, Any] = dict(
-        holdout_fraction=c.holdout_fraction, crop_box=c.crop_box
+        holdout_fraction=c.holdout_fraction,
+        crop_box=c.crop_box,
+        tfds_fields=c.tfds_fields,
     )
     num_classes = c.num_classes
     # Open the source last: it may be large, and a wrong option should fail before.

@@ -64,6 +64,7 @@ def open_source(
     holdout_fraction: float = 0.05,
     crop_box: tuple[int, ...] | None = None,
     wanted: Set[str] | None = None,
+    tfds_fields: str | None = None,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -78,18 +79,27 @@ def open_source(
         image before anything else; None for all of it.
       wanted: the fields to read of stored examples: "caption", "objects", "map:NAME",
         "vector:NAME", ...; None for all. See `protocols.select_fields`.
+      tfds_fields: which features of a TFDS dataset are which fields, see
+        tfds_fields.py; None for none.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.
     """
     box = decode.check_box(crop_box)
-    source = _open_source(spec, data_dir, split, seed, holdout_fraction, box)
+    if tfds_fields and not spec.startswith("tfds:"):
+        raise DataError(
+            f"data.tfds_fields={tfds_fields!r} names features of TFDS, and "
+            f"data.source={spec} is no tfds:NAME; use data.tfds_fields=None"
+        )
+    if spec.startswith("tfds:") and (name := spec.removeprefix("tfds:")):
+        source = tfds_source.TfdsSource(name, data_dir, split, box, tfds_fields)
+    else:
+        source = _open_source(spec, split, seed, holdout_fraction, box)
     return protocols.select_fields(source, wanted)
 
 
 def _open_source(
     spec: str,
-    data_dir: str | None,
     split: Split,
     seed: int,
     holdout_fraction: float,
@@ -113,8 +123,6 @@ def _open_source(
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
         return records_source.RecordsSource(root, split, holdout_fraction, box)
-    if kind == "tfds" and name:
-        return tfds_source.TfdsSource(name, data_dir, split, box)
     raise DataError(f"data.source={spec} must be {_SPECS}{_suggest(spec)}")
 
 

@@ -17,7 +17,6 @@ import logging
 import os
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Self
 
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
@@ -101,7 +100,7 @@ class FolderSource:
             image = io.BytesIO(example.image.read())
             return dataclasses.replace(example, image=image)
 
-    def select_fields(self, wanted: Set[str]) -> Self:
+    def select_fields(self, wanted: Set[str]) -> "FolderSource":
         """Returns the same source without some fields; see `SelectiveSource`."""
         other = copy.copy(self)
         other._wanted = field_names.select_wanted(self._content.fields, wanted)

@@ -5,7 +5,7 @@ To add a source, see `catalogue.open_source`.
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -137,7 +137,7 @@ class StoredSource(Source, Protocol):
 class SelectiveSource(Source, Protocol):
     """A source that can leave out fields when it reads."""
 
-    def select_fields(self, wanted: Set[str]) -> Self:
+    def select_fields(self, wanted: Set[str]) -> "Source":
         """Returns the same source, which reads no fields but these.
 
         Args:

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Set
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -107,11 +107,15 @@ class TarSource:
         """Returns a part of an example; see `protocols.CropSource`."""
         return examples.read_crop(self.read_stored(index), choose, self._crop_box)
 
-    def select_fields(self, wanted: Set[str]) -> Self:
+    def select_fields(self, wanted: Set[str]) -> "TarSource":
         """Returns the same source without some fields; see `SelectiveSource`."""
         other = copy.copy(self)
         other._wanted = field_names.select_wanted(self._listed, wanted)
         return other
+
+    def key(self, index: int) -> str:
+        """Returns the key of a sample."""
+        return self._find(int(self._numbers[index]))[1]
 
     def relative_path(self, index: int) -> str:
         """Returns the name of the shard and the key of a sample."""
