@@ -142,10 +142,13 @@ def default() -> ConfigDict:
     config.data = section(
         "data",
         dict(
-            # scenes | digits | folder:PATH | records:PATH | tfds:NAME
+            # scenes | digits | folder:PATH | tar:PATH | records:PATH | tfds:NAME
             source="scenes",
             # Folder of TFDS datasets; None means the default of TFDS.
             data_dir=placeholder(str),
+            # Features of a TFDS dataset that are captions, objects or maps, such as
+            # "caption=captions.text, semantic=segmentation_mask, objects=objects".
+            tfds_fields=placeholder(str),
             # Side in pixels of the square training images or patches, or HxW for
             # images that are not square.
             resolution=size(64, "[1, 65536]"),

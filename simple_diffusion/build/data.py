@@ -81,6 +81,7 @@ def open_data(
         holdout_fraction=c.holdout_fraction,
         crop_box=c.crop_box,
         channels=c.channels,
+        tfds_fields=c.tfds_fields,
     )
     num_classes = c.num_classes
     # Open the source last: it may be large, and a wrong option should fail before.
@@ -91,7 +92,10 @@ def open_data(
     for encoder in encoders:
         user = f"the condition {encoder.name}"
         catalogue.check_fields(source, spec, encoder.needs, user)
-    swap_sides = _swaps_sides(c, host_encoders.list_needs(encoders))
+    needs = host_encoders.list_needs(encoders)
+    swap_sides = _swaps_sides(c, needs)
+    selection["wanted"] = needs | ({"label"} if num_classes != 0 else set())
+    source = protocols.select_fields(source, selection["wanted"])
     names = tuple(source.class_names)
     if num_classes == 0:
         names = ()

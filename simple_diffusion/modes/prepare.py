@@ -1,4 +1,4 @@
-"""Converts a folder or a TFDS dataset once into large files with random access.
+"""Converts images once into large files with random access: of a folder, tar or TFDS.
 
   python -m simple_diffusion.modes.prepare \\
     --input folder:/path/to/pictures --output /data/records --size 512
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input", metavar="SOURCE", help="folder:PATH or tfds:NAME")
+    add("--input", metavar="SOURCE", help="folder:PATH, tar:PATH or tfds:NAME")
     add("--output", metavar="FOLDER", required=True, help="new, empty or incomplete")
     add("--data_dir", metavar="FOLDER", help="folder of prepared TFDS datasets")
     add(
@@ -80,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         "lossless, for PNG",
     )
     add("--shard_megabytes", type=_positive, default=256.0, help="default: 256")
+    add(
+        "--fields",
+        metavar="NAMES",
+        help="fields to keep besides image and class, such as caption,map:semantic; "
+        "'' for none; default: all",
+    )
+    add("--tfds_fields", metavar="MAPPING", help="as data.tfds_fields")
     add("--workers", type=_count, help="parallel workers; default: one per CPU")
     add(
         "--verify",
@@ -102,6 +109,8 @@ def _settings(
             parser.error(f"--{flag} has no effect without --size PIXELS")
     if args.data_dir is not None and not args.input.startswith("tfds:"):
         parser.error("--data_dir has no effect without --input tfds:NAME")
+    if args.tfds_fields is not None and not args.input.startswith("tfds:"):
+        parser.error("--tfds_fields has no effect without --input tfds:NAME")
     return encoding.Settings(
         input=args.input,
         data_dir=args.data_dir,
@@ -109,6 +118,8 @@ def _settings(
         resize=None if native else args.resize or "area",
         quality=None if native else args.quality or _QUALITY,
         shard_megabytes=args.shard_megabytes,
+        fields=args.fields,
+        tfds_fields=args.tfds_fields,
     )
 
 

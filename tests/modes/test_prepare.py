@@ -262,9 +262,9 @@ def test_invalid_outputs_are_errors(images, tmp_path):
         ("folder:{0}/empty", "no image in .*files count as images by their suffix"),
         (
             "{0}/empty",
-            "must be folder:PATH or tfds:NAME; for this folder write folder:",
+            "must be folder:PATH, tar:PATH or tfds:NAME; for this folder write folder:",
         ),
-        ("scenes", "must be folder:PATH or tfds:NAME"),
+        ("scenes", "must be folder:PATH, tar:PATH or tfds:NAME"),
     ],
 )
 def test_invalid_inputs_are_errors(tmp_path, spec, said):

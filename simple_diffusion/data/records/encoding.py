@@ -1,4 +1,4 @@
-"""Encodes images for storage: their original bytes, or a smaller image."""
+"""Encodes examples for storage: their original bytes, or smaller images and maps."""
 
 import dataclasses
 import io
@@ -6,11 +6,13 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from simple_diffusion.data import decode, transforms
+from simple_diffusion.core.examples import Example
+from simple_diffusion.data import transforms
 from simple_diffusion.data.errors import BadImage, DataError, format_path
-from simple_diffusion.data.records import shards
+from simple_diffusion.data.records import record_fields, shards
 from simple_diffusion.data.records.ordered_pool import OrderedPool
 from simple_diffusion.data.records.originals import Originals
+from simple_diffusion.data.stored import examples, maps
 
 Lossless = Literal["lossless"]
 
@@ -27,13 +29,16 @@ _PNG_LEVEL = 3  # the default is 6; files are little larger, and written faster
 class Settings:
     """The settings that determine the records; flags of the command line.
 
-    input: "folder:PATH" or "tfds:NAME".
+    input: "folder:PATH", "tar:PATH" or "tfds:NAME".
     data_dir: the folder of prepared TFDS datasets; None for the default of TFDS.
     size: the shorter side in pixels, which images are reduced to; None for "native",
       the original files.
     resize: the filter that reduces; None without `size`.
     quality: of the JPEG files of reduced images, or "lossless"; None without `size`.
     shard_megabytes: the largest size of a shard, unless a single image is larger.
+    fields: names of the fields to keep besides image and class, with commas between;
+      empty for none, None for all.
+    tfds_fields: as `data.tfds_fields`; None without such fields.
     """
 
     input: str
@@ -42,14 +47,23 @@ class Settings:
     resize: transforms.Resize | None = None
     quality: int | Lossless | None = None
     shard_megabytes: float = 256.0
+    fields: str | None = None
+    tfds_fields: str | None = None
 
-    def encode(self, encoded: bytes, name: str) -> bytes:
-        """Returns the bytes to store for an encoded image; raises BadImage."""
+    @property
+    def kept_fields(self) -> frozenset[str] | None:
+        """The names in `fields`; None for all."""
+        if self.fields is None:
+            return None
+        return frozenset(v.strip() for v in self.fields.split(",") if v.strip())
+
+    def encode(self, original: examples.StoredExample) -> examples.StoredExample:
+        """Returns the example to store for an original; raises BadImage."""
         if self.size is None:
-            check(encoded, name)
-            return encoded
+            example = examples.read(original, _MINIMAL_RESOLUTION)
+            return _check_fields(original, example)
         assert self.resize is not None and self.quality is not None
-        return shrink(encoded, name, self.size, self.resize, self.quality)
+        return shrink(original, self.size, self.resize, self.quality)
 
     def as_flags(self) -> dict[str, Any]:
         """Returns the settings as flags of the command line."""
@@ -79,40 +93,51 @@ def encode_in_order(
     def encode(index: int) -> EncodedImage | SkippedImage:
         name = images.names[index]
         try:
-            encoded, label = images.read(index)
-            encoded = settings.encode(encoded, name)
+            example = settings.encode(images.read(index))
         except BadImage as error:
             return SkippedImage(name, str(error).removeprefix(f"{format_path(name)}: "))
+        label = example.label
         if not 0 <= label < classes:
             raise DataError(
                 f"--input {settings.input}: {name} has label {label}, but the classes "
                 f"are 0 to {classes - 1}"
             )
-        return EncodedImage(label, shards.pack(label, name, encoded))
+        content = read_all(example)
+        if images.other_fields:
+            content = record_fields.join(example, content)
+        return EncodedImage(label, shards.pack(label, name, content))
 
     return OrderedPool(encode, position, len(images.names), workers)
 
 
-def check(encoded: bytes, name: str) -> None:
-    """Raises BadImage if an image cannot be read."""
-    decode.decode(io.BytesIO(encoded), name, _MINIMAL_RESOLUTION)
+def read_all(example: examples.StoredExample) -> bytes:
+    """Returns the encoded image of an example."""
+    example.image.seek(0)
+    return example.image.read()
+
+
+def _check_fields(
+    original: examples.StoredExample, example: Example
+) -> examples.StoredExample:
+    """Returns an example that has been read as it is stored, with its checked boxes."""
+    objects = example.objects
+    boxes = objects and examples.Boxes(*objects, is_in_pixels=False)
+    return dataclasses.replace(original, boxes=boxes)
 
 
 def shrink(
-    encoded: bytes,
-    name: str,
+    original: examples.StoredExample,
     size: int,
     resize: transforms.Resize,
     quality: int | Lossless,
-) -> bytes:
-    """Returns an image whose shorter side is at most `size`, encoded.
+) -> examples.StoredExample:
+    """Returns an example whose image has a shorter side of at most `size`, encoded.
 
-    An image that is no larger is returned unchanged, byte for byte: decoding and
-    encoding it again would only lose quality.
+    Maps are reduced to the same size. What is no larger is returned unchanged, byte for
+    byte: decoding and encoding it again would only lose quality.
 
     Args:
-      encoded: the image.
-      name: its name in error messages.
+      original: the example.
       size: the shorter side, in pixels.
       resize: the filter.
       quality: of the JPEG, 1 to 100, or "lossless" for PNG.
@@ -135,13 +160,15 @@ def shrink(
             unmet_setting="",
         )
 
-    pixels, _ = decode.decode_crop(io.BytesIO(encoded), name, choose)
+    example, _ = examples.read_crop(original, choose)
+    checked = _check_fields(original, example)
     if not is_larger:
-        return encoded
+        return checked
     file = io.BytesIO()
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(example.image)
     if quality == "lossless" or max(image.size) > _JPEG_LIMIT:
         image.save(file, "PNG", compress_level=_PNG_LEVEL)
     else:
         image.save(file, "JPEG", quality=quality, subsampling=_NO_SUBSAMPLING)
-    return file.getvalue()
+    encoded = {name: maps.encode_map(v) for name, v in example.maps.items()}
+    return dataclasses.replace(checked, image=file, maps=encoded)

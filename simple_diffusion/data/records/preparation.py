@@ -106,8 +106,8 @@ def check(output: epath.PathLike, *, report: Report = print) -> None:
 def _make_absolute(spec: str) -> str:
     """Returns the input with an absolute path."""
     kind, _, name = spec.partition(":")
-    if kind == "folder" and name:
-        return f"folder:{Path(name).expanduser().absolute()}"
+    if kind in ("folder", "tar") and name:
+        return f"{kind}:{Path(name).expanduser().absolute()}"
     return spec
 
 
@@ -167,7 +167,7 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
                 f"--output {root} is not empty, and is not a prepared dataset: it "
                 f"holds {', '.join(foreign[:3])}. Give an empty folder, or a new one"
             )
-    images = originals.open_originals(settings.input, settings.data_dir)
+    images = _open_originals(settings)
     fingerprint = images.fingerprint()
     if before is None:
         unfinished.mkdir(exist_ok=True)
@@ -176,6 +176,12 @@ def _open_input(root: epath.Path, settings: encoding.Settings) -> originals.Orig
     elif before["originals"] != fingerprint:
         raise DataError(_describe_changed_input(root, settings))
     return images
+
+
+def _open_originals(settings: encoding.Settings) -> originals.Originals:
+    return originals.open_originals(
+        settings.input, settings.data_dir, settings.kept_fields, settings.tfds_fields
+    )
 
 
 def _describe_changed_input(root: epath.Path, settings: encoding.Settings) -> str:
@@ -333,6 +339,8 @@ def _finish(
         skipped=skipped,
         names=shards.write_bytes(root, shards.NAMES, names),
         shards=tuple(part.shard for part in parts),
+        fields=images.other_fields,
+        category_names=images.category_names,
     )
     shards.write_bytes(root, shards.MANIFEST, manifest.to_json().encode())
     return manifest
@@ -366,7 +374,7 @@ def _repair(
     report: Report,
 ) -> None:
     """Writes damaged files again, with the same content as before."""
-    images = originals.open_originals(settings.input, settings.data_dir)
+    images = _open_originals(settings)
     if images.fingerprint() != manifest.originals:
         raise DataError(_describe_changed_input(root, settings))
     for shard in manifest.shards:

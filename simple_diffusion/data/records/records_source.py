@@ -4,10 +4,12 @@ Reading an image takes one access to one file. Opening the dataset checks the si
 every shard and reads the list of names, but no image.
 """
 
+import copy
 import functools
 import hashlib
 import io
 import logging
+from collections.abc import Set
 
 import numpy as np
 from etils import epath
@@ -17,8 +19,8 @@ from simple_diffusion.core import console
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, format_path
-from simple_diffusion.data.records import shards
-from simple_diffusion.data.sources import folder
+from simple_diffusion.data.records import record_fields, shards
+from simple_diffusion.data.stored import examples, field_names, image_paths
 from simple_diffusion.data.transforms import Crop
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,11 @@ class RecordsSource:
         shards.load_array_record()  # raises its error now, and not at the first batch
         names = _load_all_names(self._root, manifest)
         self.class_names = tuple(manifest.classes)
-        self.fields = frozenset({"image", "label"} if self.class_names else {"image"})
+        self.category_names = manifest.category_names
+        labels = {"label"} if self.class_names else set()
+        self._listed = self._wanted = frozenset({"image", *labels, *manifest.fields})
+        self.fields = field_names.to_source_fields(self._listed)
+        self.map_classes = {k: () for k in field_names.list_maps(self._listed)}
         self._numbers = _select_split(names, manifest, split, holdout_fraction)
         self._ends = np.cumsum([shard.count for shard in manifest.shards])
         paths = [self._root / shard.file for shard in manifest.shards]
@@ -91,26 +97,40 @@ class RecordsSource:
         return len(self._numbers)
 
     def read(self, index: int, resolution: int) -> Example:
-        """Returns image and class; see `protocols.Source`."""
+        """Returns one example; see `protocols.Source`."""
         if self._stored_size is not None and resolution > self._stored_size:
             self._warn_enlarging(self._stored_size, resolution)
-        file, name, label = self._read_record(index)
-        image = decode.decode(file, name, resolution, self._crop_box, self.channels)
-        return Example(image, label)
+        return examples.read(
+            self.read_stored(index), resolution, self._crop_box, self.channels
+        )
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
-        """Returns a part of an image with its class; see `protocols.CropSource`."""
-        file, name, label = self._read_record(index)
-        image, crop = decode.decode_crop(
-            file, name, choose, self._crop_box, self.channels
+        """Returns a part of an example; see `protocols.CropSource`."""
+        return examples.read_crop(
+            self.read_stored(index), choose, self._crop_box, self.channels
         )
-        return Example(image, label), crop
+
+    def select_fields(self, wanted: Set[str]) -> "RecordsSource":
+        """Returns the same source without some fields; see `SelectiveSource`."""
+        other = copy.copy(self)
+        other._wanted = field_names.select_wanted(self._listed, wanted)
+        return other
+
+    def read_stored(self, index: int) -> examples.StoredExample:
+        """Returns an example as it is stored, with the fields that are wanted."""
+        file, name, label = self._read_record(index)
+        if not self._manifest.fields:
+            return examples.StoredExample(file, name, label)
+        try:
+            fields, encoded = record_fields.split(file.getvalue(), self._wanted)
+        except Exception as error:  # bytes that others wrote
+            raise BadImage(name, f"damaged fields ({error})") from error
+        return examples.StoredExample(io.BytesIO(encoded), name, label, **fields)
 
     def name(self, index: int) -> str:
         """Returns the folder, and the original name of the image."""
         try:
-            _, name, _ = self._read_record(index)
-            return name
+            return self._read_record(index)[1]
         except BadImage:
             return self._full_name(self._load_names()[self._numbers[index]])
 
@@ -120,7 +140,7 @@ class RecordsSource:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _read_record(self, index: int) -> tuple[io.BytesIO, str, int]:
-        """Returns the encoded image, its name in error messages, and its class."""
+        """Returns the bytes of fields and image, the name in messages, and class."""
         number = self._numbers[index]
         k = int(np.searchsorted(self._ends, number, side="right"))
         shard = self._manifest.shards[k]
@@ -189,5 +209,5 @@ def _select_split(
     if manifest.holdout_from is not None:
         start = manifest.holdout_from
         return numbers[start:] if split == "holdout" else numbers[:start]
-    chosen = set(folder.select_split(names, split, fraction))
+    chosen = set(image_paths.select_split(names, split, fraction))
     return numbers[np.fromiter((name in chosen for name in names), bool, len(names))]

@@ -2,9 +2,11 @@
 
 The folder of a prepared dataset holds
 
-  records-00000.array_record ...   shards. A record is the class and name of an image
-                                   and its encoded bytes; ArrayRecord keeps a hash of
-                                   each, and finds any of them by its index.
+  records-00000.array_record ...   shards. A record is the class and name of an image,
+                                   its other fields if the dataset has any (see
+                                   record_fields.py), and its encoded bytes;
+                                   ArrayRecord keeps a hash of each record, and finds
+                                   any of them by its index.
   names                            the names of all records, with zero bytes between
   manifest.json                    settings, classes, skipped images, and every file
                                    with its size and checksum
@@ -33,7 +35,8 @@ from simple_diffusion.data.errors import DataError
 MANIFEST = "manifest.json"
 NAMES = "names"
 PARTIAL = ".partial"  # the end of a file's name until it is complete
-_VERSION = 1
+# Of datasets without and with other fields than images and classes.
+_PLAIN_VERSION, _FIELDS_VERSION = 1, 2
 _HEADER = struct.Struct("<IH")  # class, and bytes of the name that follows
 # One record per chunk, for random access. Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -83,6 +86,8 @@ class Manifest:
     skipped: name of each image that could not be read, to the reason.
     names: the file of names.
     shards: in the order of their records.
+    fields: of every record besides image and class, named as in `field_names`.
+    category_names: the classes of the objects.
     """
 
     settings: dict[str, Any]
@@ -93,10 +98,16 @@ class Manifest:
     skipped: dict[str, str]
     names: File
     shards: tuple[Shard, ...]
+    fields: tuple[str, ...] = ()
+    category_names: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Returns the text of the file."""
-        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1)
+        content = dataclasses.asdict(self)
+        if not self.fields:  # as older versions of this program can read it
+            del content["fields"], content["category_names"]
+        version = _FIELDS_VERSION if self.fields else _PLAIN_VERSION
+        return json.dumps({"version": version, **content}, indent=1)
 
     def command(self, root: epath.Path) -> str:
         """Returns the command that wrote the dataset, and repairs it."""
@@ -132,9 +143,11 @@ def load(root: epath.Path) -> Manifest | None:
     try:
         fields = json.loads(path.read_text())
         version = fields.pop("version")
-        if version == _VERSION:
+        if version in (_PLAIN_VERSION, _FIELDS_VERSION):
             names = File(**fields.pop("names"))
             files = tuple(Shard(**shard) for shard in fields.pop("shards"))
+            fields["fields"] = tuple(fields.get("fields", ()))
+            fields["category_names"] = tuple(fields.get("category_names", ()))
             return Manifest(**fields, names=names, shards=files)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -144,8 +157,9 @@ def load(root: epath.Path) -> Manifest | None:
             "copy, or prepare the dataset again in an empty folder"
         ) from error
     raise DataError(
-        f"{path} is of version {version}, and this program reads version {_VERSION}: "
-        "prepare the dataset again, in an empty folder"
+        f"{path} is of version {version}, and this program reads versions "
+        f"{_PLAIN_VERSION} and {_FIELDS_VERSION}: prepare the dataset again, in an "
+        "empty folder"
     )
 
 

@@ -4,7 +4,7 @@ To add a source, see `catalogue.open_source`.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -134,6 +134,19 @@ class StoredSource(Source, Protocol):
 
 
 @runtime_checkable
+class SelectiveSource(Source, Protocol):
+    """A source that can leave out fields when it reads."""
+
+    def select_fields(self, wanted: Set[str]) -> "Source":
+        """Returns the same source, which reads no fields but these.
+
+        Args:
+          wanted: names as in `list_fields`; "maps" are all maps.
+        """
+        ...
+
+
+@runtime_checkable
 class BatchSource(Source, Protocol):
     """A source that generates its images: at any size, and faster many at once."""
 
@@ -209,3 +222,18 @@ def check_fields(
             f"it has {', '.join(sorted(listed))}"
             + (f". Sources that have it: {'; '.join(having)}" if having else "")
         )
+
+
+def select_fields(source: Source, wanted: Set[str] | None) -> Source:
+    """Returns a source that reads only some of its fields, if it can choose.
+
+    A field that nobody wants then costs nothing, and no image is bad because of it.
+    What the source declares does not change.
+
+    Args:
+      source: the source.
+      wanted: names as in `list_fields`; None for all.
+    """
+    if wanted is None or not isinstance(source, SelectiveSource):
+        return source
+    return source.select_fields(wanted)

@@ -4,13 +4,17 @@ Random access needs the array_record format. Nothing is downloaded here: the err
 a missing dataset says how to prepare it.
 """
 
+import copy
 import difflib
 import io
+from collections.abc import Set
 from typing import Any
 
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode, tf_runtime
 from simple_diffusion.data.errors import BadImage, DataError
+from simple_diffusion.data.sources import tfds_fields
+from simple_diffusion.data.stored import examples, field_names
 from simple_diffusion.data.transforms import Crop
 
 _FORMAT = "array_record"
@@ -31,6 +35,7 @@ class TfdsSource:
         it has neither, the last 5 % of "train".
       crop_box: the part to use of every image, see `decode.decode`.
       channels: of the images, see `decode.decode`.
+      fields: which features are which fields, see tfds_fields.py; None for none.
 
     Raises:
       DataError: if the dataset is unknown, not prepared, not in array_record format or
@@ -44,6 +49,7 @@ class TfdsSource:
         split: str,
         crop_box: decode.Box | None = None,
         channels: int = 3,
+        fields: str | None = None,
     ):
         self.channels = channels
         self._crop_box = crop_box
@@ -54,7 +60,13 @@ class TfdsSource:
         self._image, self._label = _find_features(tfds, name, builder.info.features)
         names = builder.info.features[self._label].names if self._label else []
         self.class_names = tuple(names)
-        self.fields = frozenset({"image", "label"} if self._label else {"image"})
+        mapped = tfds_fields.parse(tfds, fields, builder.info.features, name)
+        self._features = self._wanted_features = mapped.features
+        self.category_names = mapped.category_names
+        labels = {"label"} if self._label else set()
+        listed = frozenset({"image", *labels, *mapped.features})
+        self.fields = field_names.to_source_fields(listed)
+        self.map_classes = {k: () for k in field_names.list_maps(listed)}
         part = _choose_split(name, list(builder.info.splits), split)
         self._title = f"tfds:{builder.info.full_name} {part}"
         # As bytes, so that our own decoder handles damaged and unusual images.
@@ -68,20 +80,23 @@ class TfdsSource:
         return len(self._records)
 
     def read(self, index: int, resolution: int) -> Example:
-        """Returns image and class; see `protocols.Source`."""
-        file, label = self.read_encoded(index)
-        name = self.name(index)
-        image = decode.decode(file, name, resolution, self._crop_box, self.channels)
-        return Example(image, label)
+        """Returns one example; see `protocols.Source`."""
+        return examples.read(
+            self.read_stored(index), resolution, self._crop_box, self.channels
+        )
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
-        """Returns a part of an image with its class; see `protocols.CropSource`."""
-        file, label = self.read_encoded(index)
-        name = self.name(index)
-        image, crop = decode.decode_crop(
-            file, name, choose, self._crop_box, self.channels
+        """Returns a part of an example; see `protocols.CropSource`."""
+        return examples.read_crop(
+            self.read_stored(index), choose, self._crop_box, self.channels
         )
-        return Example(image, label), crop
+
+    def select_fields(self, wanted: Set[str]) -> "TfdsSource":
+        """Returns the same source without some fields; see `SelectiveSource`."""
+        other = copy.copy(self)
+        kept = field_names.select_wanted(self._features.keys(), wanted)
+        other._wanted_features = {k: self._features[k] for k in sorted(kept)}
+        return other
 
     def name(self, index: int) -> str:
         """Returns the dataset, the split and the index of an image."""
@@ -94,17 +109,18 @@ class TfdsSource:
         """
         return self._title
 
-    def read_encoded(self, index: int) -> tuple[io.BytesIO, int]:
-        """Returns the encoded image and the class."""
+    def read_stored(self, index: int) -> examples.StoredExample:
+        """Returns an example as it is stored, with the fields that are wanted."""
+        name = self.name(index)
         try:
             record = self._tf.train.Example.FromString(self._records[index])
             feature = record.features.feature
             encoded = feature[self._image].bytes_list.value[0]
             label = feature[self._label].int64_list.value[0] if self._label else 0
         except Exception as error:  # of many types, from three libraries
-            name = self.name(index)
             raise BadImage(name, f"damaged record ({error})") from error
-        return io.BytesIO(encoded), label
+        fields = tfds_fields.read(self._wanted_features, feature, name)
+        return examples.StoredExample(io.BytesIO(encoded), name, label, **fields)
 
 
 def _open_builder(tfds: Any, name: str, data_dir: str | None) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from simple_diffusion.core import images as pixels
 from simple_diffusion.data import skipping
-from simple_diffusion.data.sources import folder
+from simple_diffusion.data.stored import image_paths
 from simple_diffusion.evaluation.feature_bank import ImageBatch
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet, Size
 from simple_diffusion.pipelines.restoration import photos
@@ -79,11 +79,11 @@ def checksum(path: Path) -> str:
 def _open_folder(
     root: Path, where: str, size: Size | None, batch: int, classes: tuple[str, ...]
 ) -> ImageSet:
-    paths = sorted(folder.list_image_paths(root, "")) if root.is_dir() else []
+    paths = sorted(image_paths.list_image_paths(root, "")) if root.is_dir() else []
     if not paths:
         raise ValueError(
             f"{where}: no image in this folder or its subfolders; image files "
-            f"have one of these suffixes: {' '.join(sorted(folder.SUFFIXES))}"
+            f"have one of these suffixes: {' '.join(sorted(image_paths.SUFFIXES))}"
         )
     numbers = {name: k for k, name in enumerate(classes)}
     labels = np.array([numbers.get(p.split("/")[0], -1) for p in paths], np.int32)

@@ -14,7 +14,7 @@ from simple_diffusion.build.restoration.restoration import Plan
 from simple_diffusion.core import console, images
 from simple_diffusion.core.options import Config
 from simple_diffusion.data import decode
-from simple_diffusion.data.sources import folder
+from simple_diffusion.data.stored import image_paths
 from simple_diffusion.pipelines.restoration import masks, photos
 
 MEASUREMENT = ".npy"
@@ -78,7 +78,7 @@ def find(config: Config, plan: Plan) -> list[Input]:
     if measured:
         paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.npy"))
     else:
-        paths = sorted(folder.list_image_paths(root, ""))
+        paths = sorted(image_paths.list_image_paths(root, ""))
     mask = None if plan.hole_mask is None else Path(plan.hole_mask).resolve()
     if mask is not None and root.resolve() in mask.parents:
         paths = [p for p in paths if not _is_within(root / p, mask)]

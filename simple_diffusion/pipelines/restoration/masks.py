@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from simple_diffusion.core.options import parse_size
-from simple_diffusion.data.sources import folder
+from simple_diffusion.data.stored import image_paths
 from simple_diffusion.pipelines.restoration import photos
 
 Size = tuple[int, int]
@@ -144,7 +144,7 @@ def find_mask(root: Path, name: str) -> Path:
     Raises:
       ValueError: there is no such file.
     """
-    for suffix in sorted(folder.SUFFIXES):
+    for suffix in sorted(image_paths.SUFFIXES):
         path = root / f"{name}{suffix}"
         if path.exists():
             return path

@@ -107,8 +107,8 @@ def test_a_damaged_or_newer_manifest_is_an_error(images, tmp_path):
             catalogue.open_source(f"records:{root}")
         with pytest.raises(DataError, match="manifest.json is damaged"):
             pictures.prepare(images, root)
-    (root / MANIFEST).write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(DataError, match="of version 2, and .* reads version 1"):
+    (root / MANIFEST).write_text(text.replace('"version": 1', '"version": 3'))
+    with pytest.raises(DataError, match="of version 3, and .* versions 1 and 2"):
         catalogue.open_source(f"records:{root}")
 
 

@@ -1,0 +1,1 @@
+"""How examples lie on disk: image files, maps, metadata files, tar shards."""
