@@ -42,10 +42,10 @@ VOLATILE = ("time", "commit", "config")
 def make_drawer(sampler, mesh, batch_size):
     """As `programs.make_drawer`, of noise that is darker for the second class."""
 
-    def call(weights, seed, index, label):
+    def call(weights, seed, index, request):
         random = [np.random.default_rng(k) for k in index]
         drawn = [r.integers(0, 256, (*sampler.size, 3), np.uint8) for r in random]
-        return np.stack(drawn) // (1 + np.uint8(label))[:, None, None, None]
+        return np.stack(drawn) // (1 + np.uint8(request.label))[:, None, None, None]
 
     return programs.Drawer(programs.Program(batch_size, call), sampler.seed)
 

@@ -14,7 +14,7 @@ from etils import epath
 from simple_diffusion.build import image_geometry, network, sampling, training
 from simple_diffusion.configs import base
 from simple_diffusion.core import rng
-from simple_diffusion.core.types import Weights
+from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.modes import export
 from simple_diffusion.pipelines import open_run
 from simple_diffusion.pipelines import sampling as sampling_pipeline
@@ -50,11 +50,12 @@ def drawing(config):
     net, calls = looking(config)
     plan = sampling.read_plan(config, net, NAMES)
     how = sampling.build_sampling(config, net)
-    labels = jnp.asarray(plan.labels[: plan.batch_size])
+    labels = jnp.asarray(plan.request.label[: plan.batch_size])
     index, seed = jnp.arange(len(labels)), jnp.full(len(labels), how.seed, jnp.uint32)
     with jax.disable_jit():
-        drawn = how.draw(Weights({}), seed, index, labels)
-    said = how.size, how.network_calls, how.guidance, how.windows, len(plan.labels)
+        drawn = how.draw(Weights({}), seed, index, Request(labels))
+    count = len(plan.request.label)
+    said = how.size, how.network_calls, how.guidance, how.windows, count
     return np.asarray(drawn), calls, said
 
 
@@ -195,7 +196,7 @@ def test_an_estimate_out_of_range_is_clipped_as_the_config_says(clip, low, high)
     how = sampling.build_sampling(config, net, progress=progress)
     zero = jnp.zeros(1, jnp.int32)
     with jax.disable_jit():
-        how.draw(Weights({}), zero, zero, zero)
+        how.draw(Weights({}), zero, zero, Request(zero))
     np.testing.assert_allclose(seen[-1][:, :, :4], low, rtol=1e-6)
     np.testing.assert_allclose(seen[-1][:, :, 4:], high, rtol=1e-6)
 

@@ -7,7 +7,7 @@ import pytest
 
 from simple_diffusion.build import diffusion, image_geometry, network, sampling
 from simple_diffusion.configs import base, networks
-from simple_diffusion.core.types import Weights
+from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.diffusion import process
 
 
@@ -44,7 +44,7 @@ def test_labels_cycle_through_the_classes():
     config, net = tiny()
     config.sample.count = 5
     plan = sampling.read_plan(config, net, ("a", "b", "c"))
-    assert plan.labels.tolist() == [0, 1, 2, 0, 1]
+    assert plan.request.label.tolist() == [0, 1, 2, 0, 1]
 
 
 @pytest.mark.parametrize("text", ["64", "-1x8", "8x", "axb", "8x8x8"])
@@ -72,7 +72,7 @@ def test_a_model_without_classes_is_sampled_without_guidance():
     params = net.init(jax.random.key(0))
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     config.sample.update(steps=2, guidance=1.0)
-    arguments = Weights(params), 0 * index, index, label
+    arguments = Weights(params), 0 * index, index, Request(label)
     plain = sampling.build_sampling(config, net).draw(*arguments)
     config.sample.guidance = 3.0
     sampler = sampling.build_sampling(config, net)
@@ -134,7 +134,7 @@ def seen_by_the_network(config, net, monkeypatch):
     sampler = sampling.build_sampling(config, looking)
     index, label = jnp.arange(2), jnp.zeros(2, jnp.int32)
     with jax.disable_jit():
-        sampler.draw(Weights({}), 0 * index, index, label)
+        sampler.draw(Weights({}), 0 * index, index, Request(label))
     return seen
 
 
@@ -179,7 +179,7 @@ def test_windows_as_large_as_the_image_change_nothing(guided):
     windows = sampling.build_sampling(config, net)
     assert (whole.windows, windows.windows) == (None, 1)
     a, b = (
-        jax.jit(s.draw)(Weights(params), 0 * index, index, label)
+        jax.jit(s.draw)(Weights(params), 0 * index, index, Request(label))
         for s in (whole, windows)
     )
     np.testing.assert_allclose(a.astype(int), b.astype(int), atol=1)
@@ -226,7 +226,7 @@ def test_a_coarse_image_gives_its_structure_to_a_larger_one():
     config, net = anyres()
     params, index, label = lively(net), jnp.arange(2), jnp.array([0, 2])
     config.sample.update(steps=10, size="8x8")
-    arguments = Weights(params), 0 * index, index, label
+    arguments = Weights(params), 0 * index, index, Request(label)
     small = jax.jit(sampling.build_sampling(config, net).draw)(*arguments)
     config.sample.update(size="16x16", coarse_size="8x8", coarse_time=0.05)
     sampler = sampling.build_sampling(config, net)

@@ -17,14 +17,15 @@ from simple_diffusion.configs.keys import (
 
 from simple_diffusion.build import evaluation, recipes
 from simple_diffusion.build.keys import overrides
-from simple_diffusion.configs import base, keys, networks
+from simple_diffusion.configs import base, conditions, keys, networks
 from simple_diffusion.modes import train
 from simple_diffusion.pipelines import keywords
 from tests.build.every_key import kinds
 
 # Keys that hold other texts than one of some names.
 TEXTS = {
-    *("data.source", "data.data_dir", "model.name", "model.patching"),
+    *("data.source", "data.data_dir", "data.tfds_fields"),
+    *("model.name", "model.patching", "sample.prompts"),
     *("diffusion.schedule.name", "sample.size", "sample.also_sizes"),
     *("sample.coarse_size", "sample.classes", "sample.guidance_workdir"),
     *(
@@ -48,6 +49,7 @@ def configs():
         config.data.patches = base.patches(8, 16)
         with config.unlocked():
             config.model = model
+            config.conditions.text = conditions.text()
         yield kind, config
     for kind, schedule in kinds(base).items():
         config = base.default()
@@ -92,7 +94,7 @@ def test_every_key_is_declared_unless_it_is_a_switch_or_a_free_text():
         for _, owner, key, name, declaration in ROWS.values()
         if declaration is None and not isinstance(owner[key], bool)
     }
-    assert texts - {"data.patches"} == TEXTS
+    assert texts - {"data.patches", "conditions.text"} == TEXTS
 
 
 def bad_values(declaration):

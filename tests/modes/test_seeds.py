@@ -64,9 +64,9 @@ def build(tmp_path_factory):
             return loop.Outcome(None, loop.STOPPED)
 
         class SpyDrawer(programs.Drawer):
-            def __call__(self, weights, labels, start=0):
+            def __call__(self, weights, request, start=0):
                 found.drawn.append(weights)
-                yield np.zeros((len(labels), 16, 16, 3), np.uint8)
+                yield np.zeros((len(request.label), 16, 16, 3), np.uint8)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(networks, "build_network", linear_network)
