@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from simple_diffusion.build import conditions, field_conditions
+from simple_diffusion.build import conditions
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.image_geometry import Bind, ImageGeometry, check_size
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick

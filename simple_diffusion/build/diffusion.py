@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import conditions, field_conditions
+from simple_diffusion.build import conditions
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import WeightFn

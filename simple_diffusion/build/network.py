@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simple_diffusion.build import field_conditions
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import ApplyFn, Conditioning, Key, Params
 from simple_diffusion.diffusion import parameterization, process

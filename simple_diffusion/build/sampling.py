@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from simple_diffusion.build import prompts
 from simple_diffusion.build.codec import PIXELS
+from simple_diffusion.build.conditioning import prompts
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import ImageGeometry, build_geometry
 from simple_diffusion.build.network import Network

@@ -1,6 +1,7 @@
 """Mode `evaluate`: metrics of a model or of a set of images."""
 
-from simple_diffusion.build import evaluation, field_conditions, training
+from simple_diffusion.build import evaluation, training
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
 from simple_diffusion.modes import report

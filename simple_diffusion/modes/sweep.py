@@ -5,7 +5,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from simple_diffusion.build import evaluation, field_conditions, training
+from simple_diffusion.build import evaluation, training
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.pipelines import open_run, runs

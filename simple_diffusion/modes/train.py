@@ -10,15 +10,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import (
-    data,
-    diffusion,
-    field_conditions,
-    network,
-    recipes,
-    sampling,
-    training,
-)
+from simple_diffusion.build import data, diffusion, network, recipes, sampling, training
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import arrays, console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Weights

@@ -26,7 +26,8 @@ from etils import epath
 from flax import traverse_util
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import field_conditions, network
+from simple_diffusion.build import network
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import arrays, files
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Params, Weights

@@ -5,7 +5,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
-from simple_diffusion.build import field_conditions, network, sampling, training
+from simple_diffusion.build import network, sampling, training
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config

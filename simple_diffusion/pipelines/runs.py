@@ -8,7 +8,8 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from simple_diffusion.build import field_conditions, recipes
+from simple_diffusion.build import recipes
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.text.tokenizer import Tokenizer

@@ -15,7 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from simple_diffusion.configs import base, networks
+from simple_diffusion.configs import base, conditions, networks
+
+SUBSECTIONS = ("schedule", "patches", "text")
 
 
 class Case(NamedTuple):
@@ -54,9 +56,8 @@ def all_keys() -> Iterator[str]:
     config = base.default()
     for section, keys in config.items():
         if section != "model":
-            yield from (
-                f"{section}.{key}" for key in keys if key not in ("schedule", "patches")
-            )
+            yield from (f"{section}.{key}" for key in keys if key not in SUBSECTIONS)
+    yield from (f"conditions.text.{key}" for key in conditions.text())
     yield from (f"data.patches.{key}" for key in base.patches(8, 16))
     for kind, section in kinds(networks).items():
         yield from (f"model:{kind}.{key}" for key in section)

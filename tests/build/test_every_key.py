@@ -1,6 +1,7 @@
 """Every key of the configs has a case that shows what it does."""
 
 from tests.build import (
+    test_every_key_conditions,
     test_every_key_evaluation,
     test_every_key_networks,
     test_every_key_restoration,
@@ -15,6 +16,7 @@ TABLES = (
     test_every_key_sampling.CASES,
     test_every_key_restoration.CASES,
     test_every_key_evaluation.CASES,
+    test_every_key_conditions.CASES,
 )
 
 

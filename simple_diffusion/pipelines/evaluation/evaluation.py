@@ -10,14 +10,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from simple_diffusion.build import (
-    data,
-    evaluation,
-    feature_networks,
-    field_conditions,
-    network,
-    sampling,
-)
+from simple_diffusion.build import data, evaluation, feature_networks, network, sampling
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Request
