@@ -13,7 +13,13 @@ tuples have the range each. `[0, 1)` contains 0, but not 1.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from simple_diffusion.configs.keys import choice, number, section
+from simple_diffusion.configs.keys import (
+    choice,
+    number,
+    section,
+    size,
+    whole_choice,
+)
 
 
 def _duration(name: str, steps: int) -> dict:
@@ -138,8 +144,11 @@ def default() -> ConfigDict:
             # Features of a TFDS dataset that are captions, objects or maps, such as
             # "caption=captions.text, semantic=segmentation_mask, objects=objects".
             tfds_fields=placeholder(str),
-            # Side in pixels of the square training images.
-            resolution=number(64, "[1, 65536]"),
+            # Side in pixels of the square training images or patches, or HxW for
+            # images that are not square.
+            resolution=size(64, "[1, 65536]"),
+            # Of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
+            channels=whole_choice(3, 1, 3, 4),
             # Number of classes: None means those of the source, 0 ignores labels.
             num_classes=number(placeholder(int), "[0, 1e6]"),
             # antialias is the Lanczos filter.
@@ -305,7 +314,7 @@ def default() -> ConfigDict:
             output=placeholder(str),
             # Images per batch, on all devices together.
             batch_size=number(64, "[1, 1e6]"),
-            # HxW; None means data.resolution, square.
+            # HxW; None means data.resolution, or with patches their smallest size.
             size=placeholder(str),
             # More sizes to sample at the end of training, such as ("48x48", "32x64").
             also_sizes=(),

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, FieldReference
 # Keys of one section, the first of which must be below the second.
 _ORDERED = (("logsnr_min", "logsnr_max"), ("guidance_low", "guidance_high"))
 _INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
+_SIZE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE | re.ASCII)
 
 
 class Range(NamedTuple):
@@ -46,15 +47,30 @@ class Range(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The names that a key may have."""
+    """The names, or numbers, that a key may have."""
 
-    names: tuple[str, ...]
+    names: tuple[Any, ...]
 
     def __contains__(self, value: Any) -> bool:
-        return value in self.names
+        return value in self.names and not isinstance(value, bool)
 
     def __str__(self) -> str:
-        return f"one of: {', '.join(self.names)}"
+        return f"one of: {', '.join(map(str, self.names))}"
+
+
+class Sizes(NamedTuple):
+    """Sides of square images in pixels, and sizes of others as texts HxW."""
+
+    sides: Range
+
+    def __contains__(self, value: Any) -> bool:
+        if not isinstance(value, str):
+            return isinstance(value, int) and value in self.sides
+        found = _SIZE.fullmatch(value)
+        return bool(found) and all(int(n) in self.sides for n in found.groups())
+
+    def __str__(self) -> str:
+        return f"a side {self.sides}, or a size HxW, such as 64x96"
 
 
 class Valid(Protocol):
@@ -83,6 +99,23 @@ def number(default: Any, within: str, is_optional: bool = False) -> Declaration:
     """
     is_optional = is_optional or isinstance(default, FieldReference)
     return Declaration(default, parse_range(within), is_optional)
+
+
+def size(default: int, within: str) -> Declaration:
+    """Declares a key that holds a side in pixels, or a text HxW.
+
+    Args:
+      default: a side.
+      within: the range of sides in interval notation.
+    """
+    # A reference of this type may hold values of both types.
+    reference = FieldReference(default, field_type=object)
+    return Declaration(reference, Sizes(parse_range(within)), is_optional=False)
+
+
+def whole_choice(default: int, *numbers: int) -> Declaration:
+    """Declares a key that holds one of some whole numbers."""
+    return Declaration(default, Choices(numbers), is_optional=False)
 
 
 def choice(default: Any, names: str) -> Declaration:

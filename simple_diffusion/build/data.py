@@ -76,11 +76,12 @@ def open_data(
         flip=c.flip,
         resize=pick(RESIZES, c.resize, "data.resize"),
     )
-    distribution = _patch_distribution(c.patches, c.resolution, options)
+    distribution = _patch_distribution(c.patches, full_size, options)
     selection: dict[str, Any] = dict(
         holdout_fraction=c.holdout_fraction,
         crop_box=c.crop_box,
         tfds_fields=c.tfds_fields,
+        channels=c.channels,
     )
     num_classes = c.num_classes
     # Open the source last: it may be large, and a wrong option should fail before.
@@ -223,13 +224,18 @@ def _swaps_sides(c: Config, needs: frozenset[str]) -> bool:
 
 
 def _patch_distribution(
-    section: Config | None, resolution: int, options: dict[str, Any]
+    section: Config | None, size: tuple[int, int], options: dict[str, Any]
 ) -> patches.PatchDistribution | None:
     """Returns the size distribution of the section `data.patches`, if there is one."""
     if section is None:
         return None
+    if size[0] != size[1]:
+        raise ValueError(
+            f"data.resolution={size[0]}x{size[1]}: patches are square; with "
+            f"data.patches use a side, such as data.resolution={min(size)}"
+        )
     return patches.PatchDistribution(
-        patch=resolution,
+        patch=size[0],
         smallest=section.smallest,
         largest=section.largest,
         probability_smallest=section.probability_smallest,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from simple_diffusion.build import codec as codecs
 from simple_diffusion.build import conditions
 from simple_diffusion.build.network import Network
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import WeightFn
 from simple_diffusion.diffusion import (
     loss,
@@ -19,10 +19,18 @@ from simple_diffusion.diffusion import (
 from simple_diffusion.training import objectives
 
 
-def reference_side(config: Config) -> int:
-    """Returns the side in pixels of the images that the schedule is defined for."""
+def reference_size(config: Config) -> tuple[int, int]:
+    """Returns height and width of the images that the schedule is defined for."""
     patches = config.data.patches
-    return config.data.resolution if patches is None else patches.smallest
+    if patches is None:
+        return training_size(config)
+    return patches.smallest, patches.smallest
+
+
+def reference_side(config: Config) -> int | float:
+    """Returns the side in pixels of those images, sqrt(h w) if they are not square."""
+    height, width = reference_size(config)
+    return height if height == width else math.sqrt(height * width)
 
 
 def build_schedule(
@@ -43,7 +51,7 @@ def build_schedule(
     return schedules.ShiftedSchedule(unshifted, shift) if shift else unshifted
 
 
-def _schedule(config: Config, side: int) -> schedules.Schedule:
+def _schedule(config: Config, side: int | float) -> schedules.Schedule:
     s = config.diffusion.schedule
     bounds = s.logsnr_min, s.logsnr_max
     match s.name:

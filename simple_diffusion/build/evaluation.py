@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from simple_diffusion.build import diffusion, image_geometry
+from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import rng
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.options import Config, parse_size, pick
 from simple_diffusion.core.types import Batch, Params
 from simple_diffusion.data.sources import protocols
 from simple_diffusion.diffusion import denoiser, likelihood, time_distributions
@@ -113,9 +113,7 @@ def read_plan(config: Config) -> Plan:
         reference_count=c.reference_count,
         reference_features=c.reference_features,
         reference_most=None,
-        size=None
-        if size is None
-        else image_geometry.parse_size(size, 0, "evaluate.size"),
+        size=None if size is None else parse_size(size, "evaluate.size"),
         also_sizes=tuple(c.also_sizes),
         patch=c.patch,
         batch_size=c.batch_size,

@@ -1,5 +1,6 @@
 """The feature networks that `evaluate.networks` names."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from simple_diffusion.build import data as data_section
 from simple_diffusion.build.data import Data
+from simple_diffusion.core import images
 from simple_diffusion.core.options import Config, training_size
 from simple_diffusion.core.types import Batch
 from simple_diffusion.evaluation import feature_bank
@@ -128,9 +130,10 @@ def _classifier(config: Config, folder: epath.Path, notify: Notify) -> FeatureNe
 
     def batches() -> Iterator[Batch]:
         for _ in itertools.count():  # full images, even if the model learns patches
-            yield from dataset.full_images(
+            for batch in dataset.full_images(
                 dataset.epoch, recipe.batch_size, size, "train"
-            )
+            ):
+                yield dataclasses.replace(batch, image=images.to_rgb(batch.image))
 
     trained = classifier.train(recipe, batches(), name, names, notify)
     if jax.process_count() > 1:  # use one process's weights: rounding may differ

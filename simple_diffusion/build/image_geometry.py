@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build import diffusion
 from simple_diffusion.build.network import Network
+from simple_diffusion.core import options
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Conditioning, DenoiseFn
 from simple_diffusion.diffusion import schedules
@@ -83,7 +84,7 @@ def build_geometry(
     Args:
       config: the whole config.
       net: the model.
-      text: HxW; None means square images of the reference side.
+      text: HxW; None means images of the reference size.
       steps: number of noise levels of the solver.
       mesh: the devices that share windows; None without windows.
       key: config key of the size, for messages.
@@ -92,7 +93,7 @@ def build_geometry(
       ValueError: the size cannot be parsed, or the network does not support it.
     """
     c = config.sample
-    size = parse_size(text, diffusion.reference_side(config), key)
+    size = parse_size(text, diffusion.reference_size(config), key)
     tiles = _windows(c, *size, mesh)
     if tiles:
         check_size(net, tiles.size, "sample.window")
@@ -179,16 +180,10 @@ def _windows(c: Config, height: int, width: int, mesh: Mesh | None) -> _Tiles | 
 
 
 def parse_size(
-    text: str | None, resolution: int, key: str = "sample.size"
+    text: str | None, default: tuple[int, int], key: str = "sample.size"
 ) -> tuple[int, int]:
-    """Returns (height, width) of "HxW"; None is square at the given resolution."""
-    if text is None:
-        return resolution, resolution
-    numbers = text.lower().split("x")
-    # Zero is accepted here: `check_size` rejects it and names the nearest size.
-    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
-        raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
-    return int(numbers[0]), int(numbers[1])
+    """Returns (height, width) of "HxW"; the default for None."""
+    return default if text is None else options.parse_size(text, key)
 
 
 def check_size(net: Network, size: tuple[int, int], key: str) -> None:

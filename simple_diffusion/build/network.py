@@ -24,8 +24,6 @@ from simple_diffusion.nets import (
 )
 from simple_diffusion.nets.layers import Level, Style
 
-CHANNELS = 3  # of images; networks and sources take any number
-
 Size = tuple[int, int]
 
 
@@ -65,6 +63,7 @@ def build_network(config: Config, num_classes: int) -> Network:
       ValueError: a name is unknown, or the network does not support the resolution.
     """
     size, patches = training_size(config), config.data.patches
+    channels = config.data.channels
     smallest, largest = min(size), None
     if patches is not None:
         smallest, largest = patches.smallest, patches.largest
@@ -93,7 +92,7 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     def init(key: Key) -> Params:
         label = jnp.zeros(1, jnp.int32) if num_classes else None
-        z_t = jnp.zeros((1, *size, CHANNELS))
+        z_t = jnp.zeros((1, *size, channels))
         return net.init(key, z_t, jnp.zeros(1), Conditioning(label=label))["params"]
 
     kinds = {kind: kind for kind in parameterization.KINDS}
@@ -101,7 +100,7 @@ def build_network(config: Config, num_classes: int) -> Network:
     return Network(
         apply=apply,
         init=init,
-        size=(*size, CHANNELS),
+        size=(*size, channels),
         num_classes=num_classes,
         kind=pick(kinds, config.diffusion.prediction, "diffusion.prediction"),
         family=pick(families, config.diffusion.family, "diffusion.family"),
@@ -155,7 +154,8 @@ def build_module(
     try:
         patching.check_size(size, m.patching, len(net.levels))
     except ValueError as error:
-        raise ValueError(f"data.resolution={size[0]}: {error}") from None
+        shown = size[0] if size[0] == size[1] else f"{size[0]}x{size[1]}"
+        raise ValueError(f"data.resolution={shown}: {error}") from None
     for k, level in enumerate(net.levels):
         if _has_attention(level) and level.channels % level.heads:
             heads, channels = f"model.heads[{k}]", f"model.channels[{k}]"

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh, NamedSharding
 
 from simple_diffusion.core import console
-from simple_diffusion.core.options import Config
+from simple_diffusion.core.options import Config, training_size
 from simple_diffusion.training import cluster, ema, optimizer, sharding
 
 # Sources that generate their images report at least this many.
@@ -196,11 +196,12 @@ def build_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
     """
     c = config.mesh
     device_mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor, devices, slices=c.slices)
-    side, ways = config.data.resolution, device_mesh.shape["tensor"]
-    if c.split_rows and side % ways:
+    rows, ways = training_size(config)[0], device_mesh.shape["tensor"]
+    if c.split_rows and rows % ways:
         raise ValueError(
-            f"mesh.split_rows=True needs data.resolution={side} to be a multiple of "
-            f"mesh.tensor={ways}, the devices that share the rows of an image"
+            f"mesh.split_rows=True needs data.resolution={config.data.resolution} to "
+            f"be a multiple of mesh.tensor={ways}, the devices that share the rows of "
+            "an image"
         )
     return device_mesh
 

@@ -1,6 +1,7 @@
 """Images: [-1, 1] to and from uint8, grids, and PNG files."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,30 @@ def to_unit_range(image: UInt8[HostOrDevice, "*b h w c"]) -> Float[Array, "*b h 
 def to_uint8(x: Float[HostOrDevice, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     """Returns the nearest uint8 pixels; values outside [-1, 1] are clipped."""
     return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def to_rgb(images: UInt8[HostOrDevice, "*b h w c"]) -> UInt8[Any, "*b h w 3"]:
+    """Returns images as RGB: grey is repeated, transparency is put on white.
+
+    Args:
+      images: of 1 (grey), 3 (RGB) or 4 channels (RGB with transparency); arrays of
+        NumPy give arrays of NumPy.
+
+    Raises:
+      ValueError: there is another number of channels.
+    """
+    xp = np if isinstance(images, np.ndarray) else jnp
+    match images.shape[-1]:
+        case 1:
+            return xp.repeat(images, 3, axis=-1)
+        case 3:
+            return images
+        case 4:
+            wide = images.astype(xp.int32)
+            colour, alpha = wide[..., :3], wide[..., 3:]
+            on_white = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+            return on_white.astype(xp.uint8)
+    raise ValueError(f"images must have 1, 3 or 4 channels, got {images.shape[-1]}")
 
 
 def make_grid(

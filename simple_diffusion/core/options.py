@@ -14,7 +14,22 @@ def pick(table: Mapping[str, Any], name: str, key: str) -> Any:
     return table[name]
 
 
+def parse_size(text: str, key: str) -> tuple[int, int]:
+    """Returns (height, width) of "HxW"; ValueError, with the key, for other texts."""
+    numbers = text.lower().split("x")
+    # Zero is accepted here: what uses the size says which sizes it supports.
+    if len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+        raise ValueError(f"{key}={text!r} must be HxW in pixels, such as 64x96")
+    return int(numbers[0]), int(numbers[1])
+
+
 def training_size(config: Config) -> tuple[int, int]:
-    """Returns height and width in pixels of the images or patches of the training."""
+    """Returns height and width in pixels of the images or patches of the training.
+
+    Raises:
+      ValueError: `data.resolution` is neither a side nor HxW.
+    """
     side = config.data.resolution
+    if isinstance(side, str):
+        return parse_size(side, "data.resolution")
     return side, side

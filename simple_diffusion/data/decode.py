@@ -1,8 +1,9 @@
-"""Decodes image files to the RGB pixels that a viewer would show.
+"""Decodes image files to the pixels that a viewer would show.
 
 Grey, palette, 16-bit, CMYK and transparent images become 8-bit RGB (transparent ones on
-white). A rotation noted in EXIF is applied. An animation gives its first frame. An
-image that cannot be decoded raises `BadImage`.
+white), grey, or RGB with transparency, as the number of channels asks. A rotation noted
+in EXIF is applied. An animation gives its first frame. An image that cannot be decoded
+raises `BadImage`.
 """
 
 import contextlib
@@ -22,6 +23,11 @@ File = io.BytesIO | io.BufferedReader
 Box = tuple[int, int, int, int]
 # Height and width of an image -> the part to return.
 ChooseCrop = Callable[[int, int], transforms.Crop]
+
+# Number of channels -> Pillow's mode.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Red, green and blue in grey (ITU-R 601-2), in 65536ths as in Pillow.
+_LUMA = np.array([19595, 38470, 7471], np.uint32)
 
 # EXIF orientation -> the turn that undoes it; 1 is upright.
 _ORIENTATION_TAG = 0x0112
@@ -56,9 +62,13 @@ def check_box(box: tuple[int, ...] | None) -> Box | None:
 
 
 def decode(
-    file: File, name: str | Path, resolution: int, crop_box: Box | None = None
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an image as RGB, reduced where it is far larger than needed.
+    file: File,
+    name: str | Path,
+    resolution: int,
+    crop_box: Box | None = None,
+    channels: int = 3,
+) -> UInt8[np.ndarray, "h w {channels}"]:
+    """Returns an image, reduced where it is far larger than needed.
 
     Args:
       file: the encoded image, in any format that Pillow reads.
@@ -66,6 +76,7 @@ def decode(
       resolution: the shorter side that is needed later, in pixels; the result is
         reduced only if its shorter side stays at least twice as long.
       crop_box: the part to use as the image; None for all of it.
+      channels: of the result: 1 is grey, 3 RGB, 4 RGB with transparency.
 
     Raises:
       BadImage: if the bytes are no image, are cut short or are of an unknown kind, or
@@ -74,13 +85,11 @@ def decode(
     with _raise_bad_image(name), Image.open(file) as image:
         size = transforms.OVERSAMPLING * resolution
         if crop_box is not None:
-            part = _crop_to_box(
-                _apply_turn(_load_rgb(image), _find_turn(image)), crop_box
-            )
-            return np.asarray(_reduce(part, size))
+            loaded = _apply_turn(_load(image, channels), _find_turn(image))
+            return _to_array(_reduce(_crop_to_box(loaded, crop_box), size))
         image.draft(None, (size, size))  # JPEG: leave out high frequencies
-        reduced = _reduce(_load_rgb(image), size)
-        return np.asarray(_apply_turn(reduced, _find_turn(image)))
+        reduced = _reduce(_load(image, channels), size)
+        return _to_array(_apply_turn(reduced, _find_turn(image)))
 
 
 def decode_crop(
@@ -88,7 +97,8 @@ def decode_crop(
     name: str | Path,
     choose: ChooseCrop,
     crop_box: Box | None = None,
-) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
+    channels: int = 3,
+) -> tuple[UInt8[np.ndarray, "h w {channels}"], transforms.Crop]:
     """Returns a part of an image and its `Crop`; resamples no more than that part.
 
     A JPEG is decoded at the reduced scale that the part allows. Decoding only the part,
@@ -101,23 +111,37 @@ def decode_crop(
       choose: height and width of the image -> the part; raises `UnsuitableImage` if
         there is none.
       crop_box: as in `decode`.
+      channels: as in `decode`.
 
     Raises:
       BadImage: as `decode`, or if `choose` finds no part.
     """
     with _raise_bad_image(name), Image.open(file) as image:
         if crop_box is None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            return _decode_jpeg_crop(image, choose)
-        pixels = _apply_turn(_load_rgb(image), _find_turn(image))
+            return _decode_jpeg_crop(image, choose, channels)
+        pixels = _apply_turn(_load(image, channels), _find_turn(image))
         if crop_box is not None:
             pixels = _crop_to_box(pixels, crop_box)
         crop = choose(pixels.height, pixels.width)
-        return transforms.resample_crop(pixels, crop), crop
+        return _with_channel_axis(transforms.resample_crop(pixels, crop)), crop
+
+
+def from_rgb(
+    pixels: UInt8[np.ndarray, "*b h w 3"], channels: int
+) -> UInt8[np.ndarray, "*b h w {channels}"]:
+    """Returns RGB images as grey, or as RGB without transparency."""
+    if channels == 1:
+        grey = (pixels.astype(np.uint32) @ _LUMA + (1 << 15)) >> 16
+        return grey.astype(np.uint8)[..., None]
+    if channels == 4:
+        opaque = np.full((*pixels.shape[:-1], 1), 255, np.uint8)
+        return np.concatenate([pixels, opaque], -1)
+    return pixels
 
 
 def _decode_jpeg_crop(
-    image: JpegImagePlugin.JpegImageFile, choose: ChooseCrop
-) -> tuple[UInt8[np.ndarray, "h w 3"], transforms.Crop]:
+    image: JpegImagePlugin.JpegImageFile, choose: ChooseCrop, channels: int
+) -> tuple[UInt8[np.ndarray, "h w c"], transforms.Crop]:
     """Returns the chosen part of an image that is not loaded yet, and its `Crop`."""
     turn, (w, h) = _find_turn(image), image.size
     crop = choose(w, h) if turn in _SIDEWAYS else choose(h, w)
@@ -125,9 +149,8 @@ def _decode_jpeg_crop(
     scale = max(k for k in (1, 2, 4, 8) if k <= limit)
     draft = image.draft(None, (max(w // scale, 1), max(h // scale, 1)))
     reduced = 1 if draft is None else round(w / draft[1][2])
-    return transforms.resample_crop(
-        _apply_turn(_load_rgb(image), turn), crop, reduced
-    ), crop
+    loaded = _apply_turn(_load(image, channels), turn)
+    return _with_channel_axis(transforms.resample_crop(loaded, crop, reduced)), crop
 
 
 @contextlib.contextmanager
@@ -145,8 +168,12 @@ def _raise_bad_image(name: str | Path) -> Iterator[None]:
         raise BadImage(name, f"{error} ({type(error).__name__})") from error
 
 
-def _load_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image of any mode as 8-bit RGB, on white if transparent."""
+def _load(image: Image.Image, channels: int) -> Image.Image:
+    """Returns an image of any mode as 8-bit grey, RGB or RGBA.
+
+    Without transparency in the result, a transparent image is put on white.
+    """
+    mode = _MODES[channels]
     image.load()
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
@@ -156,10 +183,18 @@ def _load_rgb(image: Image.Image) -> Image.Image:
         v = np.nan_to_num(np.asarray(image, np.float64))
         v = (v - v.min()) / max(np.ptp(v), 1e-9)
         image = Image.fromarray(np.round(v * 255).astype(np.uint8))
-    elif image.has_transparency_data:
+    elif image.has_transparency_data and mode != "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _to_array(image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+    return _with_channel_axis(np.asarray(image))
+
+
+def _with_channel_axis(pixels: np.ndarray) -> UInt8[np.ndarray, "h w c"]:
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _crop_to_box(image: Image.Image, box: Box) -> Image.Image:

@@ -147,9 +147,24 @@ def choose_crop(
 
 
 def apply_crop(
-    image: Plane, crop: Crop
+    image: Plane, crop: Crop, has_alpha: bool = False
 ) -> UInt8[np.ndarray, "h2 w2 c"] | Float32[np.ndarray, "h2 w2 c"]:
-    """Returns a part of an array, resized and mirrored as the crop says."""
+    """Returns a part of an array, resized and mirrored as the crop says.
+
+    Args:
+      image: pixels, or a map.
+      crop: the part.
+      has_alpha: whether the last of four channels is transparency: colours that it
+        hides then take no part in the mean with their neighbours.
+    """
+    shape = image.shape[:2]
+    is_whole = (*crop.rectangle, *crop.size) == (0, 0, *shape, *shape)
+    if has_alpha and not is_whole:
+        weighted = Image.fromarray(image).convert("RGBa")
+        result = apply_crop(np.asarray(weighted), crop)
+        size = crop.size[1], crop.size[0]
+        restored = Image.frombytes("RGBa", size, result.tobytes()).convert("RGBA")
+        return np.asarray(restored)
     if not crop.is_cut:
         return resample_array_crop(image, crop)
     y0, x0, y1, x1 = (int(v) for v in crop.rectangle)

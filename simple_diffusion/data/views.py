@@ -138,7 +138,9 @@ class _Fields:
         h, w, _ = example.image.shape
         checked = self._check(example)
         cropped = fields.crop_fields(checked, crop, h, w)
-        image = transforms.apply_crop(example.image, crop)
+        # Images of four channels are RGB with transparency (data.channels).
+        has_alpha = self._source.channels == 4
+        image = transforms.apply_crop(example.image, crop, has_alpha)
         return self._mirror_caption(dataclasses.replace(cropped, image=image), crop)
 
     def finish(self, example: Example, crop: transforms.Crop) -> Example:

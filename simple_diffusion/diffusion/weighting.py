@@ -132,7 +132,7 @@ def edm(p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> We
     return log_weight
 
 
-def sigmoid_bias(resolution: int) -> float:
+def sigmoid_bias(resolution: int | float) -> float:
     """Returns the bias of `sigmoid` for images of this side.
 
     The bias is linear in log2(side) between the tabulated sides. Outside it falls by

@@ -36,7 +36,12 @@ def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> 
 def render_sheet(
     pictures: UInt8[np.ndarray, "n h w c"], columns: int | None
 ) -> UInt8[np.ndarray, "H W c"]:
-    """Returns images in rows; small images are enlarged by an integer factor."""
+    """Returns images in rows; small images are enlarged by an integer factor.
+
+    Transparent images are put on white.
+    """
+    if pictures.shape[-1] == 4:
+        pictures = images.to_rgb(pictures)
     factor = max(1, VISIBLE // min(pictures.shape[1:3]))
     return images.enlarge(images.make_grid(pictures, columns), factor)
 

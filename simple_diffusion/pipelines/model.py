@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from simple_diffusion.build import diffusion, network, sampling
+from simple_diffusion.build import diffusion, sampling
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.core import images as pixels
@@ -276,7 +276,7 @@ class Model:
         Args:
           images: as in `restore`; a uint8 array may have a batch axis.
         """
-        batch = arrays.stack_images(images, network.CHANNELS)
+        batch = arrays.stack_images(images, self.config.data.channels)
         codec, weights = self.trained.codec, self.trained.weights
         return codec.encode(weights.codec, pixels.to_unit_range(batch))
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from simple_diffusion.build import sampling
 from simple_diffusion.core import files, memory
-from simple_diffusion.core.options import Config
+from simple_diffusion.core.options import Config, training_size
 from simple_diffusion.core.types import Progress
 from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
@@ -126,7 +126,7 @@ def advise(config: Config, windows: int | None, size_key: str, batch_size: int) 
       size_key: key of the size of the images.
       batch_size: images at a time.
     """
-    c, side = config.sample, config.data.resolution
+    c, side = config.sample, min(training_size(config))
     if windows is not None:
         keys = f"sample.window={c.window} or sample.window_batch={c.window_batch}"
         return f"lower {keys}, or set a smaller {size_key}=HxW"

@@ -102,7 +102,7 @@ class DiffusionObjective:
     codec: Codec = PIXELS
     codec_params: Params = ()
     conditions: tuple[Condition, ...] = ()
-    reference: int | None = None
+    reference: int | float | None = None
 
     def draw(self, key: Key, batch: Batch) -> Draw:
         """Draws times and keys for a full batch."""

@@ -69,7 +69,7 @@ def tfds_mapping(config):
         source.return_value.class_names = ()
         source.return_value.__len__.return_value = 1
         data.open_data(config)
-    return source.call_args.args[4]
+    return source.call_args.args[5]
 
 
 def with_apply(config, apply, num_classes=3):
@@ -215,7 +215,8 @@ DATA = {
     "source": Case("digits", first_batches, FOLDER),
     "data_dir": Case("{folder}", tfds_folder, {"data.source": "tfds:mnist"}),
     "tfds_fields": Case("caption=text", tfds_mapping, {"data.source": "tfds:mnist"}),
-    "resolution": Case(16, first_batches),
+    "resolution": Case("8x12", first_batches),
+    "channels": Case(1, first_batches),
     "num_classes": Case(0, first_batches),
     "resize": Case("antialias", first_batches, FOLDER),
     "crop": Case("random", first_batches, FOLDER),

@@ -50,7 +50,7 @@ def test_labels_cycle_through_the_classes():
 @pytest.mark.parametrize("text", ["64", "-1x8", "8x", "axb", "8x8x8"])
 def test_an_invalid_size_names_the_key(text):
     with pytest.raises(ValueError, match="sample.size=.*HxW"):
-        image_geometry.parse_size(text, 64)
+        image_geometry.parse_size(text, (64, 64))
 
 
 def test_an_indivisible_size_names_the_multiple():

@@ -6,7 +6,14 @@ import ml_collections
 import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from simple_diffusion.configs.keys import Choices, Range, choice, number, section
+from simple_diffusion.configs.keys import (
+    Choices,
+    Range,
+    Sizes,
+    choice,
+    number,
+    section,
+)
 
 from simple_diffusion.build import evaluation, recipes
 from simple_diffusion.build.keys import overrides
@@ -92,6 +99,8 @@ def bad_values(declaration):
     """Values that are not valid, of the type of the key."""
     if isinstance(declaration.valid, Choices):
         return ["unknown", "", ("unknown",)]
+    if isinstance(declaration.valid, Sizes):
+        return [0, -1, 70_000, 8.0, True, "8", "0x8", "8x70000", "8x8x8", "x", "", (8,)]
     allowed = declaration.valid
     below = [math.nextafter(allowed.low, -math.inf)] if allowed.has_low else []
     above = [math.nextafter(allowed.high, math.inf)] if allowed.has_high else []

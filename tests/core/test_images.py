@@ -1,5 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from PIL import Image
 
 from simple_diffusion.core import images
 
@@ -43,3 +45,17 @@ def test_enlarge_repeats_pixels():
     large = images.enlarge(image, 2)
     np.testing.assert_array_equal(large[::2, ::2], image)
     np.testing.assert_array_equal(large[1::2, 1::2], image)
+
+
+def test_any_image_as_rgb_is_what_pillow_shows_on_white():
+    rgba = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 4), dtype=np.uint8)
+    for each, found in zip(rgba, images.to_rgb(rgba), strict=True):
+        white = Image.new("RGBA", (5, 6), "white")
+        shown = Image.alpha_composite(white, Image.fromarray(each)).convert("RGB")
+        # Pillow and this function round in different places.
+        assert np.abs(np.asarray(shown).astype(int) - found).max() <= 1
+    assert (images.to_rgb(jnp.asarray(rgba)) == images.to_rgb(rgba)).all()
+    grey = rgba[..., :1]
+    assert (images.to_rgb(grey) == grey).all() and images.to_rgb(grey).shape[-1] == 3
+    with pytest.raises(ValueError, match="1, 3 or 4 channels, got 2"):
+        images.to_rgb(rgba[..., :2])

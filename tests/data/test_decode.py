@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from simple_diffusion.data import decode
+from simple_diffusion.data import decode, transforms
 from simple_diffusion.data.errors import BadImage
 
 RNG = np.random.default_rng(0)
@@ -166,3 +166,40 @@ def test_whatever_the_bytes_there_is_an_image_or_a_bad_image(data, changes):
     except BadImage:
         return
     assert result.dtype == np.uint8 and result.shape[2] == 3
+
+
+def test_grey_is_that_of_the_colours_and_transparency_is_kept_if_asked():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    pixels[0, 0, 3] = 0
+    image = Image.fromarray(pixels)
+    assert (decoded_png(image, channels=4) == pixels).all()
+    on_white = decoded_png(image)
+    grey = decoded_png(image, channels=1)
+    assert grey.shape == (9, 7, 1)
+    luma = np.asarray(Image.fromarray(on_white).convert("L"))
+    assert (grey[..., 0] == luma).all() and grey[0, 0] == 255
+    assert (decode.from_rgb(on_white, 1) == grey).all()
+    opaque = decoded_png(Image.fromarray(on_white), channels=4)
+    assert (opaque == decode.from_rgb(on_white, 4)).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_parts_have_as_many_channels_as_asked(channels, kind):
+    image = Image.fromarray(np.full((40, 30, 3), 200, np.uint8))
+    file = io.BytesIO()
+    image.save(file, kind)
+
+    def choose(h, w):
+        return transforms.Crop((4, 2, 24, 22), (5, 5), False, "area", (0, 0, 1, 1), "")
+
+    part, _ = decode.decode_crop(file, "it", choose, channels=channels)
+    assert part.shape == (5, 5, channels)
+    assert (part[..., : min(channels, 3)] == 200).all() and (part[..., 3:] == 255).all()
+
+
+def decoded_png(image, **options):
+    file = io.BytesIO()
+    image.save(file, "png")
+    return decode.decode(file, "it", 99, **options)

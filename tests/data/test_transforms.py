@@ -187,3 +187,16 @@ def test_enlarging_neither_repeats_pixels_nor_rings():
         assert (
             large == np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))
         ).all()
+
+
+def test_colours_that_transparency_hides_do_not_mix_with_others():
+    image = np.zeros((8, 8, 4), np.uint8)
+    image[:, :3] = (200, 40, 40, 255)  # the rest is transparent, and black
+    chosen = transforms.choose_crop(8, 8, order.make_generator(0, 0), size=(2, 2))
+    result = transforms.apply_crop(image, chosen, has_alpha=True)
+    assert np.abs(result[:, 0].astype(int) - (200, 40, 40, 191)).max() <= 1
+    assert (result[:, 1, 3] == 0).all()
+    plain = transforms.apply_crop(image, chosen)
+    assert plain[0, 0, 0] < 160  # the mean with black
+    whole = transforms.choose_crop(8, 8, order.make_generator(0, 0), size=(8, 8))
+    assert (transforms.apply_crop(image, whole, has_alpha=True) == image).all()

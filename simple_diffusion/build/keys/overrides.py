@@ -154,6 +154,14 @@ def _parse_tuple(text: str) -> tuple:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _parse_side_or_size(text: str) -> int | str:
+    if text.isdecimal():
+        return int(text)
+    if not all(side.isdecimal() for side in text.lower().split("x", 1)):
+        raise ValueError(text)
+    return text
+
+
 def _parse_any(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -174,6 +182,7 @@ _KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
     int: ("a whole number", _parse_int),
     float: ("a number", float),
     str: ("a text", str),
+    object: ("a side in pixels or a size HxW", _parse_side_or_size),
     # In the config of a run, where a key of a replaced section has lost its type.
     type(None): ("a value", _parse_any),
     tuple: ("a tuple, such as (1, 2) or a,b", _parse_tuple),

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from simple_diffusion.build import sampling
 from simple_diffusion.build.codec import PIXELS
 from simple_diffusion.build.denoising import build_denoising
-from simple_diffusion.build.image_geometry import build_geometry, parse_size
+from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.build.network import Network
 from simple_diffusion.build.restoration.degradation import (
     Degradation,
@@ -19,7 +19,7 @@ from simple_diffusion.build.restoration.degradation import (
     parse_degradation,
 )
 from simple_diffusion.core import rng
-from simple_diffusion.core.options import Config, pick
+from simple_diffusion.core.options import Config, parse_size, pick
 from simple_diffusion.core.types import Codec, Params, Progress, Solver, Weights
 from simple_diffusion.diffusion.process import Family
 from simple_diffusion.restoration import ddnm, latent, null_space, travel
@@ -65,7 +65,7 @@ def read_plan(config: Config, net: Network, class_names: tuple[str, ...]) -> Pla
     if c.classes is not None:
         key = "restore.classes"
         classes = sampling.parse_classes(c.classes, class_names, net.num_classes, key)
-    size = None if c.size is None else parse_size(c.size, 0, "restore.size")
+    size = None if c.size is None else parse_size(c.size, "restore.size")
     _algorithm(config, net.family)  # raise errors now rather than for each input
     restore_plan = Plan(
         task="+".join(degradation.tasks),

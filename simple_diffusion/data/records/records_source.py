@@ -40,13 +40,12 @@ class RecordsSource:
         `folder.FolderSource` does, so that both hold out the same. Records of a TFDS
         dataset keep its splits.
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
 
     Raises:
       DataError: if there is no prepared dataset, or it is not finished, or a file is
         missing or has changed; the message says what to do.
     """
-
-    channels = 3
 
     def __init__(
         self,
@@ -54,7 +53,9 @@ class RecordsSource:
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
     ):
+        self.channels = channels
         self._root = epath.Path(root)
         self._crop_box = crop_box
         self._manifest = manifest = _load_manifest(self._root)
@@ -75,6 +76,12 @@ class RecordsSource:
         )
         size = manifest.settings.get("size")
         self._stored_size = size if isinstance(size, int) else None
+        if channels == 4 and self._stored_size is not None:
+            raise DataError(
+                f"data.source=records:{root} was prepared with --size {size}, which "
+                "puts transparent images on white; for data.channels=4 prepare them "
+                "without --size"
+            )
         log.info(
             "data.source=records:%s: %d images in %d shards, %d of them for %s; %d "
             "classes",
@@ -93,11 +100,15 @@ class RecordsSource:
         """Returns one example; see `protocols.Source`."""
         if self._stored_size is not None and resolution > self._stored_size:
             self._warn_enlarging(self._stored_size, resolution)
-        return examples.read(self.read_stored(index), resolution, self._crop_box)
+        return examples.read(
+            self.read_stored(index), resolution, self._crop_box, self.channels
+        )
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an example; see `protocols.CropSource`."""
-        return examples.read_crop(self.read_stored(index), choose, self._crop_box)
+        return examples.read_crop(
+            self.read_stored(index), choose, self._crop_box, self.channels
+        )
 
     def select_fields(self, wanted: Set[str]) -> "RecordsSource":
         """Returns the same source without some fields; see `SelectiveSource`."""

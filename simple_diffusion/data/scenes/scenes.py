@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
 
 from simple_diffusion.core.examples import Example, Objects
+from simple_diffusion.data import decode
 from simple_diffusion.data import fields as example_fields
 from simple_diffusion.data.scenes import render as renderer
 from simple_diffusion.data.scenes import shapes
@@ -307,9 +308,14 @@ class ScenesSource:
     fields = frozenset({"image", "label", "caption", "objects", "maps"})
     category_names = CATEGORY_NAMES
     map_classes: ClassVar = {"semantic": CATEGORY_NAMES, "instance": (), "depth": ()}
-    channels = 3
 
-    def __init__(self, seed: int = 0, length: int = 50_000, split: str = "train"):
+    def __init__(
+        self,
+        seed: int = 0,
+        length: int = 50_000,
+        split: str = "train",
+        channels: int = 3,
+    ):
         if length < 1:
             raise ValueError(f"length={length} must be at least 1")
         if split not in SPLITS:
@@ -317,6 +323,7 @@ class ScenesSource:
         self.class_names = CLASS_NAMES
         self.seed = seed
         self.split = split
+        self.channels = channels
         self._length = length
 
     def __len__(self) -> int:
@@ -355,7 +362,7 @@ class ScenesSource:
         wanted = {name for name in self.map_classes if f"map:{name}" in fields}
         seen = maps(found, *size, part) if wanted else {}
         return Examples(
-            render(found, *size, part),
+            decode.from_rgb(render(found, *size, part), self.channels),
             found.label,
             captions(found) if "caption" in fields else None,
             objects(found, *size, part) if "objects" in fields else None,

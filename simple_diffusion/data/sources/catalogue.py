@@ -65,6 +65,7 @@ def open_source(
     crop_box: tuple[int, ...] | None = None,
     wanted: Set[str] | None = None,
     tfds_fields: str | None = None,
+    channels: int = 3,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -81,6 +82,7 @@ def open_source(
         "vector:NAME", ...; None for all. See `protocols.select_fields`.
       tfds_fields: which features of a TFDS dataset are which fields, see
         tfds_fields.py; None for none.
+      channels: of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.
@@ -92,9 +94,11 @@ def open_source(
             f"data.source={spec} is no tfds:NAME; use data.tfds_fields=None"
         )
     if spec.startswith("tfds:") and (name := spec.removeprefix("tfds:")):
-        source = tfds_source.TfdsSource(name, data_dir, split, box, tfds_fields)
+        source = tfds_source.TfdsSource(
+            name, data_dir, split, box, channels, tfds_fields
+        )
     else:
-        source = _open_source(spec, split, seed, holdout_fraction, box)
+        source = _open_source(spec, split, seed, holdout_fraction, box, channels)
     return protocols.select_fields(source, wanted)
 
 
@@ -104,6 +108,7 @@ def _open_source(
     seed: int,
     holdout_fraction: float,
     box: decode.Box | None,
+    channels: int,
 ) -> Source:
     kind, _, name = spec.partition(":")
     if box is not None and spec in ("scenes", "digits"):
@@ -112,17 +117,19 @@ def _open_source(
             "has none; use data.crop_box=None"
         )
     if spec == "scenes":
-        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split)
+        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split, channels)
     if spec == "digits":
-        return digits.DigitsSource(split)
+        return digits.DigitsSource(split, channels)
     if kind == "folder" and name:
         path = Path(name).expanduser()
-        return folder.FolderSource(path, split, holdout_fraction, box)
+        return folder.FolderSource(path, split, holdout_fraction, box, channels)
     if kind == "tar" and name:
-        return tar_source.TarSource(name, split, holdout_fraction, box)
+        return tar_source.TarSource(name, split, holdout_fraction, box, channels)
     if kind == "records" and name:
         root = epath.Path(name).expanduser()
-        return records_source.RecordsSource(root, split, holdout_fraction, box)
+        return records_source.RecordsSource(
+            root, split, holdout_fraction, box, channels
+        )
     raise DataError(f"data.source={spec} must be {_SPECS}{_suggest(spec)}")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from simple_diffusion.core.examples import Example
+from simple_diffusion.data import decode
 
 
 class DigitsSource:
@@ -11,13 +12,14 @@ class DigitsSource:
 
     Args:
       split: "train" or "holdout".
+      channels: 1, 3 or 4; all grey.
     """
 
     class_names = tuple("0123456789")
     fields = frozenset({"image", "label"})
-    channels = 3
 
-    def __init__(self, split: str):
+    def __init__(self, split: str, channels: int = 3):
+        self.channels = channels
         # Imported here: it takes a second, and only this source needs it.
         from sklearn import datasets
 
@@ -36,4 +38,5 @@ class DigitsSource:
         """Returns white on black at exactly the resolution; see `protocols.Source`."""
         image = Image.fromarray(self._images[index])
         image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
-        return Example(np.asarray(image.convert("RGB")), int(self._labels[index]))
+        pixels = decode.from_rgb(np.asarray(image.convert("RGB")), self.channels)
+        return Example(pixels, int(self._labels[index]))

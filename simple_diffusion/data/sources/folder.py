@@ -42,6 +42,7 @@ class FolderSource:
       holdout_fraction: share held out, in [0, 1). The split of an image depends on its
         path relative to the root alone, so adding images moves none.
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
       flag: the config key or flag that names the source, for messages.
 
     Raises:
@@ -49,16 +50,16 @@ class FolderSource:
         cannot be read.
     """
 
-    channels = 3
-
     def __init__(
         self,
         root: Path,
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
         flag: str = "data.source=",
     ):
+        self.channels = channels
         self._root = root
         self._crop_box = crop_box
         content = folder_content.read_content(root, f"{flag}folder:{root}")
@@ -87,12 +88,12 @@ class FolderSource:
     def read(self, index: int, resolution: int) -> Example:
         """Returns one example; see `protocols.Source`."""
         with self._open(index) as example:
-            return examples.read(example, resolution, self._crop_box)
+            return examples.read(example, resolution, self._crop_box, self.channels)
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an example; see `protocols.CropSource`."""
         with self._open(index) as example:
-            return examples.read_crop(example, choose, self._crop_box)
+            return examples.read_crop(example, choose, self._crop_box, self.channels)
 
     def read_stored(self, index: int) -> examples.StoredExample:
         """Returns an example as it is stored, all of its bytes read."""

@@ -47,13 +47,12 @@ class TarSource:
       holdout_fraction: share held out, in [0, 1). The split of a sample depends on its
         key alone, so adding shards, or dividing them differently, moves none.
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
       flag: the config key or flag that names the source, for messages.
 
     Raises:
       DataError: if there is no such file, or no sample in any.
     """
-
-    channels = 3
 
     def __init__(
         self,
@@ -61,8 +60,10 @@ class TarSource:
         split: str,
         holdout_fraction: float = 0.05,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
         flag: str = "data.source=",
     ):
+        self.channels = channels
         key = f"{flag}tar:{pattern}"
         self._crop_box = crop_box
         self._shards = shard_paths.find_shards(pattern, key)
@@ -101,11 +102,15 @@ class TarSource:
 
     def read(self, index: int, resolution: int) -> Example:
         """Returns one example; see `protocols.Source`."""
-        return examples.read(self.read_stored(index), resolution, self._crop_box)
+        return examples.read(
+            self.read_stored(index), resolution, self._crop_box, self.channels
+        )
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an example; see `protocols.CropSource`."""
-        return examples.read_crop(self.read_stored(index), choose, self._crop_box)
+        return examples.read_crop(
+            self.read_stored(index), choose, self._crop_box, self.channels
+        )
 
     def select_fields(self, wanted: Set[str]) -> "TarSource":
         """Returns the same source without some fields; see `SelectiveSource`."""

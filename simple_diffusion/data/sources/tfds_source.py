@@ -34,6 +34,7 @@ class TfdsSource:
       split: "train", or "holdout": the dataset's "validation" or "test" split, or if
         it has neither, the last 5 % of "train".
       crop_box: the part to use of every image, see `decode.decode`.
+      channels: of the images, see `decode.decode`.
       fields: which features are which fields, see tfds_fields.py; None for none.
 
     Raises:
@@ -41,16 +42,16 @@ class TfdsSource:
         has no images; the message says what to do.
     """
 
-    channels = 3
-
     def __init__(
         self,
         name: str,
         data_dir: str | None,
         split: str,
         crop_box: decode.Box | None = None,
+        channels: int = 3,
         fields: str | None = None,
     ):
+        self.channels = channels
         self._crop_box = crop_box
         self._tf = tf_runtime.tensorflow()  # before TFDS imports it by itself
         import tensorflow_datasets as tfds
@@ -80,11 +81,15 @@ class TfdsSource:
 
     def read(self, index: int, resolution: int) -> Example:
         """Returns one example; see `protocols.Source`."""
-        return examples.read(self.read_stored(index), resolution, self._crop_box)
+        return examples.read(
+            self.read_stored(index), resolution, self._crop_box, self.channels
+        )
 
     def read_crop(self, index: int, choose: decode.ChooseCrop) -> tuple[Example, Crop]:
         """Returns a part of an example; see `protocols.CropSource`."""
-        return examples.read_crop(self.read_stored(index), choose, self._crop_box)
+        return examples.read_crop(
+            self.read_stored(index), choose, self._crop_box, self.channels
+        )
 
     def select_fields(self, wanted: Set[str]) -> "TfdsSource":
         """Returns the same source without some fields; see `SelectiveSource`."""

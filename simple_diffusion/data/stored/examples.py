@@ -66,7 +66,10 @@ class StoredExample:
 
 
 def read(
-    stored: StoredExample, resolution: int, crop_box: decode.Box | None = None
+    stored: StoredExample,
+    resolution: int,
+    crop_box: decode.Box | None = None,
+    channels: int = 3,
 ) -> Example:
     """Returns an example; image and maps may be reduced, alike.
 
@@ -74,12 +77,13 @@ def read(
       stored: the example.
       resolution: as `decode.decode`.
       crop_box: the part to use as the image, as `decode.decode`.
+      channels: of the image, as `decode.decode`.
 
     Raises:
       BadImage: if the image or a map cannot be read, a map has another size than the
         image, or a box is invalid; the message names the field.
     """
-    image = decode.decode(stored.image, stored.name, resolution, crop_box)
+    image = decode.decode(stored.image, stored.name, resolution, crop_box, channels)
     if not stored.has_spatial_fields:
         return _fill(stored, image)
     example, (height, width) = _decode_fields(stored, image, crop_box)
@@ -93,6 +97,7 @@ def read_crop(
     stored: StoredExample,
     choose: decode.ChooseCrop,
     crop_box: decode.Box | None = None,
+    channels: int = 3,
 ) -> tuple[Example, Crop]:
     """Returns a part of an example, all fields alike, and which part.
 
@@ -100,11 +105,14 @@ def read_crop(
       stored: the example.
       choose: as `decode.decode_crop`.
       crop_box: the part to use as the image, as `decode.decode`.
+      channels: of the image, as `decode.decode`.
 
     Raises:
       BadImage: as `read`, or if `choose` finds no part.
     """
-    image, crop = decode.decode_crop(stored.image, stored.name, choose, crop_box)
+    image, crop = decode.decode_crop(
+        stored.image, stored.name, choose, crop_box, channels
+    )
     if not stored.has_spatial_fields:
         return _fill(stored, image), crop
     example, size = _decode_fields(stored, image, crop_box)

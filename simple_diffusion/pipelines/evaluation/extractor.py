@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
+from simple_diffusion.core import images as pixels
 from simple_diffusion.core.types import Params
 from simple_diffusion.data import order
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
@@ -47,6 +48,7 @@ class Extractor:
         def extract(
             params: Params, images: jax.Array, corner: jax.Array
         ) -> dict[str, Outputs]:
+            images = pixels.to_rgb(images)  # what the networks have learned
             if patch is not None:
                 images = jax.vmap(partial(_cut, side=patch))(images, corner)
             return {n.name: n.apply(params[n.name], images) for n in networks}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from simple_diffusion.core import images as pixels
 from simple_diffusion.data import skipping
 from simple_diffusion.data.stored import image_paths
 from simple_diffusion.evaluation.feature_bank import ImageBatch
@@ -120,10 +121,15 @@ def _open_npz(
         raise ValueError(f"{where} holds {', '.join(names)}, but no images ({_IMAGES})")
     rows = _Rows(path)
     shape, dtype = rows.shape, rows.dtype
-    if len(shape) != 4 or dtype != np.uint8 or shape[-1] not in (1, 3) or not shape[0]:
+    if (
+        len(shape) != 4
+        or dtype != np.uint8
+        or shape[-1] not in (1, 3, 4)
+        or not shape[0]
+    ):
         raise ValueError(
-            f"{where}: {_IMAGES} must be uint8 images [n, h, w, 1 or 3], got {dtype} "
-            f"{list(shape)}"
+            f"{where}: {_IMAGES} must be uint8 images [n, h, w, 1, 3 or 4], got "
+            f"{dtype} {list(shape)}"
         )
     labels = np.zeros(shape[0], np.int32)
     if _LABELS in names:
@@ -173,8 +179,7 @@ def _note_enlarged(
 
 
 def _fit(image: UInt8[np.ndarray, "h w c"], size: Size) -> np.ndarray:
-    # Grey images become RGB.
-    return photos.fit(np.broadcast_to(image, (*image.shape[:2], 3)), size)
+    return photos.fit(pixels.to_rgb(image), size)
 
 
 def _image_set(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from simple_diffusion.core import images as pixels
 from simple_diffusion.evaluation import metric_names
 from simple_diffusion.evaluation.feature_bank import Banks
 from simple_diffusion.evaluation.metrics import neighbours
@@ -78,8 +79,9 @@ def measure(
     rows = np.argsort(result.distances, kind="stable")[:shown]
     k = min(_SHOWN, len(train_features))
     nearest = neighbours.find_nearest(sample_features[rows], train_features, k).indices
-    samples = images.at(rows.tolist())
-    copied = training.at(nearest.reshape(-1).tolist())
+    # Samples from files are RGB, whatever the training images are.
+    samples = pixels.to_rgb(images.at(rows.tolist()))
+    copied = pixels.to_rgb(training.at(nearest.reshape(-1).tolist()))
     cells = np.concatenate(
         [samples[:, None], copied.reshape(shown, k, *copied.shape[1:])], axis=1
     )

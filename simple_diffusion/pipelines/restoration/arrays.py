@@ -14,6 +14,7 @@ from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import images
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Progress
+from simple_diffusion.data import decode
 from simple_diffusion.pipelines.restoration import masks, outputs, photos
 from simple_diffusion.pipelines.restoration.inputs import Input
 from simple_diffusion.pipelines.restoration.outputs import Restored
@@ -92,7 +93,7 @@ def restore(
     plan = restoration.read_plan(config, trained.net, trained.classes)
     is_image = plan.degrade or plan.degradation.is_image
     items = [
-        _input(k, value, hole, is_image)
+        _input(k, value, hole, is_image, trained.net.size[2])
         for k, (value, hole) in enumerate(zip(values, holes, strict=True))
     ]
     if len({item.name for item in items}) < len(items):  # a/x.png and b/x.png
@@ -122,14 +123,20 @@ def stack_images(
     if isinstance(given, np.ndarray) and given.ndim == 4:
         return _check_pixels(given)
     values = given if isinstance(given, list | tuple) else [given]
-    batch = [_photo(image).pixels[..., :channels] for image in values]
+    batch = [_photo(image, channels).pixels for image in values]
+    if channels == 4:
+        batch = [
+            decode.from_rgb(image, 4) if image.shape[2] == 3 else image
+            for image in batch
+        ]
+    batch = [image[..., :channels] for image in batch]
     if len({image.shape for image in batch}) != 1:
         shapes = ", ".join(f"{h}x{w}" for h, w, _ in (i.shape for i in batch))
         raise ValueError(f"images must have one size, got {shapes}")
     return np.stack(batch)
 
 
-def _input(number: int, value: Any, hole: Any, is_image: bool) -> Input:
+def _input(number: int, value: Any, hole: Any, is_image: bool, channels: int) -> Input:
     pixels = None if hole is None else _hole(hole)
     if isinstance(value, str | os.PathLike):
         path = Path(value).expanduser()
@@ -137,16 +144,17 @@ def _input(number: int, value: Any, hole: Any, is_image: bool) -> Input:
         return Input(path.stem, path.stem, path, hole=pixels)
     name = f"{_IN_MEMORY}_{number}"
     if is_image:
-        return Input(name, name, Path(name), photo=_photo(value), hole=pixels)
+        return Input(name, name, Path(name), photo=_photo(value, channels), hole=pixels)
     return Input(name, name, Path(name), measurement=np.asarray(value), hole=pixels)
 
 
-def _photo(value: Any) -> photos.Photo:
+def _photo(value: Any, channels: int) -> photos.Photo:
     if isinstance(value, str | os.PathLike):
-        return photos.read(Path(value).expanduser())
+        return photos.read(Path(value).expanduser(), channels)
     if isinstance(value, Image.Image):
         is_grey = value.mode in ("1", "L")
-        value = np.asarray(value.convert("L" if is_grey else "RGB"))
+        colours = "RGBA" if channels == 4 else "RGB"
+        value = np.asarray(value.convert("L" if is_grey else colours))
     return photos.from_pixels(_check_pixels(value))
 
 

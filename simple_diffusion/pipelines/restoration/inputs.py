@@ -13,6 +13,7 @@ from simple_diffusion.build import data, diffusion
 from simple_diffusion.build.restoration.restoration import Plan
 from simple_diffusion.core import console, images
 from simple_diffusion.core.options import Config
+from simple_diffusion.data import decode
 from simple_diffusion.data.stored import image_paths
 from simple_diffusion.pipelines.restoration import masks, photos
 
@@ -120,10 +121,14 @@ def load(plan: Plan, item: Input, channels: int) -> Loaded:
         return _measured(item, size)
     if size is not None and not plan.degrade:
         size = _reduced(size, degradation.factor)
-    photo = photos.read(item.path) if item.photo is None else item.photo
+    photo = item.photo
+    if photo is None:
+        photo = photos.read(item.path, channels)
     stored, is_grey = photo.stored, photo.is_grey
     pixels = photo.pixels if size is None else photos.fit(photo.pixels, size)
     _check_colours(plan, item, channels, pixels, is_grey)
+    if channels == 4 and pixels.shape[2] == 3:
+        pixels = decode.from_rgb(pixels, channels)
     pixels = pixels[..., :channels]
     factor = 1 if plan.degrade else degradation.factor
     shape = pixels.shape[0] * factor, pixels.shape[1] * factor
@@ -151,12 +156,12 @@ def _check_colours(
     is_grey: bool,
 ) -> None:
     """Raises ValueError for a colour or grey image that the task does not support."""
-    coloured = np.ptp(pixels, axis=2).any()
+    coloured = np.ptp(pixels[..., :3], axis=2).any()
     if channels == 1 and coloured:
         raise ValueError(
             f"{item.path} is in colour, but the model generates grey images"
         )
-    if is_grey and channels == 3 and not plan.degradation.is_grey:
+    if is_grey and channels != 1 and not plan.degradation.is_grey:
         raise ValueError(
             f"{item.path} is grey, but the model generates colour images: use "
             f"restore.task={plan.task}+colourise, or store it as RGB to keep it grey"
@@ -182,8 +187,7 @@ def _held_out(config: Config, plan: Plan) -> Iterator[Input]:
         )
     if not plan.degrade:
         raise ValueError(f"restore.input={text} needs restore.degrade=True")
-    side = diffusion.reference_side(config)
-    size = (side, side) if plan.size is None else plan.size
+    size = diffusion.reference_size(config) if plan.size is None else plan.size
     dataset, number = data.open_data(config), 0
     for batch in dataset.full_images(int(count), 1, size):
         if not batch.mask[0]:  # padding, or an unreadable image

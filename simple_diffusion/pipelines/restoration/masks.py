@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from simple_diffusion.build.image_geometry import parse_size
+from simple_diffusion.core.options import parse_size
 from simple_diffusion.data.stored import image_paths
 from simple_diffusion.pipelines.restoration import photos
 
@@ -17,7 +17,7 @@ def check(text: str) -> None:
     """Raises ValueError if `restore.hole_mask` has no valid form or does not exist."""
     kind, _, value = text.partition(":")
     if kind == "box":
-        parse_size(value, 0, "restore.hole_mask=box")
+        parse_size(value, "restore.hole_mask=box")
     elif kind == "random":
         _parse_share(value)
     elif not Path(text).expanduser().exists():
@@ -55,7 +55,7 @@ def load_hole_mask(
     kind, _, value = text.partition(":")
     if kind in ("box", "random"):
         if kind == "box":
-            mask = _box(parse_size(value, 0, "restore.hole_mask=box"), size)
+            mask = _box(parse_size(value, "restore.hole_mask=box"), size)
         else:
             mask = _random(_parse_share(value), size, seed, name)
         _check_not_uniform(mask, f"restore.hole_mask={text} in {name}")

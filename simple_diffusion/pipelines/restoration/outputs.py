@@ -162,6 +162,8 @@ def _row(degradation: Degradation, one: Restored) -> list[Picture]:
 
 
 def _visible(picture: Picture) -> UInt8[np.ndarray, "H W d"]:
+    if picture.shape[-1] == 4:
+        picture = images.to_rgb(picture)
     longest = max(picture.shape[:2])
     if longest <= MOST_PIXELS:
         return images.enlarge(picture, max(1, 96 // min(picture.shape[:2])))

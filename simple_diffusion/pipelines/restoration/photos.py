@@ -21,18 +21,22 @@ Size = tuple[int, int]
 class Photo(NamedTuple):
     """An image file.
 
-    pixels: as RGB.
+    pixels: as RGB, or with a fourth channel of transparency.
     stored: height and width of the file, before cropping and resizing.
     is_grey: whether the file has no colours.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    pixels: UInt8[np.ndarray, "h w c"]
     stored: Size
     is_grey: bool
 
 
-def read(path: Path) -> Photo:
+def read(path: Path, channels: int = 3) -> Photo:
     """Reads an image file.
+
+    Args:
+      path: of the file.
+      channels: 4 keeps its transparency; otherwise it is put on white.
 
     Raises:
       ValueError: it is not an image.
@@ -40,7 +44,8 @@ def read(path: Path) -> Photo:
     """
     try:
         with path.open("rb") as file:
-            pixels = decode.decode(file, path, _AS_STORED)
+            kept = 4 if channels == 4 else 3
+            pixels = decode.decode(file, path, _AS_STORED, channels=kept)
             with Image.open(file) as opened:
                 is_grey = opened.mode in _GREY
     except BadImage as error:
@@ -56,9 +61,11 @@ def from_pixels(pixels: UInt8[np.ndarray, "h w c"]) -> Photo:
     return Photo(pixels, (pixels.shape[0], pixels.shape[1]), is_grey)
 
 
-def fit(pixels: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "H W 3"]:
+def fit(pixels: UInt8[np.ndarray, "h w c"], size: Size) -> UInt8[np.ndarray, "H W c"]:
     """Crops an image centrally to the aspect ratio of a size, and resizes it."""
     if pixels.shape[:2] == size:
         return pixels
     rng = np.random.default_rng(0)  # its random numbers are not used
-    return transforms.crop_and_resize(pixels, rng, size=size, resize="antialias")
+    height, width, _ = pixels.shape
+    crop = transforms.choose_crop(height, width, rng, size=size, resize="antialias")
+    return transforms.apply_crop(pixels, crop, has_alpha=pixels.shape[2] == 4)
