@@ -80,8 +80,8 @@ def open_data(
     selection: dict[str, Any] = dict(
         holdout_fraction=c.holdout_fraction,
         crop_box=c.crop_box,
-        channels=c.channels,
         tfds_fields=c.tfds_fields,
+        channels=c.channels,
     )
     num_classes = c.num_classes
     # Open the source last: it may be large, and a wrong option should fail before.

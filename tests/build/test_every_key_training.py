@@ -63,6 +63,15 @@ def tfds_folder(config):
     return source.call_args.args[1]
 
 
+def tfds_mapping(config):
+    """Which features TFDS is asked for."""
+    with mock.patch.object(catalogue.tfds_source, "TfdsSource") as source:
+        source.return_value.class_names = ()
+        source.return_value.__len__.return_value = 1
+        data.open_data(config)
+    return source.call_args.args[5]
+
+
 def with_apply(config, apply, num_classes=3):
     """The network of a config with another function in place of its own."""
     return dataclasses.replace(network.build_network(config, num_classes), apply=apply)
@@ -205,6 +214,7 @@ def _duration(name, first, second):
 DATA = {
     "source": Case("digits", first_batches, FOLDER),
     "data_dir": Case("{folder}", tfds_folder, {"data.source": "tfds:mnist"}),
+    "tfds_fields": Case("caption=text", tfds_mapping, {"data.source": "tfds:mnist"}),
     "resolution": Case("8x12", first_batches),
     "channels": Case(1, first_batches),
     "num_classes": Case(0, first_batches),

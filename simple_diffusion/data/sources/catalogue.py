@@ -63,9 +63,9 @@ def open_source(
     seed: int = 0,
     holdout_fraction: float = 0.05,
     crop_box: tuple[int, ...] | None = None,
-    channels: int = 3,
     wanted: Set[str] | None = None,
     tfds_fields: str | None = None,
+    channels: int = 3,
 ) -> Source:
     """Returns the source that `data.source` names.
 
@@ -78,11 +78,11 @@ def open_source(
       holdout_fraction: share of a folder, or of its records, that is held out.
       crop_box: (y0, x0, y1, x1) in pixels: the part that is cut out of every stored
         image before anything else; None for all of it.
-      channels: of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
       wanted: the fields to read of stored examples: "caption", "objects", "map:NAME",
         "vector:NAME", ...; None for all. See `protocols.select_fields`.
       tfds_fields: which features of a TFDS dataset are which fields, see
         tfds_fields.py; None for none.
+      channels: of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
 
     Raises:
       DataError: if the source is unknown, missing or empty, or the box is invalid.

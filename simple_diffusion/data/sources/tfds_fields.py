@@ -65,7 +65,7 @@ def parse(tfds: Any, mapping: str | None, features: Any, name: str) -> FieldMap:
         if feature is None:
             raise DataError(
                 f"{key}: tfds:{name} has no feature {path}; it has "
-                f"{', '.join(_list(tfds, features))}"
+                f"{', '.join(sorted(_list(tfds, features)))}"
             )
         stored = path.replace(".", "/")
         if field == "objects":

@@ -135,10 +135,13 @@ def test_digits_are_all_there_and_split_nine_to_one():
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "scene", "folder:", "records:", "tfds:", "Digits", "http://x/y.png"]
+    "spec",
+    ["", "scene", "folder:", "tar:", "records:", "tfds:", "Digits", "http://x/y.png"],
 )
 def test_an_unknown_source_is_an_error_that_lists_the_known(spec):
-    with pytest.raises(DataError, match="data.source=.* must be scenes, digits, fold"):
+    with pytest.raises(
+        DataError, match="data.source=.* scenes, digits, folder:PATH, tar:"
+    ):
         catalogue.open_source(spec)
 
 
@@ -150,3 +153,15 @@ def test_a_bare_path_is_answered_with_how_to_write_it(tmp_path):
 def test_a_folder_may_be_given_relative_to_home(photos, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
     assert catalogue.open_source("folder:~/photos").class_names == ("a", "b")
+
+
+def test_the_sources_of_a_field_are_those_that_have_it(tmp_path):
+    """Every source that is named can have the field; each is tried elsewhere."""
+    for field in ("label", "caption", "objects", "map:semantic", "map:mine"):
+        named = catalogue.describe_sources(field)
+        for spec in ("folder:PATH", "tar:PATH", "tfds:NAME", "records:"):
+            assert spec in named
+        assert "scenes" in named
+    assert "digits" not in catalogue.describe_sources("caption")
+    assert catalogue.describe_sources("vector:camera") == "records:PATH"
+    assert catalogue.describe_sources("unknown") == ""
