@@ -226,7 +226,8 @@ def _check_kind(config: ConfigDict, path: str) -> str:
 def _check_value(name: str, value: Any, declaration: Declaration) -> None:
     if value is None and declaration.is_optional:
         return
-    for entry in _entries(value):
+    is_single = isinstance(declaration.valid, Sizes)
+    for entry in [value] if is_single else _entries(value):
         if entry not in declaration.valid:
             either = ", or None" if declaration.is_optional else ""
             raise ValueError(f"{name}={value!r} must be {declaration.valid}{either}")

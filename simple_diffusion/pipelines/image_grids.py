@@ -19,7 +19,7 @@ def write_grid(path: epath.Path, pictures: np.ndarray, labels: np.ndarray) -> No
 
 def render_grid(
     pictures: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, "n"]
-) -> UInt8[np.ndarray, "H W c"]:
+) -> UInt8[np.ndarray, "H W d"]:
     """Returns images in rows; if the classes repeat in turn, each gets a column."""
     n = len(labels)
     turns = (k for k in range(2, min(n, MAX_COLUMNS) + 1))
@@ -36,7 +36,7 @@ def write_sheet(path: epath.Path, pictures: np.ndarray, columns: int | None) -> 
 
 def render_sheet(
     pictures: UInt8[np.ndarray, "n h w c"], columns: int | None
-) -> UInt8[np.ndarray, "H W c"]:
+) -> UInt8[np.ndarray, "H W d"]:
     """Returns images in rows; small images are enlarged by an integer factor.
 
     Transparent images are put on white.
