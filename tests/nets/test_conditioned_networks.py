@@ -26,6 +26,15 @@ Z_T, LOGSNR, LABELS = small.inputs(BATCH)
 DROP_FIRST = {name: jnp.asarray([True, False]) for name in EXPECTED}
 
 each_network = pytest.mark.parametrize("name", tuple(small.NETWORKS))
+# For what needs the gradient: the U-ViT has blocks of both kinds.
+each_gradient = pytest.mark.parametrize(
+    "name",
+    [
+        "uvit",
+        pytest.param("unet", marks=pytest.mark.slow),
+        pytest.param("residual_uvit", marks=pytest.mark.slow),
+    ],
+)
 
 
 def fields(seed: int) -> Fields:
@@ -116,7 +125,7 @@ def test_new_conditions_have_no_effect_on_what_the_network_was(name):
     assert np.abs(want).max() > 0.1
 
 
-@each_network
+@each_gradient
 def test_each_condition_changes_the_output_after_one_update(name):
     _, _, apply, gradient = network(name)
     start = fresh(name)
@@ -128,7 +137,7 @@ def test_each_condition_changes_the_output_after_one_update(name):
         assert (np.abs(other - out).max((1, 2, 3)) > 1e-5).all(), condition
 
 
-@each_network
+@each_gradient
 def test_gradients_reach_every_parameter(name):
     _, params, _, gradient = network(name)
     slope = gradient(params, conditioned(FIELDS, DROP_FIRST))

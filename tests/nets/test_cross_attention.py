@@ -59,25 +59,28 @@ def test_a_fresh_layer_changes_nothing():
 def test_padding_and_the_order_of_tokens_change_nothing(qk_norm):
     module = layer(qk_norm=qk_norm)
     params = {"params": small.lively(module, X, CONTEXT)}
-    want = module.apply(params, X, CONTEXT)
+    apply = jax.jit(module.apply)
+    want = apply(params, X, CONTEXT)
     mixed = np.asarray([3, 4, 0, 2, 1])
     mask = jnp.pad(MASK[:, mixed], ((0, 0), (0, 2)))
     tokens = jnp.pad(TOKENS[:, mixed], ((0, 0), (0, 2), (0, 0)), constant_values=9.0)
-    got = module.apply(params, X, pack_tokens(tokens, mask))
+    got = apply(params, X, pack_tokens(tokens, mask))
     np.testing.assert_allclose(got, want, atol=1e-5)  # sums in another order
-    assert not np.allclose(module.apply(params, X, pack_tokens(-TOKENS, MASK)), want)
+    assert not np.allclose(apply(params, X, pack_tokens(-TOKENS, MASK)), want)
 
 
 def test_a_nan_in_the_padding_reaches_neither_output_nor_gradients():
     module = layer()
     params = small.lively(module, X, CONTEXT)
 
-    def loss(params, tokens):
+    @jax.jit
+    @jax.grad
+    def gradient(params, tokens):
         return jnp.sum(module.apply({"params": params}, X, pack_tokens(tokens, MASK)))
 
     with jax.debug_nans(False):
         bad = jnp.where(MASK[..., None], TOKENS, jnp.nan)
-        got, want = (jax.grad(loss)(params, tokens) for tokens in (bad, TOKENS))
+        got, want = (gradient(params, tokens) for tokens in (bad, TOKENS))
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -106,6 +109,7 @@ def trunk(**fields) -> Trunk:
     return Trunk(Level(8, 2, "transformer", heads=2), 2, style, (2, 3), **fields)
 
 
+@pytest.mark.slow
 def test_a_scanned_a_rematerialised_and_an_unrolled_trunk_agree():
     inputs = X, jnp.ones((2, 4)), None, CONTEXT
     params = small.lively(trunk(), *inputs)

@@ -27,7 +27,10 @@ def test_a_stem_and_a_head_lead_to_the_patches_and_back(name, factor):
     assert y.shape == x.shape and y.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ["none", "dwt_1", "dwt_2", "haar_1", "conv_2"])
+@pytest.mark.parametrize(
+    "name",
+    ["none", "dwt_1", pytest.param("dwt_2", marks=pytest.mark.slow), "conv_2"],
+)
 def test_a_fresh_stem_ignores_a_joined_image_and_keeps_its_scale(name):
     stem = Stem(32, name, normalise_bands=True, joined=2)
     image = jax.random.normal(jax.random.key(1), (2, 8, 12, 2))

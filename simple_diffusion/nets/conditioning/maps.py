@@ -26,7 +26,7 @@ class SemanticMap(nn.Module):
         ids: Int[Array, "b h w"] | Int[Array, "b h w 1"],
         dropped: Bool[Array, "b"],
         size: Size,
-    ) -> Image:
+    ) -> Float[Array, "b H W k"]:
         """Returns the image, of the input's `size`.
 
         Raises:
@@ -50,7 +50,9 @@ class SemanticMap(nn.Module):
         return blocks.mean((2, 4))
 
 
-def select_map(spec: specs.Map, value: Image, dropped: Bool[Array, "b"]) -> Image:
+def select_map(
+    spec: specs.Map, value: Image, dropped: Bool[Array, "b"]
+) -> Float[Array, "b h w k"]:
     """Returns the map and a channel that is 1 where there is one.
 
     Raises:
@@ -67,7 +69,7 @@ def erase_hole(
     image: Image,
     mask: Float[Array, "b h w"] | Float[Array, "b h w 1"],
     dropped: Bool[Array, "b"],
-) -> Image:
+) -> Float[Array, "b h w k"]:
     """Returns the image without the hole, and then the mask, 1 in the hole.
 
     Raises:
@@ -106,7 +108,7 @@ class LowResolution(nn.Module):
         """
         _check_channels(self.spec, image)
         # Of the time of the cosine schedule, which is finite at both ends.
-        level = conditions.logsnr_input("inv_cos", logsnr.astype(jnp.float32), 0, 1)
+        level = conditions.logsnr_input("inv_cos", logsnr.astype(jnp.float32), 0.0, 1.0)
         wave = conditions.sinusoid(level, self.spec.sinusoid_channels)
         vector = Vector(self.width, name="level")(wave, dropped)
         return jnp.where(dropped[:, None, None, None], 0, image), vector

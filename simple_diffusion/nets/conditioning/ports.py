@@ -148,7 +148,7 @@ def _check_names(cond: Conditioning, fields: list[str], names: list[str]) -> Non
             )
 
 
-def _join_tokens(found: list[Tokens]) -> transformer.Context | None:
+def _join_tokens(found: list[tuple[Array, Array]]) -> transformer.Context | None:
     if not found:
         return None
     widths = [features.shape[-1] for features, _ in found]

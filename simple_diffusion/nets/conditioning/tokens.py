@@ -57,7 +57,7 @@ class TextFeatures(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: Float[Array, "b n d"],
+        features: Float[Array, "b n f"],
         mask: Bool[Array, "b n"],
         dropped: Bool[Array, "b"],
     ) -> Tokens:

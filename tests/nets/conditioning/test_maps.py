@@ -74,8 +74,8 @@ def test_a_low_resolution_image_comes_with_the_level_of_its_noise():
     assert np.abs(changed[1] - vector[1]).max() > 1e-3
 
 
-def test_wrong_channels_and_sizes_are_named():
-    with pytest.raises(ValueError, match="'image' has 2 channels .* built for 1"):
+def test_wrong_channels_and_sizes_are_named(unchecked):
+    with pytest.raises(ValueError, match="'image' has 2 channels, .* built for 1"):
         maps.select_map(specs.Map(channels=1), IMAGE, KEPT)
     with pytest.raises(ValueError, match="mask of 4x2 and an image of 4x4"):
         maps.erase_hole(specs.Inpainting(2), IMAGE, MASK[:, :, :2], KEPT)

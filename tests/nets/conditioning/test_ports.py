@@ -28,9 +28,15 @@ def ports(*conditions, **style) -> Ports:
 
 
 def shapes(module: Ports, cond: Conditioning):
-    """Returns the shapes of the conditioning and of the context."""
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: module.init_with_output(key, cond, Z_T)[0])
+    """Returns the shapes of what is at the ports."""
+
+    def call():
+        key = jax.random.key(0)
+        out, context = module.init_with_output(key, cond, Z_T)[0]
+        assert out.fields == {} and out.tokens is None
+        return context and context.tokens, out.image, out.vector
+
+    return [x and x.shape for x in jax.eval_shape(call)]
 
 
 def test_without_conditions_nothing_changes():
@@ -42,11 +48,10 @@ def test_without_conditions_nothing_changes():
 
 def test_all_conditions_at_once_fill_the_three_ports():
     cond = Conditioning(fields=specs.examples(EVERY, 2, (4, 4)))
-    out, context = shapes(ports(*EVERY), cond)
-    assert context.tokens.shape == (2, 3 + 2 + 1 + 2, 8)
-    assert out.image.shape == (2, 4, 4, 3 + 3 + 4 + 2)
-    assert out.vector.shape == (2, 6)
-    assert out.fields == {} and out.tokens is None
+    tokens, image, vector = shapes(ports(*EVERY), cond)
+    assert tokens == (2, 3 + 2 + 1 + 2, 8)
+    assert image == (2, 4, 4, 3 + 3 + 4 + 2)
+    assert vector == (2, 6)
 
 
 def test_tokens_follow_each_other_and_images_and_vectors_that_were_given_come_first():
@@ -92,7 +97,7 @@ def test_tokens_are_refused_without_and_required_with_cross_attention():
     cond = Conditioning(tokens=jnp.ones((2, 3, 8)))
     with pytest.raises(ValueError, match="without cross-attention got tokens"):
         shapes(ports(), cond)
-    assert shapes(ports(cross_attention=True), cond)[1].tokens.shape == (2, 3, 8)
+    assert shapes(ports(cross_attention=True), cond) == [(2, 3, 8), None, None]
     with pytest.raises(ValueError, match="with cross-attention got no tokens"):
         shapes(ports(cross_attention=True), Conditioning())
 
