@@ -8,9 +8,9 @@ from typing import Any
 
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import encoders as host_encoders
 from simple_diffusion.data import patches, pipeline, views
-from simple_diffusion.data.encoders import Encoder
+from simple_diffusion.data.conditioning import encoders as host_encoders
+from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.data.sources import catalogue, protocols
 from simple_diffusion.training.topology import Shard
 

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import encoders as host_encoders
 from simple_diffusion.data import order, tf_runtime, transforms
-from simple_diffusion.data.encoders import Encoder
+from simple_diffusion.data.conditioning import encoders as host_encoders
+from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.patches import PatchDistribution
 from simple_diffusion.data.reader import PADDING, PlanReader

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from simple_diffusion.core.examples import Example
-from simple_diffusion.data.encoders import Encoder, EncoderSet
+from simple_diffusion.data.conditioning.encoders import Encoder, EncoderSet
 from simple_diffusion.data.errors import BadImage, UnsuitableImage
 from simple_diffusion.data.skipping import SkippingReader
 from simple_diffusion.data.views import BoxedExample, View

@@ -6,7 +6,8 @@ from PIL import Image
 
 from simple_diffusion.build import data
 from simple_diffusion.configs import base
-from simple_diffusion.data import encoders
+from simple_diffusion.data.conditioning import encoders
+from tests.build.every_key import set_keys, tiny, write_images
 
 
 @pytest.fixture
@@ -142,3 +143,42 @@ def test_captions_of_mirrored_images_need_a_decision(config):
         data.open_data(config, make_encoders=lambda source: wanted)
     config.data.flip = False
     data.open_data(config, make_encoders=lambda source: wanted)
+
+
+FOLDER = {"data.source": "folder:{folder}"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def images_by_pixels(config):
+    """The images of the first epoch, by what identifies them in either direction."""
+    batches = data.open_data(config).train(0)
+    found = np.concatenate([next(batches).image for _ in range(2)])
+    batches.close()
+    return found
+
+
+def test_with_flip_some_images_are_mirrored_and_others_are_not(folder):
+    plain, flipped = tiny(), tiny()
+    set_keys(plain, FOLDER | {"data.flip": False}, folder)
+    set_keys(flipped, FOLDER, folder)
+    a, b = images_by_pixels(plain), images_by_pixels(flipped)
+    is_equal = (a == b).all((1, 2, 3))
+    is_mirrored = (a == b[:, :, ::-1]).all((1, 2, 3))
+    assert (is_equal ^ is_mirrored).all()
+    assert is_equal.any() and is_mirrored.any()
+
+
+def test_another_seed_reads_the_images_in_another_order(folder):
+    """Not only mirrored otherwise or cropped at other places."""
+    orders = []
+    for seed in (0, 1):
+        config = tiny()
+        set_keys(config, FOLDER | {"data.flip": False, "train.seed": seed}, folder)
+        orders.append(images_by_pixels(config))
+    first, second = ([image.tobytes() for image in images] for images in orders)
+    assert first != second
+    assert len(set(first) & set(second)) > 8  # of sixteen

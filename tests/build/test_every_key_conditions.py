@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simple_diffusion.build import diffusion, field_conditions, network, sampling
+from simple_diffusion.build import diffusion, network, sampling
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.configs import conditions
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data.text import words

@@ -14,12 +14,12 @@ import pytest
 from simple_diffusion.build import data, diffusion, evaluation, network, training
 from simple_diffusion.configs import base
 from simple_diffusion.core.types import Batch
-from simple_diffusion.data import encoders
+from simple_diffusion.data.conditioning import encoders
 from simple_diffusion.data.sources import catalogue
 from simple_diffusion.diffusion import likelihood, process
 from simple_diffusion.modes import train
 from simple_diffusion.training import checkpoint, loop, report, state, step
-from tests.build.every_key import Case, check, kinds, set_keys, tiny, write_images
+from tests.build.every_key import Case, check, kinds, tiny, write_images
 
 
 def first_batches(config):
@@ -403,37 +403,6 @@ def test_the_first_update_is_that_of_the_clipped_gradient(limit, norm):
         g = sign * norm
         want = -config.optimizer.learning_rate * g / (abs(g) + 1.0)
         np.testing.assert_allclose(update[name], [want], rtol=1e-5)
-
-
-def images_by_pixels(config):
-    """The images of the first epoch, by what identifies them in either direction."""
-    batches = data.open_data(config).train(0)
-    found = np.concatenate([next(batches).image for _ in range(2)])
-    batches.close()
-    return found
-
-
-def test_with_flip_some_images_are_mirrored_and_others_are_not(folder):
-    plain, flipped = tiny(), tiny()
-    set_keys(plain, FOLDER | {"data.flip": False}, folder)
-    set_keys(flipped, FOLDER, folder)
-    a, b = images_by_pixels(plain), images_by_pixels(flipped)
-    is_equal = (a == b).all((1, 2, 3))
-    is_mirrored = (a == b[:, :, ::-1]).all((1, 2, 3))
-    assert (is_equal ^ is_mirrored).all()
-    assert is_equal.any() and is_mirrored.any()
-
-
-def test_another_seed_reads_the_images_in_another_order(folder):
-    """Not only mirrored otherwise or cropped at other places."""
-    orders = []
-    for seed in (0, 1):
-        config = tiny()
-        set_keys(config, FOLDER | {"data.flip": False, "train.seed": seed}, folder)
-        orders.append(images_by_pixels(config))
-    first, second = ([image.tobytes() for image in images] for images in orders)
-    assert first != second
-    assert len(set(first) & set(second)) > 8  # of sixteen
 
 
 def test_the_loss_on_held_out_images_drops_neither_labels_nor_units():

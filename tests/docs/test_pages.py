@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.build import recipes
+from simple_diffusion.configs import conditions
 from simple_diffusion.evaluation import metric_names
 from simple_diffusion.pipelines.model import Model
 from simple_diffusion.training import report, step
@@ -53,6 +54,7 @@ def test_keys_of_the_config_that_a_page_names_exist(page):
     known = {key for section in config for key in flat(config[section], section)}
     # Of one kind of network or schedule alone.
     known |= {f"model.{key}" for key in recipes.load("imagenet64").model}
+    known |= {f"conditions.text.{key}" for key in conditions.text()}
     unknown = []
     for span in pages.code_spans(page):
         for name in re.findall(

@@ -1,1 +1,1 @@
-"""Layer 5: conditions besides class and place: their parts, and prompts."""
+"""Conditions besides class and place: their parts, and prompts."""

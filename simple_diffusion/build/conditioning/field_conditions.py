@@ -17,11 +17,12 @@ from etils import epath
 from simple_diffusion.build import data
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, FieldCondition, Request
-from simple_diffusion.data.encoders import Encoder
+from simple_diffusion.data.conditioning import captions
+from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.data.errors import BadImage
 from simple_diffusion.data.sources import catalogue
 from simple_diffusion.data.sources.protocols import BatchSource, Source
-from simple_diffusion.data.text import captions, tokenizer, words
+from simple_diffusion.data.text import tokenizer, words
 from simple_diffusion.data.text.tokenizer import Tokenizer
 from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.training.topology import Shard

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core.examples import Example, Objects
-from simple_diffusion.data import encoders, feed, patches, pipeline
+from simple_diffusion.data import feed, patches, pipeline
+from simple_diffusion.data.conditioning import encoders
 from simple_diffusion.data.errors import DataError, UnsuitableImage
 from simple_diffusion.data.scenes import scenes
 from tests.data.test_pipeline import same, take, train

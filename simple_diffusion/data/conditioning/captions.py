@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from simple_diffusion.core.examples import Example
-from simple_diffusion.data.encoders import Spec
+from simple_diffusion.data.conditioning.encoders import Spec
 from simple_diffusion.data.text.tokenizer import Tokenizer
 
 

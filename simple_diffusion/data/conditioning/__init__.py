@@ -1,0 +1,1 @@
+"""Host encoders: fields of examples as arrays of fixed shapes."""
