@@ -19,10 +19,13 @@ from simple_diffusion.build import (
     training,
 )
 from simple_diffusion.build import evaluation as build_evaluation
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch
+from simple_diffusion.data.text import words
 from simple_diffusion.modes import export
+from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.pipelines.sampling import choose_output
 from simple_diffusion.training import sharding, state, step
 from tests.vectors import vector
@@ -35,6 +38,7 @@ CELEBA = ("ours", "paper", "ours_center", "paper_center")
 RECIPES = [
     "quickstart",
     "digits",
+    "scenes_text",
     *(f"imagenet{r}:{v}" for r, v in IMAGENET),
     *(f"anyres_{r}:{v}" for r, v in ANYRES),
     *(f"anyres_celeba:{v}" for v in CELEBA),
@@ -43,6 +47,9 @@ RECIPES = [
 
 # Read when weights are loaded or trained; tests of the feature networks do so.
 READ_WITH_WEIGHTS = {"config.evaluate.classifier_steps", "config.evaluate.resize"}
+
+# Read once the source is open, which those of prepared data are not.
+READ_WITH_DATA = {"config.data.flip_captions"}
 
 # One of each kind of network, and one of patches, is enough to notice most faults.
 QUICK = ("quickstart", "imagenet64:unet", "imagenet512:sid2", "anyres_scenes:ours")
@@ -76,7 +83,7 @@ def test_every_key_of_a_recipe_is_read(name, monkeypatch, no_shape_checks):
     monkeypatch.setattr(ConfigDict, "__getitem__", recorded)
     build_everything(config)
     missed = {key for key, place in unread.items() if place not in read}
-    assert missed == READ_WITH_WEIGHTS
+    assert missed - READ_WITH_DATA == READ_WITH_WEIGHTS
 
 
 def sections(config, path="config"):
@@ -87,6 +94,10 @@ def sections(config, path="config"):
 
 
 def build_everything(config):
+    tokens = None
+    if config.conditions.text is not None:
+        tokens = words.make_tokenizer(["a red boat"])
+        field_conditions.build_encoders(config, tokens)
     try:
         data.open_data(config)
     except ValueError as error:
@@ -99,7 +110,7 @@ def build_everything(config):
     training.build_averages(config)
     net = network.build_network(config, classes(config))
     diffusion.build_objective(config, net)
-    sampling.read_plan(config, net, ())
+    sampling.read_plan(config, net, (), tokens)
     sampling.read_checkpoint_choice(config)
     export.plan(config)
     choose_output(config, epath.Path("no_workdir"))
@@ -142,6 +153,8 @@ def reduced(config):
     factor = {"none": 1, "dwt_1": 2, "haar_1": 2, "conv_2": 2}.get(m.patching, 4)
     shrink = dict(emb_channels=8, base_channels=8, channels=(8,) * len(m.channels))
     shrink["blocks"] = (1,) * len(m.blocks)
+    if config.conditions.text is not None:
+        config.conditions.text.update(width=8, heads=2, vocabulary=16)
     if m.name == "uvit":
         shrink |= dict(trunk_channels=16, trunk_blocks=2, trunk_heads=2, scan_unroll=1)
     else:
@@ -177,6 +190,7 @@ def reduced_step(name):
             jnp.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.2, 1, 0.7]]), (b // 2, 1)
         ),
         mask=jnp.ones(b, bool),
+        fields=specs.examples(net.conditions, b, (side, side)),
     )
     return train_step, start, batch
 

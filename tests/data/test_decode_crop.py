@@ -77,9 +77,9 @@ def test_a_jpeg_is_decoded_at_the_scale_that_the_part_allows(
 ):
     # Two pixels are left for each of the part.
     seen = []
-    loaded = decode._load_rgb
+    loaded = decode._load
     monkeypatch.setattr(
-        decode, "_load_rgb", lambda image: seen.append(image.size) or loaded(image)
+        decode, "_load", lambda image, c: seen.append(image.size) or loaded(image, c)
     )
     data = encoded(SMOOTH.resize((481, 323)), "JPEG")
     part(data, (0, 0, 160 * pixels / 40, 160 * pixels / 40), (4, 4))
