@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -249,7 +250,8 @@ class Model:
 
         Args:
           classes: of the images: one for all, or one for each. None means no class, and
-            then no guidance by the null class.
+            then no guidance by the null class. For a model that was trained on captions
+            they are prompts.
           **keys: keys of the section `sample`: guidance, clip, size, ...
 
         Raises:
@@ -258,26 +260,41 @@ class Model:
         trained = self.trained
         config = self._with("sample", dict(keys))
         net, c = trained.net, config.sample
-        label = [net.num_classes]
-        if classes is not None:
-            text = keywords.join_classes(classes)
-            label = sampling.parse_classes(text, trained.classes, net.num_classes)
+        asked = self._request(config, classes)
         mesh = trained.mesh
         geometry = build_geometry(config, net, c.size, c.steps, mesh=mesh)
-        guided = trained.weak is not None or (bool(net.num_classes) and bool(classes))
+        guided = trained.weak is not None or (net.is_conditional and bool(classes))
         guided_model = build_denoising(
             config, net, trained.weak, guided=guided, clip=c.clip
         )
         guided_model.check(geometry)
-        labels = jnp.asarray(label, jnp.int32)
 
         def denoise(
             z_t: Float[Array, "b h w c"], logsnr: Float[Array, "b"]
         ) -> Float[Array, "b h w c"]:
-            request = Request(jnp.broadcast_to(labels, (len(z_t),)))
+            request = jax.tree.map(
+                lambda v: jnp.broadcast_to(v, (len(z_t), *v.shape[1:])), asked
+            )
             return guided_model.on(geometry, trained.weights, request)(z_t, logsnr)
 
         return denoise
+
+    def _request(self, config: Config, classes: Classes | None) -> Request:
+        """Returns a request for images of classes, or by prompts."""
+        trained, tokens = self.trained, self.trained.tokenizer
+        nothing = trained.net.num_classes
+        label = [nothing]
+        if classes is None:
+            return Request(jnp.asarray(label, jnp.int32))
+        if tokens is not None:
+            is_one = isinstance(classes, str | int)
+            texts = [str(text) for text in ([classes] if is_one else classes)]
+            ids = tokens.encode(texts, config.conditions.text.length).ids
+            label = jnp.full(len(texts), nothing, jnp.int32)
+            return Request(label, {"text": jnp.asarray(ids)})
+        text = keywords.join_classes(classes)
+        label = sampling.parse_classes(text, trained.classes, nothing)
+        return Request(jnp.asarray(label, jnp.int32))
 
     def encode(
         self, images: ImageLike | Sequence[ImageLike]

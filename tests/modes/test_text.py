@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,6 +81,19 @@ def test_an_image_depends_on_its_prompt_and_its_number_alone(workdir):
     assert (other[1] != two).any()
     nothing = model.sample([""], guidance=3.0)
     assert (nothing[0] != one).any()
+
+
+def test_the_denoiser_reads_a_prompt(workdir):
+    model = simple_diffusion.load(workdir)
+    z_t = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    found = [
+        np.asarray(model.denoiser(prompt, guidance=1.0)(z_t, jnp.zeros(2)))
+        for prompt in ("a red boat", ["a red boat", "two green trees"], None, "")
+    ]
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    assert np.abs(found[0][1] - found[1][1]).max() > 0
+    # An empty prompt is no prompt.
+    np.testing.assert_allclose(found[2], found[3], atol=1e-5)
 
 
 def test_an_export_has_the_words_and_draws_the_same(workdir, tmp_path):
