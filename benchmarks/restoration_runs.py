@@ -72,7 +72,7 @@ def bench(name: str, workdir: str, count: int, batch_size: int) -> Bench:
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step, params = open_run.load_named(folder, net, mesh, config.sample.weights)
     size = parse_size(
-        config.restore.size, diffusion.reference_side(config), "restore.size"
+        config.restore.size, diffusion.reference_size(config), "restore.size"
     )
     read = list(data.open_data(config).full_images(count, 1, size))
     originals = np.concatenate([np.asarray(one.image) for one in read])

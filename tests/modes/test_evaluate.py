@@ -121,9 +121,9 @@ def test_an_interrupted_evaluation_samples_only_the_missing_images(
     monkeypatch.setattr(extractor.Extractor, "__call__", plain)
     draw = programs.Drawer.__call__
 
-    def noted(self, weights, labels, start=0):
+    def noted(self, weights, request, start=0):
         starts.append(start)
-        yield from draw(self, weights, labels, start)
+        yield from draw(self, weights, request, start)
 
     monkeypatch.setattr(programs.Drawer, "__call__", noted)
     resumed, _ = run(config, workdir)
@@ -142,15 +142,15 @@ def test_classes_have_the_requested_distribution(workdir, monkeypatch, labels):
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
     draw = programs.Drawer.__call__
 
-    def noted(self, weights, labels, start=0):
-        seen.append(labels)
-        yield from draw(self, weights, labels, start)
+    def noted(self, weights, request, start=0):
+        seen.append(np.asarray(request.label))
+        yield from draw(self, weights, request, start)
 
     monkeypatch.setattr(programs.Drawer, "__call__", noted)
     _, record = run(config, workdir)
     identity = record["reference"]["identity"]
     if labels == "boat":
-        assert set(seen[0]) == {3}
+        assert set(seen[0].tolist()) == {3}
         assert identity["label"] == 3
         assert 3 < record["reference"]["n"] < 20  # the boats among 96
     else:
