@@ -158,10 +158,14 @@ def _raise_again(unraisable: Any) -> None:
 
     Such as jax's callback of the garbage collection, where Python ignores exceptions.
     """
-    if isinstance(unraisable.exc_value, Stopped):
+    error = unraisable.exc_value
+    while error is not None and not isinstance(error, Stopped):
+        # An import, for one, replaces it by a SystemError.
+        error = error.__cause__ or error.__context__
+    if error is not None:
         _state.is_lost = True
         # Later: here it would be lost once more.
-        number = signal.Signals(unraisable.exc_value.number)
+        number = signal.Signals(error.number)
         timer = threading.Timer(_REPEAT_SECONDS, _thread.interrupt_main, [number])
         timer.daemon = True
         timer.start()

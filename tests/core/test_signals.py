@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -188,3 +190,22 @@ def test_a_command_that_is_stopped_at_its_start_prints_one_line(
     code, output, _ = stop(command, None, number, delay=0.0)
     assert code == 128 + number
     assert len(output.strip().splitlines()) == 1 and "stopped by" in output
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_stop_that_was_lost_is_repeated_even_if_something_replaced_it(
+    replaced, monkeypatch
+):
+    error = stopped = signals.Stopped(signal.SIGTERM)
+    if replaced:  # as `acquire_lock` of an import does
+        error = SystemError("returned a result with an exception set")
+        error.__cause__ = stopped
+    repeated, state = [], signals._State()
+    monkeypatch.setattr(signals, "_state", state)
+    monkeypatch.setattr(signals, "_REPEAT_SECONDS", 0.0)
+    monkeypatch.setattr(signals._thread, "interrupt_main", repeated.append)
+    before = threading.active_count()
+    signals._raise_again(SimpleNamespace(exc_value=error))
+    while threading.active_count() > before:
+        time.sleep(0.01)
+    assert state.is_lost and repeated == [signal.SIGTERM]

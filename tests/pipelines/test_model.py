@@ -248,8 +248,8 @@ def test_keywords_are_the_keys_of_the_config():
     config = base.default()
     of_sample = set(keywords.SampleKeys.__annotations__)
     # `load` decides which weights are loaded; extra sizes belong to training, and
-    # Python writes no files.
-    elsewhere = {*keywords.OF_LOAD, "classes", "also_sizes", "output"}
+    # Python writes no files. Classes and prompts are arguments of their own.
+    elsewhere = {*keywords.OF_LOAD, "classes", "prompts", "also_sizes", "output"}
     assert of_sample == set(config.sample) - elsewhere
     of_restore = set(keywords.RestoreKeys.__annotations__)
     # The first arguments of `restore`; and files, which Python does not write.
