@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Tests compile far more than they compute: unoptimised code halves their time.
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        # On a busy machine one of the eight devices may keep the others waiting; after
+        # 40 seconds XLA would abort the process.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
