@@ -141,7 +141,7 @@ def test_maps_of_four_times_the_pixels_keep_about_four_times_the_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", scaling_check.MESHES)
+@pytest.mark.parametrize("mesh", scaling_check.MESHES[1:3])
 def test_the_bytes_of_a_device_are_those_of_the_compiled_program(mesh):
     found = scaling_check.compared(tiny(), mesh)["held"]
     assert found["model"] == found["compiled"]

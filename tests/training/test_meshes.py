@@ -134,9 +134,7 @@ def on_one_device():
     [
         ((8, 1, 1), False),
         ((1, 8, 1), False),
-        ((4, 1, 2), False),
         ((1, 1, 8), False),  # four heads on eight devices
-        ((2, 2, 2), False),
         ((2, 2, 2), True),
         ((1, 1, 8), True),
     ],
