@@ -1,7 +1,8 @@
-"""Text to image on the embedded scenes: minutes on a laptop's CPU.
+r"""Text to image on the embedded scenes: minutes on a laptop's CPU.
 
   launch/local.sh --config scenes_text --workdir runs/text
-  launch/local.sh --mode sample --workdir runs/text --config.sample.prompts="a red boat"
+  launch/local.sh --mode sample --workdir runs/text \
+    --config.sample.prompts="One blue car on a road, on the left."
 
 The quickstart, with captions in place of classes: a sentence with object, count, colour
 and place. Its words are read by a transformer of two blocks that is trained together
@@ -11,12 +12,12 @@ with the network.
 from simple_diffusion.configs import conditions, quickstart
 
 PROMPTS = (
-    "A red boat, on the left.",
-    "Two green trees, in the middle.",
-    "A blue car, on the right.",
-    "Three red balloons, in the middle.",
-    "Two yellow fish, on the left.",
-    "A house with a red roof, on the right.",
+    "One white sailing boat with red sails on the sea, on the left.",
+    "Two green trees on a hill, in the middle.",
+    "One blue car on a road, on the right.",
+    "Two purple balloons with yellow stripes in the sky, in the middle.",
+    "Two yellow fish in blue water, in the middle.",
+    "One yellow house with a brown roof, on the left.",
 )
 
 
