@@ -161,7 +161,7 @@ def test_a_thread_ends_a_process_that_is_in_compiled_code(phase):
 
 @LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0, 2.0, 4.0, 7.0, 12.0])
+@pytest.mark.parametrize("delay", [0.0, 0.5, 2.0, 4.0, 12.0])
 def test_ctrl_c_in_the_first_seconds_of_a_command_is_one_line(delay, tmp_path):
     command = ["-m", "simple_diffusion.main", "train", "quickstart"]
     command += [f"--workdir={tmp_path / 'run'}"]

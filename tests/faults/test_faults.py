@@ -171,12 +171,12 @@ def copy_of(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_equals_uninterrupted(start, tmp_path, uninterrupted):
+def test_killed_ten_times_equals_uninterrupted(start, tmp_path, uninterrupted):
     """At random times: in start-up, in a step, in a save, in the evaluation."""
     workdir, random_ = tmp_path / "run", random.Random(0)
     in_a_save = 0
-    for kill in range(20):
-        # Saves every step but one, or twenty kills would hardly ever meet one.
+    for kill in range(10):
+        # Saves every step but one, or ten kills would hardly ever meet one.
         process = start(workdir, "train.checkpoint_every_steps=1")
         if kill % 4 == 0:
             time.sleep(random_.uniform(0.5, 5.0))

@@ -127,10 +127,11 @@ def lively(net):
     return jax.tree.unflatten(structure, drawn)
 
 
+@pytest.mark.slow
 def test_guidance_goes_from_the_null_through_the_prompt(config):
     net = network.build_network(config, 0)
     weights = Weights(lively(net))
-    z_t = jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
+    z_t, t = jax.random.normal(jax.random.key(2), (2, 8, 8, 3)), jnp.zeros(2)
     asked = Request(np.zeros(2, np.int32), {"text": np.arange(24).reshape(2, 12)})
     nothing = Request(np.zeros(2, np.int32))
 
@@ -138,7 +139,8 @@ def test_guidance_goes_from_the_null_through_the_prompt(config):
         config.sample.guidance = guidance
         denoising = build_denoising(config, net, guided=True, clip="none")
         geometry = build_geometry(config, net, None, 3)
-        return denoising.on(geometry, weights, request)(z_t, jnp.zeros(2))
+        denoise = jax.jit(lambda z: denoising.on(geometry, weights, request)(z, t))
+        return denoise(z_t)
 
     null, prompt = estimate(1.0, nothing), estimate(1.0, asked)
     assert not np.allclose(null, prompt, atol=1e-3)
