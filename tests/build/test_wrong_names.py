@@ -13,7 +13,7 @@ from simple_diffusion.build import (
     training,
 )
 from simple_diffusion.build.restoration import restoration
-from simple_diffusion.configs import base
+from simple_diffusion.configs import base, conditions
 from tests.build import every_key
 
 # Keys whose text is no name out of a list, or is checked where it is used.
@@ -55,6 +55,8 @@ def configure(name):
             config.diffusion.schedule = every_key.kinds(base)[kind]
         elif section == "data.patches":
             config.data.patches = base.patches(8, 16)
+        elif section == "conditions.text":
+            config.conditions.text = conditions.text()
     return config, f"{section}.{key}"
 
 
