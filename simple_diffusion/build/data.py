@@ -92,6 +92,7 @@ def open_data(
     for encoder in encoders:
         user = f"the condition {encoder.name}"
         catalogue.check_fields(source, spec, encoder.needs, user)
+    fields: dict[str, Any] = dict(encoders=encoders, has_alpha=c.channels == 4)
     needs = host_encoders.list_needs(encoders)
     swap_sides = _swaps_sides(c, needs)
     selection["wanted"] = needs | ({"label"} if num_classes != 0 else set())
@@ -118,8 +119,8 @@ def open_data(
             seed=seed,
             start_step=first_step,
             patches=distribution,
-            encoders=encoders,
             swap_sides=swap_sides,
+            **fields,
             **options,
             **processes,
         )
@@ -137,7 +138,7 @@ def open_data(
             batch_size=batch,
             count=count,
             resize=options["resize"],
-            encoders=encoders,
+            **fields,
             **(processes | view),
         )
 
@@ -165,7 +166,7 @@ def open_data(
             indices,
             size=size,
             resize=options["resize"],
-            encoders=encoders,
+            **fields,
         )
 
     @functools.cache  # slow for a folder of a million files

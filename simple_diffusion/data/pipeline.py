@@ -95,6 +95,7 @@ def train_batches(
     patches: PatchDistribution | None = None,
     encoders: Sequence[Encoder] = (),
     swap_sides: bool = False,
+    has_alpha: bool = False,
 ) -> Batches:
     """Returns this process's part of every batch from `start_step` on, without end.
 
@@ -117,6 +118,8 @@ def train_batches(
         it replaces `size`, `crop`, `flip` and `resize`.
       encoders: make `Batch.fields` of the other fields of the examples.
       swap_sides: exchange left and right in the captions of mirrored images.
+      has_alpha: whether the last of four channels is transparency, see
+        `views.FullImages`.
 
     Raises:
       DataError: if the source is empty or the parts cannot be equal, or the source does
@@ -130,7 +133,9 @@ def train_batches(
         return Plan(position, order.shuffle(position, len(source), seed))
 
     fields: dict[str, Any] = dict(
-        wanted=host_encoders.list_needs(encoders), swap_sides=swap_sides
+        wanted=host_encoders.list_needs(encoders),
+        swap_sides=swap_sides,
+        has_alpha=has_alpha,
     )
     if patches is not None:
         view: View = Patches(source, patches, seed, **fields)
@@ -155,6 +160,7 @@ def eval_batches(
     resize: transforms.Resize = "area",
     patches: PatchDistribution | None = None,
     encoders: Sequence[Encoder] = (),
+    has_alpha: bool = False,
 ) -> Batches:
     """Returns this process's part of each batch of one pass over the source.
 
@@ -175,6 +181,7 @@ def eval_batches(
       resize: of full images, as `transforms.crop_and_resize`.
       patches: the distribution of patches, to read patches and not full images.
       encoders: as `train_batches`.
+      has_alpha: as `train_batches`.
 
     Raises:
       DataError: as `train_batches`.
@@ -187,13 +194,15 @@ def eval_batches(
         index = order.shuffle(position, len(source), seed=0)
         return Plan(position, np.where(position < count, index, PADDING))
 
-    wanted = host_encoders.list_needs(encoders)
+    fields: dict[str, Any] = dict(
+        wanted=host_encoders.list_needs(encoders), has_alpha=has_alpha
+    )
     if patches is not None:
         fixed = dataclasses.replace(patches, crop="center", flip=False)
-        view: View = Patches(source, fixed, seed=0, wanted=wanted)
+        view: View = Patches(source, fixed, seed=0, **fields)
     else:
         assert size is not None
-        view = FullImages(source, size, seed=0, resize=resize, wanted=wanted)
+        view = FullImages(source, size, seed=0, resize=resize, **fields)
     skipping = SkippingReader(source)
     reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
     return _make_batches(
@@ -208,6 +217,7 @@ def eval_examples(
     size: tuple[int, int],
     resize: transforms.Resize = "area",
     encoders: Sequence[Encoder] = (),
+    has_alpha: bool = False,
 ) -> Batch:
     """Returns single examples of the pass of `eval_batches` as one batch.
 
@@ -217,6 +227,7 @@ def eval_examples(
       size: as `eval_batches`, like `resize`.
       resize: see there.
       encoders: see there.
+      has_alpha: see there.
 
     Raises:
       DataError: a label is out of range.
@@ -224,8 +235,14 @@ def eval_examples(
     position = np.asarray(indices, np.int64)
     index = order.shuffle(position, len(source), seed=0)
     skipping = SkippingReader(source)
-    wanted = host_encoders.list_needs(encoders)
-    view = FullImages(source, size, seed=0, resize=resize, wanted=wanted)
+    view = FullImages(
+        source,
+        size,
+        seed=0,
+        resize=resize,
+        wanted=host_encoders.list_needs(encoders),
+        has_alpha=has_alpha,
+    )
     reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
     read = reader.read_together if skipping.is_batched else reader.read_singly
     return _make_batch(read(position, index), reader)

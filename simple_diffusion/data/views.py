@@ -99,10 +99,18 @@ class _Fields:
       source: the source.
       wanted: their names, as in `fields.select`; None for all.
       swap_sides: whether left and right are exchanged in captions of mirrored images.
+      has_alpha: whether the last of four channels is transparency.
     """
 
-    def __init__(self, source: Source, wanted: frozenset[str] | None, swap_sides: bool):
+    def __init__(
+        self,
+        source: Source,
+        wanted: frozenset[str] | None,
+        swap_sides: bool,
+        has_alpha: bool,
+    ):
         self.wanted = wanted
+        self._has_alpha = has_alpha
         self._source = source
         self._swap_sides = swap_sides
         self._listed = list_fields(source) - {"image", "label"}
@@ -138,9 +146,7 @@ class _Fields:
         h, w, _ = example.image.shape
         checked = self._check(example)
         cropped = fields.crop_fields(checked, crop, h, w)
-        # Images of four channels are RGB with transparency (data.channels).
-        has_alpha = self._source.channels == 4
-        image = transforms.apply_crop(example.image, crop, has_alpha)
+        image = transforms.apply_crop(example.image, crop, self._has_alpha)
         return self._mirror_caption(dataclasses.replace(cropped, image=image), crop)
 
     def finish(self, example: Example, crop: transforms.Crop) -> Example:
@@ -184,6 +190,8 @@ class FullImages:
       resize: see there.
       wanted: the other fields that are kept, as in `fields.select`; None for all.
       swap_sides: whether left and right are exchanged in captions of mirrored images.
+      has_alpha: whether the last of four channels is transparency, which then weights
+        the colours when images are resized.
     """
 
     def __init__(
@@ -197,8 +205,9 @@ class FullImages:
         resize: transforms.Resize = "area",
         wanted: frozenset[str] | None = None,
         swap_sides: bool = False,
+        has_alpha: bool = False,
     ):
-        self._fields = _Fields(source, wanted, swap_sides)
+        self._fields = _Fields(source, wanted, swap_sides, has_alpha)
         self.name = self._fields.name
         self.size = size
         self.small_images = SmallImageCounter()
@@ -265,6 +274,7 @@ class Patches:
       seed: of the random numbers.
       wanted: as `FullImages`.
       swap_sides: as `FullImages`.
+      has_alpha: as `FullImages`.
 
     Raises:
       DataError: as `check_patches`.
@@ -278,8 +288,9 @@ class Patches:
         *,
         wanted: frozenset[str] | None = None,
         swap_sides: bool = False,
+        has_alpha: bool = False,
     ):
-        self._fields = _Fields(source, wanted, swap_sides)
+        self._fields = _Fields(source, wanted, swap_sides, has_alpha)
         self.name = self._fields.name
         self.size = distribution.patch, distribution.patch
         self.small_images = SmallImageCounter()

@@ -182,3 +182,20 @@ def test_another_seed_reads_the_images_in_another_order(folder):
     first, second = ([image.tobytes() for image in images] for images in orders)
     assert first != second
     assert len(set(first) & set(second)) > 8  # of sixteen
+
+
+def test_hidden_colours_take_no_part_where_four_channels_mean_transparency(tmp_path):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:, :7] = (200, 40, 40, 255)  # the rest is transparent, and black
+    for k in range(4):
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    config = tiny()
+    config.data.update(source=f"folder:{tmp_path}", channels=4, flip=False)
+    opened = data.open_data(config)
+    batches = opened.train(0)
+    for image in (next(batches).image, opened.select([0], (8, 8)).image):
+        edge = image[:, :, 3]  # pixels 6 and 7 of the file
+        assert (edge[..., 3] > 0).all() and (edge[..., 3] < 255).all()
+        # Within two levels: colours are stored times their transparency of half.
+        assert np.abs(edge[..., :3].astype(int) - (200, 40, 40)).max() <= 2
+    batches.close()

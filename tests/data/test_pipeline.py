@@ -159,8 +159,7 @@ def test_scenes_and_digits_run_through_the_pipeline():
         assert len(np.unique(batch.image)) > 10
 
 
-# The last of four is transparency, which hides the others.
-@pytest.mark.parametrize("channels", [1, 2, 7])
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_images_may_have_any_number_of_channels(channels):
     source = Numbered(6, bad={2})
     source.channels = channels
