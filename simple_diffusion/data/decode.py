@@ -139,6 +139,22 @@ def from_rgb(
     return pixels
 
 
+def read_size(file: File) -> tuple[int, int]:
+    """Returns height and width of an image that can be decoded, as a viewer shows it.
+
+    Reads no more than its header.
+    """
+    file.seek(0)
+    with Image.open(file) as image:
+        width, height = image.size
+        try:
+            # Not `image.getexif()`, which decodes all of a PNG.
+            number = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        except Exception:
+            number = 1  # as `_find_turn`
+    return (width, height) if _TURNS.get(number) in _SIDEWAYS else (height, width)
+
+
 def _decode_jpeg_crop(
     image: JpegImagePlugin.JpegImageFile, choose: ChooseCrop, channels: int
 ) -> tuple[UInt8[np.ndarray, "h w c"], transforms.Crop]:

@@ -21,7 +21,7 @@ from simple_diffusion.data.sources import (
     tfds_source,
 )
 from simple_diffusion.data.sources.protocols import Source, Split
-from simple_diffusion.data.stored import shard_paths
+from simple_diffusion.data.stored import field_names, shard_paths
 
 _SPECS = "scenes, digits, folder:PATH, tar:PATH, records:PATH or tfds:NAME"
 # There are always more scenes; but a pass over the held-out ones has to end.
@@ -51,8 +51,7 @@ def describe_sources(field: str) -> str:
     Args:
       field: "caption", "objects", "map:NAME", ...
     """
-    kinds = {"map": "maps", "vector": "vectors"}
-    return SOURCES_WITH.get(kinds.get(field.partition(":")[0], field), "")
+    return SOURCES_WITH.get(field_names.to_source_field(field), "")
 
 
 def open_source(

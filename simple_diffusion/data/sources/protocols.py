@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.stored import field_names
 from simple_diffusion.data.transforms import Crop
 
 Split = Literal["train", "holdout"]
@@ -204,11 +205,10 @@ def check_fields(
       DataError: if the source lacks one; the message names it.
     """
     listed = list_fields(source)
-    kinds = {"map": "maps", "vector": "vectors"}
     missing = sorted(
         field
         for field in set(fields) - listed
-        if kinds.get(field.partition(":")[0]) not in listed
+        if field_names.to_source_field(field) not in listed
     )
     if missing:
         having = [

@@ -63,7 +63,6 @@ class TarSource:
         channels: int = 3,
         flag: str = "data.source=",
     ):
-        self.channels = channels
         key = f"{flag}tar:{pattern}"
         self._crop_box, self.channels = crop_box, channels
         self._shards = shard_paths.find_shards(pattern, key)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import decode, fields
@@ -18,8 +17,6 @@ from simple_diffusion.data.errors import BadImage
 from simple_diffusion.data.stored import maps
 from simple_diffusion.data.transforms import Crop
 
-_ORIENTATION_TAG = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 # Files round the corners of boxes; what lies outside by no more is cut off.
 _OUTSIDE_PIXELS = 1.0
 _OUTSIDE_UNITS = 0.01
@@ -127,7 +124,7 @@ def _decode_fields(
     stored: StoredExample, image: np.ndarray, crop_box: decode.Box | None
 ) -> tuple[Example, tuple[int, int]]:
     """Returns the example with the fields of the full image, and that image's size."""
-    size = _read_size(stored.image)
+    size = decode.read_size(stored.image)
     example = dataclasses.replace(
         _fill(stored, image),
         maps={
@@ -156,22 +153,6 @@ def _make_crop(rectangle: tuple[int, ...], size: tuple[int, ...]) -> Crop:
         unmet_setting="",
         is_cut=True,
     )
-
-
-def _read_size(file: decode.File) -> tuple[int, int]:
-    """Returns height and width of an image that can be decoded, as a viewer shows it.
-
-    Reads no more than its header.
-    """
-    file.seek(0)
-    with Image.open(file) as image:
-        width, height = image.size
-        try:
-            # Not `image.getexif()`, which decodes all of a PNG.
-            turn = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
-        except Exception:
-            turn = 1  # damaged EXIF data, which `decode` overlooks as well
-    return (width, height) if turn in _SIDEWAYS else (height, width)
 
 
 def check_caption(caption: Any, name: str | Path) -> str:

@@ -7,9 +7,14 @@ MAP = "map:"
 VECTOR = "vector:"
 
 
+def to_source_field(name: str) -> str:
+    """Returns a field as `protocols.Source` declares it: any map is "maps"."""
+    return _KINDS.get(name.partition(":")[0], name)
+
+
 def to_source_fields(fields: Set[str]) -> frozenset[str]:
-    """Returns fields as `protocols.Source` declares them: all maps are "maps"."""
-    return frozenset(_KINDS.get(name.partition(":")[0], name) for name in fields)
+    """Returns fields as `protocols.Source` declares them."""
+    return frozenset(map(to_source_field, fields))
 
 
 def select_wanted(fields: Set[str], wanted: Set[str]) -> frozenset[str]:
@@ -20,9 +25,7 @@ def select_wanted(fields: Set[str], wanted: Set[str]) -> frozenset[str]:
       wanted: names of fields; "maps" are all maps.
     """
     return frozenset(
-        name
-        for name in fields
-        if name in wanted or _KINDS.get(name.partition(":")[0]) in wanted
+        name for name in fields if name in wanted or to_source_field(name) in wanted
     )
 
 
