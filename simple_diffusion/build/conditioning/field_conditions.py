@@ -15,13 +15,14 @@ import numpy as np
 from etils import epath
 
 from simple_diffusion.build import data
+from simple_diffusion.core import console
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, FieldCondition, Request
 from simple_diffusion.data.conditioning import captions
 from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.data.errors import BadImage
-from simple_diffusion.data.sources import catalogue
-from simple_diffusion.data.sources.protocols import BatchSource, Source
+from simple_diffusion.data.sources import catalogue, protocols
+from simple_diffusion.data.sources.protocols import BatchSource, EncodedSource, Source
 from simple_diffusion.data.text import tokenizer, words
 from simple_diffusion.data.text.tokenizer import Tokenizer
 from simple_diffusion.nets.conditioning import specs
@@ -190,12 +191,16 @@ def _make_tokenizer(config: Config, source: Source) -> Tokenizer:
 
 def _read_captions(source: Source, numbers: Sequence[int]) -> Iterator[str]:
     """Yields the captions of some examples; skips those that cannot be read."""
-    if isinstance(source, BatchSource):
+    source = protocols.select_fields(source, {"caption"})
+    with console.show_progress("reading captions", len(numbers), "captions") as show:
         for at in range(0, len(numbers), _BATCH):
-            rows = np.asarray(numbers[at : at + _BATCH])
-            examples = source.read_batch(rows, (1, 1), fields=("caption",))
-            yield from examples.caption or ()
-        return
-    for number in numbers:
-        with contextlib.suppress(BadImage):
-            yield source.read(number, 1).caption or ""
+            rows = numbers[at : at + _BATCH]
+            if isinstance(source, BatchSource):
+                size = 1, 1  # only the captions are needed
+                found = source.read_batch(np.asarray(rows), size, fields=("caption",))
+                yield from found.caption or ()
+            elif isinstance(source, EncodedSource):  # without decoding the images
+                for number in rows:
+                    with contextlib.suppress(BadImage):
+                        yield source.read_stored(number).caption or ""
+            show(at + len(rows))

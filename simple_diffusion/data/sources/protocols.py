@@ -14,6 +14,7 @@ from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.stored import field_names
+from simple_diffusion.data.stored.examples import StoredExample
 from simple_diffusion.data.transforms import Crop
 
 Split = Literal["train", "holdout"]
@@ -143,6 +144,19 @@ class SelectiveSource(Source, Protocol):
 
         Args:
           wanted: names as in `list_fields`; "maps" are all maps.
+        """
+        ...
+
+
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source of stored examples that can leave them encoded."""
+
+    def read_stored(self, index: int) -> StoredExample:
+        """Returns an example as it is stored, with the fields that are wanted.
+
+        Raises:
+          BadImage: if a file or a field cannot be read.
         """
         ...
 

@@ -72,6 +72,17 @@ def test_a_source_without_captions_is_an_error_that_names_those_with_them(
         field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
 
 
+def test_the_words_of_a_folder_are_read_without_decoding_its_images(config, workdir):
+    for k, caption in enumerate(["a cat", "two dogs", "one dog", ""]):
+        (workdir / f"{k}.png").write_bytes(b"no image at all")
+        (workdir / f"{k}.txt").write_text(caption)
+    config.data.update(source=f"folder:{workdir}", holdout_fraction=0.0)
+    _, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    known = set(words.list_words(tokens))
+    # One of the four is held out; an empty caption makes its example bad.
+    assert len(known & {"cat", "dogs", "dog"}) >= 2
+
+
 def test_without_conditions_there_is_no_tokenizer(workdir):
     config = tiny()
     opened, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
