@@ -155,6 +155,13 @@ def join_classes(classes: Classes) -> str:
     return ",".join(str(word) for word in classes)
 
 
+def list_prompts(prompts: Classes) -> list[str]:
+    """Returns prompts as a list; one alone may be given without a list."""
+    if isinstance(prompts, str | int):
+        return [str(prompts)]
+    return [str(prompt) for prompt in prompts]
+
+
 def join_prompts(prompts: Sequence[str]) -> str:
     """Returns prompts in the form of the config.
 

@@ -145,8 +145,7 @@ class Model:
         if self.trained.tokenizer is not None and prompts is None:
             classes, prompts = None, classes
         if prompts is not None:
-            is_one = isinstance(prompts, str | int)
-            listed = [str(text) for text in ([prompts] if is_one else prompts)]
+            listed = keywords.list_prompts(prompts)
             settings["prompts"] = keywords.join_prompts(listed)
             settings.setdefault("count", len(listed))
         if classes is not None:
@@ -283,12 +282,10 @@ class Model:
         """Returns a request for images of classes, or by prompts."""
         trained, tokens = self.trained, self.trained.tokenizer
         nothing = trained.net.num_classes
-        label = [nothing]
         if classes is None:
-            return Request(jnp.asarray(label, jnp.int32))
+            return Request(jnp.full(1, nothing, jnp.int32))
         if tokens is not None:
-            is_one = isinstance(classes, str | int)
-            texts = [str(text) for text in ([classes] if is_one else classes)]
+            texts = keywords.list_prompts(classes)
             ids = tokens.encode(texts, config.conditions.text.length).ids
             label = jnp.full(len(texts), nothing, jnp.int32)
             return Request(label, {"text": jnp.asarray(ids)})
