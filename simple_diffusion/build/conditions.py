@@ -1,9 +1,7 @@
-"""What networks can be conditioned on. Combines the parts of each condition.
+"""The conditions on the class and on the place of a patch, and the null of all.
 
-A condition has a host encoder (`data/`), an embedding (`nets/conditions.py`), and a
-null for guidance. So far the conditions are the class and the patch box. A new one
-needs a file for each part, a field of `Batch` and `Conditioning`, and a line in
-`conditions`.
+Both have a field of their own in `Batch` and `Conditioning`. Further conditions, whose
+values are in `fields`, are in the table of `conditioning/field_conditions.py`.
 """
 
 import dataclasses
