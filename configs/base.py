@@ -350,9 +350,26 @@ def default() -> ConfigDict:
             window_taper=number(0.5, "[0, 1]"),
             # Comma-separated names or numbers, repeated in turn; None means all.
             classes=placeholder(str),
-            # For a model trained on captions: texts separated by ";", or a .txt file
-            # with one in each line, repeated in turn.
+            # What the conditions of a model are, repeated in turn. If none is given,
+            # they are those of held-out examples of data.source; if some are, the
+            # others are dropped.
+            # Captions: texts separated by ";", or a .txt file with one in each line.
             prompts=placeholder(str),
+            # Boxes with classes: a JSON file, see docs/conditions.md.
+            layout=placeholder(str),
+            # Semantic or other maps: an image, an .npy file, or a folder of them; with
+            # both conditions "semantic=PATH;image=PATH".
+            map=placeholder(str),
+            # Small images for super-resolution: an image, or a folder of them. Noise of
+            # this time of the cosine schedule is added to them.
+            low_resolution=placeholder(str),
+            low_resolution_noise=number(0.0, "[0, 1)"),
+            # Images with a hole, and their holes: as restore.input and
+            # restore.hole_mask (a file, a folder, box:HxW or random:SHARE).
+            image=placeholder(str),
+            hole_mask=placeholder(str),
+            # Numbers separated by ",", those of several images by ";".
+            vector=placeholder(str),
             solver=choice("ancestral", "ancestral | ddim | heun | dpmpp_2m"),
             # Noise levels of the solver; those of karras are the same at every size.
             grid=choice("uniform_t", "uniform_t | uniform_logsnr | karras"),
@@ -364,6 +381,8 @@ def default() -> ConfigDict:
             eta=number(0.0, "[0, 1]"),
             # x = x_weak + guidance (x_strong - x_weak); 1 means no guidance.
             guidance=number(1.0, "[0, 1000]"),
+            # Weights of single conditions; None means sample.guidance.
+            guidance_of=conditions.guidance_of(),
             # Guide only while low < logsnr < high; None means no bound.
             guidance_low=number(placeholder(float), "[-100, 100]"),
             guidance_high=number(placeholder(float), "[-100, 100]"),

@@ -14,7 +14,11 @@ from typing import Any, NamedTuple, Protocol
 from ml_collections import ConfigDict, FieldReference
 
 # Keys of one section, the first of which must be below the second.
-_ORDERED = (("logsnr_min", "logsnr_max"), ("guidance_low", "guidance_high"))
+_ORDERED = (
+    ("logsnr_min", "logsnr_max"),
+    ("guidance_low", "guidance_high"),
+    ("low", "high"),
+)
 _INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 _SIZE = re.compile(r"(\d+)x(\d+)", re.IGNORECASE | re.ASCII)
 

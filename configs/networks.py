@@ -26,6 +26,10 @@ def _common() -> dict:
         logsnr_input=choice("linear", "linear | sigmoid | inv_cos | flow"),
         # Activation of the embedding.
         emb_activation=choice("swish", ACTIVATIONS),
+        # How the class enters: added to the embedding, or as one token that is read by
+        # cross-attention, of this width.
+        class_condition=choice("embedding", "embedding | token"),
+        class_token_width=number(128, "[1, 65536]"),
         # Normalisation in convolutional blocks.
         conv_norm=choice("group", "group | layer | rms"),
         # Normalisation of queries and keys; l2 is that of cosines, times one learned

@@ -1,11 +1,11 @@
 """The conditions on the class and on the place of a patch, and the null of all.
 
 Both have a field of their own in `Batch` and `Conditioning`. Further conditions, whose
-values are in `fields`, are in the table of `conditioning/field_conditions.py`.
+values are in `fields`, are in the table of `conditioning/kinds.py`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import jax.numpy as jnp
 
@@ -41,17 +41,22 @@ def condition_on_place() -> Condition:
     return Condition(field="box", of_batch=lambda batch: jnp.asarray(batch.box))
 
 
-def replace_by_null(
-    conditions: Sequence[Condition], cond: Conditioning
-) -> Conditioning:
-    """Returns the conditioning with each value replaced by its null, if it has one.
+def drop(cond: Conditioning, names: Collection[str], num_classes: int) -> Conditioning:
+    """Returns a conditioning without some conditions, which are replaced by their null.
 
-    Conditions with values in `fields` are dropped, as far as `dropped` has them.
+    Args:
+      cond: the conditioning; conditions with values in `fields` are dropped as far as
+        `dropped` has them.
+      names: of the conditions; "classes" is the class.
+      num_classes: the null class.
     """
-    nulls = {
-        c.field: c.null(getattr(cond, c.field))
-        for c in conditions
-        if c.null is not None and getattr(cond, c.field) is not None
+    dropped = {
+        name: jnp.ones_like(is_dropped) if name in names else is_dropped
+        for name, is_dropped in cond.dropped.items()
     }
-    dropped = {name: jnp.ones_like(drop) for name, drop in cond.dropped.items()}
-    return dataclasses.replace(cond, **nulls, dropped=dropped)
+    cond = dataclasses.replace(cond, dropped=dropped)
+    if "classes" not in names or cond.label is None:
+        return cond
+    null = condition_on_class(num_classes).null
+    assert null is not None
+    return dataclasses.replace(cond, label=null(cond.label))

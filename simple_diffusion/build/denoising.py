@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -22,19 +23,30 @@ from simple_diffusion.diffusion import denoiser
 from simple_diffusion.sampling import guidance
 
 
+class Step(NamedTuple):
+    """Conditions that guidance adds together: their names and their weight."""
+
+    names: tuple[str, ...]
+    weight: guidance.Weight
+
+
 @dataclasses.dataclass(frozen=True)
 class Denoising:
     """How parameters become a denoise function.
 
     net: the model.
     weak: the weaker model for guidance; None guides by the null class.
-    weight: guidance weight.
+    weight: guidance weight by a weaker model.
+    steps: guidance weight by conditions, in the order in which they are added.
+    removed: conditions of weight 0.
     clip: how estimates are clipped.
     """
 
     net: Network
     weak: Network | None
     weight: guidance.Weight
+    steps: tuple[Step, ...]
+    removed: frozenset[str]
     clip: Callable[[DenoiseFn], DenoiseFn]
 
     def check(self, geometry: ImageGeometry) -> None:
@@ -69,8 +81,23 @@ class Denoising:
             box = jnp.broadcast_to(jnp.array([geometry.box]), (len(label), 4))
             cond = dataclasses.replace(cond, box=box, full_size=geometry.network_size)
         strong = geometry.fuse(_bind(net, weights.network))
-        weaker = None if weak is None else geometry.fuse(_bind(weak, weights.weak))
-        return self.clip(_guided(self.weight, strong, weaker, cond, net))
+        if weak is not None:
+            weaker = geometry.fuse(_bind(weak, weights.weak))
+            guided = guidance.guide(strong(cond), weaker(cond), self.weight)
+        else:
+            guided = self._compose(strong, cond)
+        return self.clip(guided)
+
+    def _compose(self, bind: Bind, cond: Conditioning) -> DenoiseFn:
+        """Returns guidance by conditions, which are added step by step."""
+        nothing = self.net.num_classes
+        conds = [
+            conditions.drop(cond, self.removed | _names(self.steps[k:]), nothing)
+            for k in range(len(self.steps) + 1)
+        ]
+        if not self.steps:
+            return bind(conds[0])
+        return guidance.compose(bind, conds, [step.weight for step in self.steps])
 
 
 def build_denoising(
@@ -105,16 +132,62 @@ def build_denoising(
         "dynamic": guidance.clip_dynamic,
         "none": lambda denoise: denoise,
     }
-    weight = _weight(config.sample) if guided else 1.0
-    return Denoising(net, weak, weight, pick(clips, clip, clip_key))
+    c = config.sample
+    weight = _limit(c, c.guidance) if guided else 1.0
+    steps, removed = _read_steps(c, net, weak) if guided else ((), frozenset())
+    return Denoising(net, weak, weight, steps, removed, pick(clips, clip, clip_key))
 
 
-def _weight(c: Config) -> guidance.Weight:
+def _read_steps(
+    c: Config, net: Network, weak: Network | None
+) -> tuple[tuple[Step, ...], frozenset[str]]:
+    """Returns the steps of guidance by conditions, and the conditions to remove.
+
+    Conditions of the same weight that follow each other are one step. Steps of weight 1
+    before all others need no estimate without them.
+
+    Raises:
+      ValueError: a weight is for a condition that the model does not have, or the model
+        is guided by a weaker one.
+    """
+    names = (["classes"] if net.num_classes else []) + [v.name for v in net.conditions]
+    own = {name: w for name, w in c.guidance_of.items() if w is not None}
+    unknown = sorted(own.keys() - {*names})
+    if unknown:
+        raise ValueError(
+            f"sample.guidance_of.{unknown[0]}={own[unknown[0]]:g}: this model has "
+            f"no such condition; it has {', '.join(names) or 'none'}"
+        )
+    if own and weak is not None:
+        raise ValueError(
+            "sample.guidance_of has weights for single conditions, and "
+            "sample.guidance_workdir guides by a weaker model: use one of them"
+        )
+    weights = {name: own.get(name, c.guidance) for name in names}
+    removed = frozenset(name for name in names if weights[name] == 0)
+    if len(removed) == len(names):
+        removed = frozenset[str]()  # one step of weight 0 is the same
+    steps: list[Step] = []
+    for name in (name for name in names if name not in removed):
+        before = steps.pop() if steps and steps[-1].weight == weights[name] else None
+        steps.append(Step((*(before.names if before else ()), name), weights[name]))
+    while steps and steps[0].weight == 1.0:
+        steps.pop(0)
+    limited = (Step(s.names, _limit(c, weights[s.names[0]])) for s in steps)
+    return tuple(limited), removed
+
+
+def _limit(c: Config, weight: float) -> guidance.Weight:
+    """Returns the weight within the interval of noise levels, and 1 outside it."""
     low = -math.inf if c.guidance_low is None else c.guidance_low
     high = math.inf if c.guidance_high is None else c.guidance_high
     if low == -math.inf and high == math.inf:
-        return c.guidance
-    return guidance.interval(c.guidance, low, high)
+        return weight
+    return guidance.interval(weight, low, high)
+
+
+def _names(steps: Sequence[Step]) -> frozenset[str]:
+    return frozenset(name for step in steps for name in step.names)
 
 
 def _bind(net: Network, params: Params | None) -> Bind:
@@ -122,21 +195,3 @@ def _bind(net: Network, params: Params | None) -> Bind:
         return denoiser.denoise_fn(net.apply, params, net.kind, cond, net.family)
 
     return bind
-
-
-def _guided(
-    weight: guidance.Weight,
-    strong: Bind,
-    weak: Bind | None,
-    cond: Conditioning,
-    net: Network,
-) -> DenoiseFn:
-    if weak is not None:
-        return guidance.guide(strong(cond), weak(cond), weight)
-    if not net.is_conditional:
-        return strong(cond)
-    # Drop all conditions that have a null together.
-    null = conditions.replace_by_null(
-        (conditions.condition_on_class(net.num_classes),), cond
-    )
-    return guidance.classifier_free(strong, cond, null, weight)

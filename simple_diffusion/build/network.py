@@ -91,11 +91,19 @@ def build_network(
     further = tuple(
         field_conditions.build_specs(config) if conditions is None else conditions
     )
+    ways = {"embedding": False, "token": bool(num_classes)}
+    by_token = pick(ways, config.model.class_condition, "model.class_condition")
+    all_specs = further
+    if by_token:
+        width = config.model.class_token_width
+        all_specs = (specs.ClassToken(num_classes, width), *further)
     try:
-        specs.check(further)
+        specs.check(all_specs)
     except ValueError as error:
         raise ValueError(f"conditions: {error}") from None
-    net = build_module(config.model, size, num_classes, scale, further)
+    net = build_module(
+        config.model, size, 0 if by_token else num_classes, scale, all_specs
+    )
 
     def apply(
         params: Params,
@@ -104,6 +112,7 @@ def build_network(
         cond: Conditioning,
         dropout_key: Key | None = None,
     ) -> jax.Array:
+        cond = _move_label(cond) if by_token else cond
         train = dropout_key is not None
         rngs = {"dropout": dropout_key} if train else None
         variables = {"params": params}
@@ -114,6 +123,7 @@ def build_network(
         label = jnp.zeros(1, jnp.int32) if num_classes else None
         z_t = jnp.zeros((1, *size, channels))
         cond = Conditioning(label=label, fields=specs.examples(further, 1, size))
+        cond = _move_label(cond) if by_token else cond
         return net.init(key, z_t, jnp.zeros(1), cond)["params"]
 
     kinds = {kind: kind for kind in parameterization.KINDS}
@@ -130,6 +140,13 @@ def build_network(
         # Images that keep their own aspect ratio may have any.
         aspect=1.0 if patches is None else patches.aspect or math.inf,
         conditions=further,
+    )
+
+
+def _move_label(cond: Conditioning) -> Conditioning:
+    """Returns the conditioning with its class as a field; the null class stays one."""
+    return dataclasses.replace(
+        cond, label=None, fields={**cond.fields, "class": cond.label}
     )
 
 

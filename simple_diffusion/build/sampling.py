@@ -5,77 +5,23 @@ import math
 from collections.abc import Callable
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from simple_diffusion.build.codec import PIXELS
-from simple_diffusion.build.conditioning import prompts
+from simple_diffusion.build.conditioning.kinds import CONDITIONS
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import ImageGeometry, build_geometry
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import images, rng
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Codec, Key, Progress, Request, Solver, Weights
-from simple_diffusion.data.text.tokenizer import Tokenizer
 from simple_diffusion.diffusion import process
-from simple_diffusion.sampling import generate, loop, solvers
+from simple_diffusion.sampling import loop, solvers
 from simple_diffusion.training import ema
 
 SOLVERS = ("ancestral", "ddim", "heun", "dpmpp_2m")
 _POWER = "power_"
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The images to sample.
-
-    request: what the images are to show.
-    batch_size: number of images per batch.
-    prompts: the text of each image; () for a model without text.
-    """
-
-    request: Request
-    batch_size: int
-    prompts: tuple[str, ...] = ()
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Which images are of one prompt, or of one class without prompts, [count]."""
-        if not self.prompts:
-            return np.asarray(self.request.label)
-        numbers = {text: k for k, text in enumerate(dict.fromkeys(self.prompts))}
-        return np.array([numbers[text] for text in self.prompts])
-
-
-def read_plan(
-    config: Config,
-    net: Network,
-    class_names: tuple[str, ...],
-    tokens: Tokenizer | None = None,
-) -> Plan:
-    """Returns the images that `config.sample` asks for.
-
-    Args:
-      config: the whole config.
-      net: the model.
-      class_names: its classes.
-      tokens: its tokenizer; None for a model without text.
-
-    Raises:
-      ValueError: a class does not exist, or prompts are missing or not possible.
-      OSError: the file of the prompts cannot be read.
-    """
-    c = config.sample
-    classes = parse_classes(c.classes, class_names, net.num_classes)
-    if c.prompts is not None and c.classes is None:
-        classes = [net.num_classes]  # the prompt alone decides
-    labels = generate.balanced_labels(classes, c.count)
-    listed = prompts.parse_prompts(c.prompts, tokens is not None)
-    if tokens is None:
-        return Plan(Request(labels), c.batch_size)
-    texts = tuple(listed[k % len(listed)] for k in range(c.count))
-    ids = tokens.encode(texts, config.conditions.text.length).ids
-    return Plan(Request(labels, {"text": ids}), c.batch_size, texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +158,7 @@ def build_sampling(
     guided_model = build_denoising(config, net, weak, guided=guided, clip=c.clip)
     for geometry in (fine, coarse or fine):
         guided_model.check(geometry)
+    _check_conditions(net, fine, coarse)
     # Read the config here: traced functions must not depend on it later.
     channels, family = net.size[2], net.family
     step = build_solver(config, c.solver, family, c.eta)
@@ -243,7 +190,8 @@ def build_sampling(
                 *(keys("refine"), fine.enlarge(x, coarse.box), family),
                 progress=_stage(progress, stages, 1),
             )
-        return images.to_uint8(codec.decode(weights.codec, x))
+        image = images.to_uint8(codec.decode(weights.codec, x))
+        return _paste_known(image, request)
 
     per_step = calls_per_step(c.solver)
     network_calls = per_step * (len(fine.grid) - 1) + 1
@@ -257,6 +205,33 @@ def build_sampling(
         guidance=c.guidance if guided else 1.0,
         windows=fine.windows,
     )
+
+
+def _check_conditions(
+    net: Network, fine: ImageGeometry, coarse: ImageGeometry | None
+) -> None:
+    """Raises ValueError for conditions that a way of sampling does not support."""
+    names = [v.name for v in net.conditions if v.name in CONDITIONS]
+    spatial = [name for name in names if CONDITIONS[name].is_spatial]
+    if coarse is not None and spatial:
+        raise ValueError(
+            f"sample.coarse_size: conditions.{spatial[0]} is a map of one size; use "
+            "sample.coarse_size=None"
+        )
+    if fine.windows is not None and "layout" in names:
+        raise ValueError(
+            "sample.window: boxes of conditions.layout are those of the full image, "
+            "not of a window; use sample.window=None"
+        )
+
+
+def _paste_known(image: jax.Array, request: Request) -> jax.Array:
+    """Returns images whose pixels outside the hole are those of the given image."""
+    if "inpainting.mask" not in request.fields:
+        return image
+    known = images.to_uint8(jnp.asarray(request.fields["inpainting.image"]))
+    mask = jnp.asarray(request.fields["inpainting.mask"])[..., None]
+    return jnp.where(mask > 0.5, image, known)
 
 
 def _stage(progress: Progress | None, steps: list[int], stage: int) -> Progress | None:

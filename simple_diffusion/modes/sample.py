@@ -11,6 +11,7 @@ from simple_diffusion.build import training
 from simple_diffusion.core import console, files, images
 from simple_diffusion.core.options import Config
 from simple_diffusion.pipelines import image_grids, open_run, runs, sampling
+from simple_diffusion.pipelines.requests import pictures
 
 
 class Result(NamedTuple):
@@ -30,9 +31,10 @@ def run(config: Config, workdir: str) -> Result:
 
     Writes into `sample.output`, by default the next free folder of `samples`,
     `samples_2`, ... in the workdir: `00000_CLASS.png` and so on, `grid.png` with all
-    images, and `samples.npz` with `arr_0` (images) and `arr_1` (labels), the format of
-    common evaluators. Each PNG has the settings as text, the .npz as `settings`, and
-    the prompts as `prompts`.
+    images, each to the right of the picture of its conditions if they have one, and
+    `samples.npz` with `arr_0` (images) and `arr_1` (labels), the format of common
+    evaluators. Each PNG has the settings as text, the .npz as `settings`, and the
+    prompts as `prompts`.
 
     Raises:
       ValueError: settings are invalid, or the folder holds files.
@@ -65,14 +67,15 @@ def _run(config: Config, workdir: str) -> Result:
     pixels, grid = np.concatenate(batches), output / "grid.png"
     if jax.process_index() == 0:
         settings = samples.describe() | {"run": folder.name, "step": model.step}
-        titles = samples.prompts or [
+        titles = samples.titles or [
             names[k] if k < len(names) else str(k) for k in samples.labels
         ]
-        kind = "prompt" if samples.prompts else "class"
+        kind = "prompt" if samples.prompts else "input" if samples.titles else "class"
         for k, (image, title) in enumerate(zip(pixels, titles, strict=True)):
             path = output / image_grids.format_file_name(k, 5, title)
             images.write_png(path, image, {kind: title, "number": k} | settings)
-        image_grids.write_grid(grid, pixels, samples.groups)
+        shown = pictures.join(samples.pictures, pixels)
+        image_grids.write_grid(grid, shown, samples.groups)
         with (output / "samples.npz").open("wb") as file:
             further = {"settings": np.array(json.dumps(settings))}
             if samples.prompts:

@@ -18,6 +18,7 @@ from simple_diffusion.core.types import Batch, Weights
 from simple_diffusion.data import feed
 from simple_diffusion.pipelines import open_run, runs, training_grids
 from simple_diffusion.pipelines.evaluation.during_training import TrainingEvaluations
+from simple_diffusion.pipelines.requests import held_out
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.pipelines.training_grids import TrainingGrids
 from simple_diffusion.training import (
@@ -58,15 +59,15 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
     folder = files.resolve_folder(workdir)
     mesh = training.build_mesh(config)
     share = sharding.data_shard(mesh)
-    dataset, tokens = field_conditions.open_data(config, share, folder)
+    dataset, words = field_conditions.open_data(config, share, folder)
     net = network.build_network(config, dataset.num_classes)
     plan = training.read_plan(config, dataset.epoch)
     training.check_batch(plan.batch_size, mesh, plan.accumulate)
     codec, codec_params = codecs.build_codec(config)
     frozen = Weights(network=None, codec=codec_params)
-    untrained = Trained(
-        net, frozen, mesh, dataset.class_names, codec=codec, tokenizer=tokens
-    )
+    examples = held_out.of_data(config, dataset, mesh)
+    names = dataset.class_names
+    untrained = Trained(net, frozen, mesh, names, None, None, codec, words, examples)
     sampling.read_checkpoint_choice(config)  # raise errors of later sampling now
     grids = TrainingGrids(config, folder, untrained)
 
@@ -83,7 +84,7 @@ def _run(config: Config, workdir: str, watch: cluster.Watchdog) -> Result:
             return Result(outcome.status, outcome.state, {}, folder / files.SAMPLES)
         watch.set_activity("sampling and evaluating the result", is_unlimited=True)
         if outcome.status == loop.ALREADY_COMPLETE:
-            runs.save_config(config, folder, dataset.class_names, tokens)
+            runs.save_config(config, folder, dataset.class_names, words)
         last = int(outcome.state.step)  # above plan.total if an earlier run was longer
         record = files.read_metrics(folder)
         # The first process writes the files, so it decides for all processes.
@@ -127,7 +128,7 @@ def _train(
     def batches(first_step: int) -> Iterator[Batch]:
         # Only now it is certain that existing checkpoints in this workdir match this
         # model, so that its records may be overwritten.
-        runs.save_config(config, folder, dataset.class_names, untrained.tokenizer)
+        runs.save_config(config, folder, dataset.class_names, untrained.lexicon)
         evaluations.prepare(first_step)
         return feed.Feed(
             dataset.train(first_step), training.batch_shardings(config, mesh)
@@ -155,9 +156,7 @@ def _train(
             actions.append(loop.Action(plan.snapshot_every, snapshots.save))
         profile = loop.Profile(plan.profile, str(folder / "profile"))
         return loop.train(
-            train_step,
-            blueprint,
-            batches,
+            *(train_step, blueprint, batches),
             mesh=mesh,
             total_steps=plan.total,
             checkpoints=checkpoints,

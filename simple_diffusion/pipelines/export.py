@@ -5,6 +5,7 @@ config.json         the config of the run, with every key
 process.json        meaning of the parameters: prediction, schedule, size, null class
 classes.json        names of the classes, by number
 tokenizer.json      of the captions, if the model has prompts
+condition_names.json  names of the classes of layouts and maps, if it has these
 metrics.json        the last evaluation of the run, if there was one
 samples.png         grid of samples, if the run has one
 README.md           a model card for the Hugging Face hub
@@ -27,7 +28,7 @@ from flax import traverse_util
 
 from simple_diffusion.build import codec as codecs
 from simple_diffusion.build import network
-from simple_diffusion.build.conditioning import field_conditions
+from simple_diffusion.build.conditioning import lexicon
 from simple_diffusion.core import arrays, files
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Params, Weights
@@ -74,13 +75,13 @@ def save(model: Exported, folder: Path, *, dtype: str = "float32") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     flat = traverse_util.flatten_dict(model.trained.weights.network, sep="/")
     params = {name: jnp.asarray(jax.device_get(v), kind) for name, v in flat.items()}
-    process, tokens = describe(model, dtype), model.trained.tokenizer
+    process, words = describe(model, dtype), model.trained.lexicon.to_files()
     contents = {
         PARAMS: safetensors.flax.save(params, {"format": "flax"}),
         files.CONFIG: _json(json.loads(model.config.to_json_best_effort())),
         PROCESS: _json(process),
         files.CLASSES: _json(list(model.trained.classes)),
-        field_conditions.TOKENIZER: tokens and tokens.to_json(),
+        **{name: words.get(name) for name in lexicon.FILES},
         files.METRICS: _json(model.metrics) if model.metrics else None,
         files.SAMPLES: model.sheet,
         CARD: model_card.render(process, model.metrics, folder.name).encode(),
@@ -141,9 +142,9 @@ def load(folder: Path) -> Exported:
     params = jax.device_put(params, sharding.state_shardings(params, mesh))
     codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, None, codec_params)
-    tokens = field_conditions.load_tokenizer(config, epath.Path(folder))
+    words = lexicon.load(config, epath.Path(folder))
     step = process["step"]
-    trained = Trained(net, weights, mesh, classes, step, None, codec, tokens)
+    trained = Trained(net, weights, mesh, classes, step, None, codec, words)
     metrics, sheet = folder / files.METRICS, folder / files.SAMPLES
     return Exported(
         config=config,

@@ -10,6 +10,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from ml_collections import ConfigDict
+
 from simple_diffusion.build import recipes
 from simple_diffusion.core.options import Config
 
@@ -40,7 +42,16 @@ class SampleKeys(TypedDict, total=False):
     guidance: float
     guidance_low: float | None
     guidance_high: float | None
+    guidance_of: dict[str, float | None]
     clip: str
+    prompts: Any
+    layout: Any
+    map: Any
+    low_resolution: Any
+    low_resolution_noise: float
+    image: Any
+    hole_mask: Any
+    vector: Any
 
 
 class RestoreKeys(TypedDict, total=False):
@@ -92,7 +103,7 @@ class RestoreKeys(TypedDict, total=False):
 
 
 # Keys that are arguments of their own.
-_ARGUMENTS = ("classes", "prompts")
+_ARGUMENTS = ("classes",)
 _KEYS = {"sample": SampleKeys, "restore": RestoreKeys}
 # Keys of `sample` that decide which weights are loaded -> arguments of `load`.
 OF_LOAD = {
@@ -127,10 +138,23 @@ def set_keys(config: Config, section: str, keys: Mapping[str, Any]) -> None:
             value = "x".join(str(int(side)) for side in value)
         elif key == "classes" and value is not None:
             value = join_classes(value)
-        elif key in known:
+        elif known.get(key) is not Any:
             _check_type(f"{section}.{key}", value, known[key])
-        config[section][key] = value
+        if isinstance(value, Mapping) and isinstance(config[section][key], ConfigDict):
+            _set_subkeys(config[section][key], f"{section}.{key}", value)
+        else:
+            config[section][key] = value
     recipes.check(config)
+
+
+def _set_subkeys(config: Config, path: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if name not in config:
+            raise ValueError(
+                f"{path}.{name}: there is no such key; known are "
+                f"{', '.join(sorted(config))}"
+            )
+        config[name] = value
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
@@ -160,17 +184,6 @@ def list_prompts(prompts: Classes) -> list[str]:
     if isinstance(prompts, str | int):
         return [str(prompts)]
     return [str(prompt) for prompt in prompts]
-
-
-def join_prompts(prompts: Sequence[str]) -> str:
-    """Returns prompts in the form of the config.
-
-    Raises:
-      ValueError: a prompt holds the sign that separates them.
-    """
-    if any(";" in prompt for prompt in prompts):
-        raise ValueError(f"prompts={list(prompts)!r}: a prompt must not hold ';'")
-    return "; ".join(prompts)
 
 
 def fingerprint(config: Config, sections: Sequence[str], without: Sequence[str]) -> str:

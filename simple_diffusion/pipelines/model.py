@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from simple_diffusion.build import diffusion, sampling
+from simple_diffusion.build import diffusion
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.core import images as pixels
@@ -28,6 +28,8 @@ from simple_diffusion.diffusion.schedules import Schedule
 from simple_diffusion.pipelines import export, keywords
 from simple_diffusion.pipelines.export import Exported
 from simple_diffusion.pipelines.keywords import Classes, RestoreKeys, SampleKeys
+from simple_diffusion.pipelines.requests import readers
+from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.pipelines.restoration import arrays
 from simple_diffusion.pipelines.restoration.arrays import ImageLike, Restoration
 from simple_diffusion.pipelines.sampling import Samples
@@ -118,7 +120,6 @@ class Model:
         self,
         classes: Classes | None = None,
         *,
-        prompts: Classes | None = None,
         as_pil: bool = False,
         progress: Progress | None = None,
         **keys: Unpack[SampleKeys],
@@ -129,29 +130,23 @@ class Model:
           classes: of the images, by name or number: ["boat", 3]. The default is one
             image per class; with a larger `count` the classes repeat in turn. None
             means all classes and `sample.count` images. For a model that was trained on
-            captions they are prompts: ["a red boat"].
-          prompts: the same as `classes` for such a model.
+            captions they are prompts: ["a red boat"], the same as the key `prompts`.
           as_pil: return a list of PIL images.
           progress: called on the host as (done, steps, x_hat) at every step of every
             batch; x_hat is the current estimate of the image, float32 in [-1, 1],
             [b, h, w, c]. An exception that it raises stops sampling, on several devices
             at the end of the batch, and is raised here.
-          **keys: keys of the section `sample`.
+          **keys: keys of the section `sample`. Values of conditions may be files, as on
+            the command line, or Python objects: `prompts` a list of texts, `layout` a
+            list of {"class": "car", "box": (y0, x0, y1, x1)} or one such list for each
+            image, `map`, `low_resolution` and `image` arrays, PIL images or lists of
+            them, `hole_mask` bool arrays that are True in the hole, `vector` numbers.
+            The default is one image per value.
 
         Raises:
           ValueError: a key or class does not exist, or a value or size is invalid.
         """
-        settings: dict[str, Any] = dict(keys)
-        if self.trained.tokenizer is not None and prompts is None:
-            classes, prompts = None, classes
-        if prompts is not None:
-            listed = keywords.list_prompts(prompts)
-            settings["prompts"] = keywords.join_prompts(listed)
-            settings.setdefault("count", len(listed))
-        if classes is not None:
-            settings["classes"] = text = keywords.join_classes(classes)
-            settings.setdefault("count", text.count(",") + 1)
-        samples = self.prepare_samples(progress, **settings)
+        samples = self.prepare_samples(progress, classes=classes, **keys)
         images = np.concatenate(list(samples))
         return _to_pil(images) if as_pil else images
 
@@ -160,13 +155,18 @@ class Model:
 
         Args:
           progress: as in `sample`.
-          **keys: keys of the section `sample`, including `classes`.
+          **keys: as in `sample`, including `classes`.
 
         Raises:
           ValueError: as `sample`.
         """
-        config = self._with("sample", keys)
-        return Samples(self.trained, config, progress, self._programs)
+        config, given = self._sample_config(keys)
+        counts = "count" not in keys and bool(given)
+        return Samples(
+            *(self.trained, config, progress, self._programs),
+            given=given,
+            counts_values=counts,
+        )
 
     @overload
     def restore(
@@ -249,20 +249,29 @@ class Model:
 
         Args:
           classes: of the images: one for all, or one for each. None means no class, and
-            then no guidance by the null class. For a model that was trained on captions
-            they are prompts.
-          **keys: keys of the section `sample`: guidance, clip, size, ...
+            without other conditions no guidance. For a model that was trained on
+            captions they are prompts.
+          **keys: as in `sample`: guidance, clip, size, values of conditions, ...
 
         Raises:
           ValueError: as `sample`.
         """
         trained = self.trained
-        config = self._with("sample", dict(keys))
+        config, given = self._sample_config({"classes": classes, **keys})
         net, c = trained.net, config.sample
-        asked = self._request(config, classes)
         mesh = trained.mesh
         geometry = build_geometry(config, net, c.size, c.steps, mesh=mesh)
-        guided = trained.weak is not None or (net.is_conditional and bool(classes))
+        asked = Request(jnp.full(1, net.num_classes, jnp.int32))
+        is_asked = c.classes is not None or bool(given)
+        if is_asked:
+            plan = read_plan(
+                *(config, net, trained.classes, trained.lexicon),
+                given=given,
+                size=geometry.size,
+                counts_values=bool(given),
+            )
+            asked = jax.tree.map(jnp.asarray, plan.request)
+        guided = trained.weak is not None or (net.is_conditional and is_asked)
         guided_model = build_denoising(
             config, net, trained.weak, guided=guided, clip=c.clip
         )
@@ -278,20 +287,22 @@ class Model:
 
         return denoise
 
-    def _request(self, config: Config, classes: Classes | None) -> Request:
-        """Returns a request for images of classes, or by prompts."""
-        trained, tokens = self.trained, self.trained.tokenizer
-        nothing = trained.net.num_classes
-        if classes is None:
-            return Request(jnp.full(1, nothing, jnp.int32))
-        if tokens is not None:
-            texts = keywords.list_prompts(classes)
-            ids = tokens.encode(texts, config.conditions.text.length).ids
-            label = jnp.full(len(texts), nothing, jnp.int32)
-            return Request(label, {"text": jnp.asarray(ids)})
-        text = keywords.join_classes(classes)
-        label = sampling.parse_classes(text, trained.classes, nothing)
-        return Request(jnp.asarray(label, jnp.int32))
+    def _sample_config(self, keys: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+        """Returns the config for keyword arguments, and the values of conditions."""
+        given = {k: v for k, v in keys.items() if k in readers.KEYS and v is not None}
+        settings = {k: v for k, v in keys.items() if k not in readers.KEYS}
+        classes = settings.pop("classes", None)
+        if self.trained.lexicon.tokenizer is not None and "prompts" not in given:
+            if classes is not None:
+                given["prompts"] = keywords.list_prompts(classes)
+            classes = None
+        elif isinstance(given.get("prompts"), str):
+            given["prompts"] = [given["prompts"]]
+        if classes is not None:
+            settings["classes"] = text = keywords.join_classes(classes)
+            if not given:
+                settings.setdefault("count", text.count(",") + 1)
+        return self._with("sample", settings), given
 
     def encode(
         self, images: ImageLike | Sequence[ImageLike]

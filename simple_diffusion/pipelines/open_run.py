@@ -6,13 +6,14 @@ from jax.sharding import Mesh
 
 from simple_diffusion.build import codec as codecs
 from simple_diffusion.build import network, sampling, training
-from simple_diffusion.build.conditioning import field_conditions
+from simple_diffusion.build.conditioning import lexicon
 from simple_diffusion.build.network import Network
 from simple_diffusion.core import files
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Params, Weights
 from simple_diffusion.pipelines import runs
 from simple_diffusion.pipelines.model import Model
+from simple_diffusion.pipelines.requests import held_out
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.training import checkpoint, sharding, store
 
@@ -38,8 +39,11 @@ def open_run(config: Config, workdir: str) -> Model:
     weak, weak_params = load_weak(config, len(classes), mesh)
     codec, codec_params = codecs.build_codec(config)
     weights = Weights(params, weak_params, codec_params)
-    tokens = field_conditions.load_tokenizer(config, folder)
-    trained = Trained(net, weights, mesh, classes, step, weak, codec, tokens)
+    trained = Trained(
+        *(net, weights, mesh, classes, step, weak, codec),
+        lexicon=lexicon.load(config, folder),
+        examples=held_out.of_config(config, mesh, folder),
+    )
     sheet = folder / files.SAMPLES
     return Model(
         config,

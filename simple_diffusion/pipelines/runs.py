@@ -9,19 +9,19 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simple_diffusion.build import recipes
-from simple_diffusion.build.conditioning import field_conditions
+from simple_diffusion.build.conditioning.kinds import CONDITIONS
+from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
-from simple_diffusion.data.text.tokenizer import Tokenizer
 
 
 def save_config(
     config: Config,
     folder: epath.Path,
     class_names: tuple[str, ...],
-    tokens: Tokenizer | None = None,
+    words: Lexicon | None = None,
 ) -> None:
-    """Writes config, class names and tokenizer; prints every key that changed."""
+    """Writes config, class names, words; prints every key that changed."""
     if jax.process_index():
         return
     now = json.loads(config.to_json_best_effort())
@@ -31,8 +31,8 @@ def save_config(
             console.print_line(f"changed since the last start of this run: {line}")
     files.write_json(folder / files.CONFIG, now)
     files.write_json(folder / files.CLASSES, class_names)
-    if tokens is not None:
-        tokens.save(folder / field_conditions.TOKENIZER)
+    if words is not None:
+        words.save(folder)
 
 
 def print_differences(config: Config, folder: epath.Path) -> None:
@@ -128,7 +128,7 @@ def complete_config(stored: dict[str, Any]) -> Config:
 
 
 # Sections whose keys depend on their kind: the defaults of their own kind count.
-_REPLACED_SECTIONS = ("model", "schedule", "patches", "text")
+_REPLACED_SECTIONS = ("model", "schedule", "patches", *CONDITIONS)
 
 
 def _update(section: ConfigDict, stored: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from simple_diffusion.core.options import Config, training_size
 from simple_diffusion.core.types import Progress
 from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
+from simple_diffusion.pipelines.requests import pictures, readers
+from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.pipelines.trained import Trained
 
 FOLDER = "samples"
 # Keys of `sample` that are arguments of a program, or do not affect it.
 _NOT_COMPILED = (
-    *("seed", "count", "classes", "prompts", "batch_size", "also_sizes", "output"),
+    *("seed", "count", "classes", "batch_size", "also_sizes", "output"),
+    *(*readers.KEYS, "low_resolution_noise"),
     *("weights", "checkpoint_step", "best_checkpoint"),
 )
 
@@ -30,7 +33,9 @@ class Samples:
 
     labels: the class of each image, [n].
     prompts: the text of each image; () for a model without text.
+    titles: of each image; () if its class is its title.
     groups: which images belong together, by prompt or class, [n].
+    pictures: what the conditions of each image look like, uint8; None if they do not.
     size: height and width in pixels.
     network_calls: per image; a guided call counts once.
     guidance: the weight in effect.
@@ -47,6 +52,8 @@ class Samples:
         config: Config,
         progress: Progress | None = None,
         programs: dict | None = None,
+        given: Mapping[str, Any] | None = None,
+        counts_values: bool = False,
     ):
         """Prepares sampling; nothing is compiled yet.
 
@@ -55,9 +62,14 @@ class Samples:
           config: the whole config.
           progress: called at every step of the solver, for each batch.
           programs: cache of compiled programs, by the settings that they depend on.
+          given: values of conditions as Python objects, by keys of `sample`.
+          counts_values: as in `read_plan`.
         """
-        plan = sampling.read_plan(
-            config, trained.net, trained.classes, trained.tokenizer
+        plan = read_plan(
+            *(config, trained.net, trained.classes, trained.lexicon),
+            given=given,
+            examples=trained.examples,
+            counts_values=counts_values,
         )
         programs = {} if programs is None else programs
         # Reduce the batch to the number of images: two must not cost as much as 64.
@@ -73,7 +85,9 @@ class Samples:
         self._trained, self._progress, self._config = trained, progress, config
         self.labels, self.prompts = np.asarray(plan.request.label), plan.prompts
         self._request, self.groups = plan.request, plan.groups
+        self.titles = plan.titles
         self.size, self.windows = sampler.size, sampler.windows
+        self.pictures = pictures.draw_conditions(plan.request, self.size)
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
         self._advice = advise(config, sampler.windows, "sample.size", batch_size)
@@ -91,7 +105,16 @@ class Samples:
             "steps": self._config.sample.steps,
             "guidance": self.guidance,
             "weights": self._config.sample.weights,
+            **self._describe_conditions(),
         }
+
+    def _describe_conditions(self) -> dict[str, Any]:
+        """Returns the weights of single conditions and the files of their values."""
+        c = self._config.sample
+        weights = {f"guidance_of.{k}": w for k, w in c.guidance_of.items()}
+        files = {key: c[key] for key in readers.KEYS if key != "prompts"}
+        found = weights | files
+        return {key: value for key, value in found.items() if value is not None}
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         """Yields the images in batches."""

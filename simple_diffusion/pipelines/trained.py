@@ -1,13 +1,16 @@
 """A trained model: its network, its weights, and their devices."""
 
 import dataclasses
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 
 from simple_diffusion.build.codec import PIXELS
+from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.network import Network
-from simple_diffusion.core.types import Codec, Weights
-from simple_diffusion.data.text.tokenizer import Tokenizer
+from simple_diffusion.core.types import Codec, Request, Weights
+
+Examples = Callable[[int, tuple[int, int]], Request]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Trained:
     step: of the checkpoint.
     weak: the weaker model for guidance; None without one.
     codec: to and from the space of the model.
-    tokenizer: of its prompts; None for a model without text.
+    lexicon: words and names that its conditions know.
+    examples: (number, height and width) -> a request for images like so many held-out
+      examples; None where there is no data source.
     """
 
     net: Network
@@ -31,4 +36,5 @@ class Trained:
     step: int | None = None
     weak: Network | None = None
     codec: Codec = PIXELS
-    tokenizer: Tokenizer | None = None
+    lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
+    examples: Examples | None = None

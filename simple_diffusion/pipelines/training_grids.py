@@ -9,9 +9,11 @@ from etils import epath
 from simple_diffusion.build import sampling
 from simple_diffusion.core import console, files, images, memory
 from simple_diffusion.core.options import Config
-from simple_diffusion.core.types import Request, Weights
+from simple_diffusion.core.types import Weights
 from simple_diffusion.pipelines import image_grids
 from simple_diffusion.pipelines.programs import Drawer, make_drawer
+from simple_diffusion.pipelines.requests import pictures
+from simple_diffusion.pipelines.requests.plan import Plan, read_plan
 from simple_diffusion.pipelines.sampling import advise
 from simple_diffusion.pipelines.trained import Trained
 
@@ -38,7 +40,7 @@ class TrainingGrids:
         """
         sampling.check_weights_are_tracked(config)
         net, mesh = trained.net, trained.mesh
-        plan = sampling.read_plan(config, net, trained.classes, trained.tokenizer)
+        plan = _read_plan(config, trained)
         self.sampler = sampling.build_sampling(
             config, net, mesh=mesh, codec=trained.codec
         )
@@ -52,7 +54,12 @@ class TrainingGrids:
             for size, sampler in extra.items()
         }
         self._folder, self._batch = folder, plan.batch_size
-        self._request, self._groups = plan.request, plan.groups
+        self._plan = plan
+        # Maps of a condition have the size of the images.
+        self._extra_plans = {
+            name: _read_plan(config, trained, sampler.size)
+            for name, sampler in extra.items()
+        }
         self.paths = [folder / files.SAMPLES, *map(self._path_of, extra)]
 
     def write(
@@ -73,13 +80,13 @@ class TrainingGrids:
         path = self._folder / f"{FOLDER}/step_{step:07d}.png"
         if is_last:
             path = self._folder / files.SAMPLES
-        first = self._request.at(slice(self._batch))
-        request = self._request if is_last else first
-        shown = {"samples": self._draw(path, self.drawer, weights, request)}
+        count = None if is_last else self._batch
+        shown = {"samples": self._draw(path, self.drawer, weights, self._plan, count)}
         console.print_line(f"samples of step {step}: {path}")
         for size, drawer in self._extra.items() if is_last else ():
             path = self._path_of(size)
-            grid = self._draw(path, drawer, weights, first)
+            plan = self._extra_plans[size]
+            grid = self._draw(path, drawer, weights, plan, self._batch)
             shown[f"samples_{size}"] = grid
             console.print_line(f"samples at {size}: {path}")
         if show is not None:
@@ -89,12 +96,31 @@ class TrainingGrids:
         return self._folder / f"samples_{size}.png"
 
     def _draw(
-        self, path: epath.Path, drawer: Drawer, weights: Weights, request: Request
+        self,
+        path: epath.Path,
+        drawer: Drawer,
+        weights: Weights,
+        plan: Plan,
+        count: int | None,
     ) -> np.ndarray:
-        groups = self._groups[: len(request.label)]
+        """Writes and returns the grid of the first images of a plan, or of all."""
+        request = plan.request.at(slice(count))
         with memory.explain(self._advice):
-            pictures = np.concatenate(list(drawer(weights, request)))
-        grid = image_grids.render_grid(pictures, groups)
+            samples = np.concatenate(list(drawer(weights, request)))
+        shown = pictures.draw_conditions(request, samples.shape[1:3])
+        grid = image_grids.render_grid(
+            pictures.join(shown, samples), plan.groups[:count]
+        )
         if jax.process_index() == 0:
             images.write_png(path, grid)
         return grid
+
+
+def _read_plan(
+    config: Config, trained: Trained, size: tuple[int, int] | None = None
+) -> Plan:
+    return read_plan(
+        *(config, trained.net, trained.classes, trained.lexicon),
+        examples=trained.examples,
+        size=size,
+    )

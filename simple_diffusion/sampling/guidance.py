@@ -5,7 +5,7 @@ an affine combination, so guiding x_hat is guiding eps or v. Clipping is not aff
 guide first, then clip, as in `clip_static(guide(strong, weak, 2.0))`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,10 +34,10 @@ def guide(strong: DenoiseFn, weak: DenoiseFn, weight: Weight) -> DenoiseFn:
 
     def denoise(z_t: Image, logsnr: LogSNR) -> Image:
         return _apply_guidance(
-            weight,
+            (weight,),
             logsnr,
             alone=lambda: strong(z_t, logsnr),
-            both=lambda: (strong(z_t, logsnr), weak(z_t, logsnr)),
+            all_of=lambda: (weak(z_t, logsnr), strong(z_t, logsnr)),
         )
 
     return denoise
@@ -59,16 +59,47 @@ def classifier_free(
       null_cond: the same fields with their null values.
       weight: as for `guide`; where it is 1 the batch is not doubled.
     """
+    return compose(bind, (null_cond, cond), (weight,))
+
+
+def compose(
+    bind: Callable[[Conditioning], DenoiseFn],
+    conds: Sequence[Conditioning],
+    weights: Sequence[Weight],
+) -> DenoiseFn:
+    """Returns guidance with a weight for each condition, in one call of the network.
+
+    The conditions are added one after the other: with x_0 the estimate without any and
+    x_i the one with the first i of k conditions,
+
+        x = x_0 + sum_i w_i (x_i - x_{i-1}) = x_k + sum_i (w_i - 1) (x_i - x_{i-1}).
+
+    Weight 1 everywhere gives x_k, weights that are all w give x_0 + w (x_k - x_0).
+    Source: InstructPix2Pix (arXiv 2211.09800), section 3.2.1, for any k.
+
+    Args:
+      bind: conditioning -> denoise function, one network for all.
+      conds: k + 1 conditionings of the same fields, from none of the conditions to all.
+      weights: of the k conditions; numbers, or functions of logsnr that are 1 for the
+        whole batch at the same noise levels, where only `conds[-1]` is called.
+    """
+    count = len(conds)
+    if len(weights) != count - 1 or count < 2:
+        raise ValueError(f"{count} conditionings need {count - 1} weights")
 
     def denoise(z_t: Image, logsnr: LogSNR) -> Image:
-        def both() -> tuple[Image, Image]:
-            conds = jax.tree.map(_interleave, cond, null_cond)
-            x = bind(conds)(_interleave(z_t, z_t), _interleave(logsnr, logsnr))
-            pairs = x.reshape(-1, 2, *x.shape[1:])
-            return pairs[:, 0], pairs[:, 1]
+        def all_of() -> list[Image]:
+            joined = jax.tree.map(_interleave, *conds[::-1])
+            z, level = (_interleave(*(v,) * count) for v in (z_t, logsnr))
+            x = bind(joined)(z, level)
+            sets = x.reshape(-1, count, *x.shape[1:])
+            return [sets[:, k] for k in reversed(range(count))]
 
         return _apply_guidance(
-            weight, logsnr, alone=lambda: bind(cond)(z_t, logsnr), both=both
+            weights,
+            logsnr,
+            alone=lambda: bind(conds[-1])(z_t, logsnr),
+            all_of=all_of,
         )
 
     return denoise
@@ -116,26 +147,27 @@ def clip_dynamic(denoise: DenoiseFn, percentile: float = 0.995) -> DenoiseFn:
 
 
 def _apply_guidance(
-    weight: Weight,
+    weights: Sequence[Weight],
     logsnr: LogSNR,
     alone: Callable[[], Image],
-    both: Callable[[], tuple[Image, Image]],
+    all_of: Callable[[], Sequence[Image]],
 ) -> Image:
-    def combine(w: Any) -> Image:
-        strong, weak = both()
-        # Not weak + w (strong - weak): this form gives exactly strong for w = 1.
-        return strong + (w - 1.0) * (strong - weak)
+    def combine(numbers: Sequence[Any]) -> Image:
+        x = all_of()
+        # Not x_0 + w (x_1 - x_0): this form gives exactly the last for w = 1.
+        total = x[-1]
+        for w, before, after in zip(numbers, x, x[1:], strict=False):
+            total = total + (w - 1.0) * (after - before)
+        return total
 
-    if not callable(weight):
-        return alone() if weight == 1.0 else combine(weight)
-    w = weight(logsnr)
-    return jax.lax.cond(
-        jnp.all(w == 1.0),
-        alone,
-        lambda: combine(w.reshape(-1, 1, 1, 1)),
-    )
+    values = [w(logsnr) if callable(w) else w for w in weights]
+    if not any(map(callable, weights)):
+        return alone() if all(v == 1.0 for v in values) else combine(values)
+    is_off = jnp.stack([jnp.all(jnp.asarray(v) == 1.0) for v in values]).all()
+    columns = [jnp.reshape(v, (-1, 1, 1, 1)) for v in values]
+    return jax.lax.cond(is_off, alone, lambda: combine(columns))
 
 
-def _interleave(a: Array, b: Array) -> Array:
-    # a0 b0 a1 b1 ...: both of a pair stay on the same device of a split batch.
-    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+def _interleave(*parts: Array) -> Array:
+    # a0 b0 a1 b1 ...: those of an image stay on the same device of a split batch.
+    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])

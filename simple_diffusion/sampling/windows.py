@@ -32,7 +32,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from simple_diffusion.core.types import Conditioning, DenoiseFn
 
@@ -57,7 +57,8 @@ def fuse_windows(
     group and of a few arrays of the size of the image.
 
     A window has the conditioning of its image, except for `box`, which becomes the box
-    of the window, and `image`, which is cut like z_t. A network that depends on the
+    of the window, and for `image` and fields [b, h, w, ...] of the height and width of
+    z_t, which are cut like z_t. A network that depends on the
     position needs the box of all of z_t: (0, 0, 1, 1) for a full image.
 
     Args:
@@ -210,9 +211,9 @@ def _groups(total: int, batch: int, devices: int) -> tuple[int, int]:
 
 
 def _cut(
-    images: Image, at: Int[Array, "n 3"], size: tuple[int, int]
-) -> Float[Array, "n window_h window_w c"]:
-    def one(at: Int[Array, "3"]) -> Float[Array, "window_h window_w c"]:
+    images: Shaped[Array, "b h w c"], at: Int[Array, "n 3"], size: tuple[int, int]
+) -> Shaped[Array, "n window_h window_w c"]:
+    def one(at: Int[Array, "3"]) -> Shaped[Array, "window_h window_w c"]:
         shape = (1, *size, images.shape[-1])
         return jax.lax.dynamic_slice(images, (*at, 0), shape)[0]
 
@@ -234,7 +235,12 @@ def _add(
 
 
 def _part(cond: Conditioning, at: Int[Array, "n 3"], tiling: _Tiling) -> Conditioning:
-    part = jax.tree.map(lambda a: a[at[:, 0]], replace(cond, image=None))
+    spatial = {name: v for name, v in cond.fields.items() if _is_map(v, tiling)}
+    others = {name: v for name, v in cond.fields.items() if name not in spatial}
+    part = replace(cond, image=None, fields=others)
+    part = jax.tree.map(lambda a: a[at[:, 0]], part)
+    cut = {name: _cut_map(v, at, tiling.size) for name, v in spatial.items()}
+    part = replace(part, fields={**part.fields, **cut})
     if part.box is not None:
         low, extent = part.box[:, :2], part.box[:, 2:] - part.box[:, :2]
         ends = (at[:, 1:], at[:, 1:] + jnp.array([tiling.size]))
@@ -246,6 +252,16 @@ def _part(cond: Conditioning, at: Int[Array, "n 3"], tiling: _Tiling) -> Conditi
     if cond.image is not None:
         part = replace(part, image=_cut(cond.image, at, tiling.size))
     return part
+
+
+def _is_map(value: Array, tiling: _Tiling) -> bool:
+    return value.ndim in (3, 4) and value.shape[1:3] == tiling.full_size
+
+
+def _cut_map(value: Array, at: Int[Array, "n 3"], size: tuple[int, int]) -> Array:
+    if value.ndim == 4:
+        return _cut(value, at, size)
+    return _cut(value[..., None], at, size)[..., 0]
 
 
 def _pair(window: int | tuple[int, int]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from simple_diffusion.configs import base, conditions, networks
 
-SUBSECTIONS = ("schedule", "patches", "text")
+SUBSECTIONS = ("schedule", "patches", "guidance_of", *conditions.KINDS)
 
 
 class Case(NamedTuple):
@@ -56,8 +56,12 @@ def all_keys() -> Iterator[str]:
     config = base.default()
     for section, keys in config.items():
         if section != "model":
-            yield from (f"{section}.{key}" for key in keys if key not in SUBSECTIONS)
-    yield from (f"conditions.text.{key}" for key in conditions.text())
+            # A condition is a section; sample.image is the file of an image.
+            sub = SUBSECTIONS if section != "sample" else ("guidance_of",)
+            yield from (f"{section}.{key}" for key in keys if key not in sub)
+    yield from (f"sample.guidance_of.{key}" for key in config.sample.guidance_of)
+    for name, section in conditions.KINDS.items():
+        yield from (f"conditions.{name}.{key}" for key in section())
     yield from (f"data.patches.{key}" for key in base.patches(8, 16))
     for kind, section in kinds(networks).items():
         yield from (f"model:{kind}.{key}" for key in section)

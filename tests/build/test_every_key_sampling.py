@@ -18,6 +18,7 @@ from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.modes import export
 from simple_diffusion.pipelines import open_run
 from simple_diffusion.pipelines import sampling as sampling_pipeline
+from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.training import checkpoint
 from tests.build.every_key import Case, check, tiny, write_images
 
@@ -48,7 +49,7 @@ def looking(config, answer=None):
 def drawing(config):
     """The images of a batch, all calls of the network, and what is said of them."""
     net, calls = looking(config)
-    plan = sampling.read_plan(config, net, NAMES)
+    plan = read_plan(config, net, NAMES)
     how = sampling.build_sampling(config, net)
     labels = jnp.asarray(plan.request.label[: plan.batch_size])
     index, seed = jnp.arange(len(labels)), jnp.full(len(labels), how.seed, jnp.uint32)

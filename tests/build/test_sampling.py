@@ -9,6 +9,7 @@ from simple_diffusion.build import diffusion, image_geometry, network, sampling
 from simple_diffusion.configs import base, networks
 from simple_diffusion.core.types import Request, Weights
 from simple_diffusion.diffusion import process
+from simple_diffusion.pipelines.requests.plan import read_plan
 
 
 def tiny(num_classes=3):
@@ -43,7 +44,7 @@ def test_a_class_that_does_not_exist_lists_those_that_do(text):
 def test_labels_cycle_through_the_classes():
     config, net = tiny()
     config.sample.count = 5
-    plan = sampling.read_plan(config, net, ("a", "b", "c"))
+    plan = read_plan(config, net, ("a", "b", "c"))
     assert plan.request.label.tolist() == [0, 1, 2, 0, 1]
 
 

@@ -18,6 +18,12 @@ from tests.build import every_key
 
 # Keys whose text is no name out of a list, or is checked where it is used.
 ANY_TEXT = {"evaluate.labels", "export.dtype"}
+# Names of fields, which the data source knows.
+ANY_TEXT |= {
+    "conditions.semantic.map",
+    "conditions.image.map",
+    "conditions.vector.vector",
+}
 
 
 def build(config):
@@ -55,8 +61,9 @@ def configure(name):
             config.diffusion.schedule = every_key.kinds(base)[kind]
         elif section == "data.patches":
             config.data.patches = base.patches(8, 16)
-        elif section == "conditions.text":
-            config.conditions.text = conditions.text()
+        elif section.startswith("conditions."):
+            kind = section.removeprefix("conditions.")
+            config.conditions[kind] = conditions.KINDS[kind]()
     return config, f"{section}.{key}"
 
 

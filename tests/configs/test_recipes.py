@@ -20,12 +20,14 @@ from simple_diffusion.build import (
 )
 from simple_diffusion.build import evaluation as build_evaluation
 from simple_diffusion.build.conditioning import field_conditions
+from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
-from simple_diffusion.core.types import Batch
+from simple_diffusion.core.types import Batch, Request
 from simple_diffusion.data.text import words
 from simple_diffusion.modes import export
 from simple_diffusion.nets.conditioning import specs
+from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.pipelines.sampling import choose_output
 from simple_diffusion.training import sharding, state, step
 from tests.vectors import vector
@@ -38,6 +40,10 @@ CELEBA = ("ours", "paper", "ours_center", "paper_center")
 RECIPES = [
     "quickstart",
     "digits",
+    "scenes_inpainting",
+    "scenes_layout",
+    "scenes_semantic",
+    "scenes_superresolution",
     "scenes_text",
     *(f"imagenet{r}:{v}" for r, v in IMAGENET),
     *(f"anyres_{r}:{v}" for r, v in ANYRES),
@@ -97,10 +103,8 @@ def sections(config, path="config"):
 
 
 def build_everything(config):
-    tokens = None
-    if config.conditions.text is not None:
-        tokens = words.make_tokenizer(["a red boat"])
-        field_conditions.build_encoders(config, tokens)
+    names = Lexicon(words.make_tokenizer(["a red boat"]))
+    field_conditions.build_encoders(config, names)
     try:
         data.open_data(config)
     except ValueError as error:
@@ -113,7 +117,8 @@ def build_everything(config):
     training.build_averages(config)
     net = network.build_network(config, classes(config))
     diffusion.build_objective(config, net)
-    sampling.read_plan(config, net, (), tokens)
+    held_out = lambda count, size: Request(np.zeros(count, np.int32))  # noqa: E731
+    read_plan(config, net, (), names, examples=held_out)
     sampling.read_checkpoint_choice(config)
     export.plan(config)
     choose_output(config, epath.Path("no_workdir"))

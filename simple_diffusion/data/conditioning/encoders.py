@@ -75,9 +75,12 @@ class ObjectsEncoder:
 
     The arrays are "objects.box" [k, 4], "objects.category" [k] and "objects.present"
     [k], which is False for padding.
+
+    classes: number of classes; None: any.
     """
 
     maximum: int
+    classes: int | None = None
     name: str = "objects"
     needs: frozenset[str] = frozenset({"objects"})
 
@@ -96,6 +99,7 @@ class ObjectsEncoder:
         """Returns the arrays; see `Encoder`."""
         assert example.objects is not None
         box, category = example.objects
+        _check_classes("objects", category, self.classes, low=0)
         area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
         kept = np.sort(np.argsort(-area, kind="stable")[: self.maximum])
         count = len(kept)
@@ -116,11 +120,13 @@ class MapEncoder:
     map: its name.
     channels: its last axis.
     dtype: int32 for class ids, uint8 or float32.
+    classes: number of classes; None: any. -1 is a pixel without one.
     """
 
     map: str
     channels: int = 1
     dtype: str = "int32"
+    classes: int | None = None
 
     @property
     def name(self) -> str:
@@ -154,7 +160,20 @@ class MapEncoder:
                 f"map {self.map}: has {values.shape[2]} channels, where "
                 f"{self.channels} are expected"
             )
+        _check_classes(f"map {self.map}", values, self.classes, low=-1)
         return {self.name: values.astype(self.dtype)}
+
+
+def _check_classes(
+    what: str, values: np.ndarray, classes: int | None, low: int
+) -> None:
+    if classes is None or not values.size:
+        return
+    for value in (int(values.min()), int(values.max())):
+        if not low <= value < classes:
+            raise UnsuitableImage(
+                f"{what}: has the class {value}, where 0 to {classes - 1} are expected"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

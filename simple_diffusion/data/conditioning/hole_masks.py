@@ -82,7 +82,7 @@ def check_shares(kinds: Mapping[str, float]) -> None:
     Raises:
       ValueError: a kind is unknown, a share is negative, or none is above 0.
     """
-    key = f"conditions.inpainting.kinds={dict(kinds)}"
+    key = f"conditions.inpainting.holes={dict(kinds)}"
     if unknown := sorted(kinds.keys() - _DRAW.keys()):
         raise ValueError(
             f"{key}: {', '.join(unknown)} is no kind of hole; there are "

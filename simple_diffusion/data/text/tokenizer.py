@@ -112,6 +112,10 @@ class Tokenizer:
         encodings = self.model.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def decode(self, ids: Int[np.ndarray, "n"]) -> str:
+        """Returns the text of ids, as far as they tell it; "" for padding alone."""
+        return self.model.decode([i for i in ids.tolist() if i != self.pad_id])
+
     def tokens(self, ids: Int[np.ndarray, "n"]) -> list[str]:
         """Returns the tokens of these ids as the vocabulary spells them."""
         return [self.model.id_to_token(i) for i in ids.tolist()]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from simple_diffusion.core.types import Conditioning
-from simple_diffusion.nets import transformer
+from simple_diffusion.nets import layers, transformer
 from simple_diffusion.nets.conditioning import maps, specs, tokens
 from simple_diffusion.nets.conditioning.specs import Size, Spec
 from simple_diffusion.nets.conditioning.tokens import Tokens
@@ -102,7 +102,8 @@ class Ports(nn.Module):
         match spec:
             case specs.Text():
                 text = tokens.Text(spec, self.style.attention, self.dtype, name=name)
-                return Effect(tokens=text(fields[name], dropped))
+                found = text(fields[name], dropped)
+                return Effect(tokens=found, vector=self._pool(spec, *found))
             case specs.TextFeatures():
                 text = tokens.TextFeatures(spec, self.dtype, name=name)
                 return Effect(tokens=text(part("features"), part("mask"), dropped))
@@ -128,6 +129,22 @@ class Ports(nn.Module):
             case specs.Vector():
                 vector = maps.Vector(self.vector_width, name=name)
                 return Effect(vector=vector(fields[name], dropped))
+
+    def _pool(
+        self,
+        spec: specs.Text,
+        features: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"],
+    ) -> Float[Array, "b k"] | None:
+        """Returns the vector of the mean of all tokens of a text."""
+        if not spec.pooled:
+            return None
+        mean = jnp.where(mask[..., None], features.astype(jnp.float32), 0).sum(1)
+        mean = mean / jnp.maximum(mask.sum(1), 1)[:, None]
+        # The mean of different tokens is small; what tells texts apart would be lost.
+        mean = layers.Norm("layer", name=f"{spec.name}_pooled_norm")(mean)
+        vector = maps.Vector(self.vector_width, name=f"{spec.name}_pooled")
+        return vector(mean, ~mask.any(1))
 
 
 def _check_names(cond: Conditioning, fields: list[str], names: list[str]) -> None:

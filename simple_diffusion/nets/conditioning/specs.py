@@ -5,7 +5,7 @@ under `name.part` if it has several. It enters the network by one or two ports:
 
     tokens   read by cross-attention        Text, TextFeatures, ClassToken, Layout
     image    joined to z_t by channels      SemanticMap, LowResolution, Inpainting, Map
-    vector   added to the embedding         LowResolution, Vector
+    vector   added to the embedding         LowResolution, Vector, Text (pooled)
 
 All conditions with tokens have the same width. For examples that `Conditioning.dropped`
 marks, the null takes the place of the value. What it is, is stated with each condition.
@@ -37,6 +37,8 @@ class Text:
       width: of the encoder and of its tokens.
       depth: blocks of the encoder.
       heads: a divisor of the width.
+      pooled: whether the mean of the tokens enters by the vector as well, as in Imagen
+        (arXiv 2205.11487, section 2.3). The vector of an empty text is learned.
       name: of the condition.
     """
 
@@ -45,6 +47,7 @@ class Text:
     width: int = 512
     depth: int = 4
     heads: int = 8
+    pooled: bool = False
     name: str = "text"
 
     def examples(self, batch: int, size: Size) -> Fields:

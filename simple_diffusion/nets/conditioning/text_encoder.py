@@ -52,7 +52,10 @@ class TextEncoder(nn.Module):
             raise ValueError(f"{n} tokens exceed length={self.length}")
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
-        init = nn.initializers.normal(0.02)
+        # Their sum has unit variance. What a block adds has about as much: of embeddings
+        # of 0.02, as in networks whose kernels start as small, it would leave nothing,
+        # and "left" could not be told from "right".
+        init = nn.initializers.normal(0.5**0.5)
         table = self.param("tokens", init, (self.vocabulary, self.width), jnp.float32)
         places = self.param("positions", init, (self.length, self.width), jnp.float32)
         x = jnp.take(table, ids, axis=0, mode="fill") + places[None, :n]

@@ -4,14 +4,11 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from simple_diffusion.build import data, evaluation, feature_networks, network, sampling
-from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Request
@@ -30,6 +27,7 @@ from simple_diffusion.pipelines.evaluation.comparison import (
     round_batch,
 )
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
+from simple_diffusion.pipelines.requests import held_out
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding, store
@@ -147,7 +145,13 @@ def _request(
     """Returns what the samples of an evaluation are to show."""
     net = trained.net
     if net.conditions:
-        return _request_of_held_out(config, comparison.dataset, trained, size, count)
+        if comparison.dataset is None:
+            raise ValueError(
+                "a model with conditions is evaluated on those of held-out images of "
+                "data.source, which cannot be opened"
+            )
+        examples = held_out.of_data(config, comparison.dataset, trained.mesh)
+        return examples(count, size)
     if label is not None:
         return Request(np.full(count, label, np.int32))
     if comparison.plan.labels == "as_data":
@@ -157,33 +161,6 @@ def _request(
         return Request(np.resize(reference_labels, count))
     classes = list(range(max(1, net.num_classes)))
     return Request(generate.balanced_labels(classes, count))
-
-
-def _request_of_held_out(
-    config: Config,
-    dataset: data.Data | None,
-    trained: Trained,
-    size: image_sets.Size,
-    count: int,
-) -> Request:
-    """Returns the conditions of held-out images, repeated if there are too few.
-
-    Raises:
-      ValueError: there is no data source.
-    """
-    if dataset is None:
-        raise ValueError(
-            "a model with conditions is evaluated on those of held-out images of "
-            "data.source, which cannot be opened"
-        )
-    batch_size = round_batch(evaluation.read_plan(config).batch_size, trained.mesh)
-    requests = []
-    for batch in dataset.full_images(count, batch_size, size):
-        batch = multihost_utils.process_allgather(batch, tiled=True)
-        request = field_conditions.request_of_batch(config, batch)
-        requests.append(request.at(np.asarray(batch.mask)))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *requests)
-    return joined.at(np.arange(count) % len(joined.label))
 
 
 def read_label(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:

@@ -11,18 +11,19 @@ from simple_diffusion.data.stored import image_paths
 from simple_diffusion.pipelines.restoration import photos
 
 Size = tuple[int, int]
+KEY = "restore.hole_mask"
 
 
-def check(text: str) -> None:
-    """Raises ValueError if `restore.hole_mask` has no valid form or does not exist."""
+def check(text: str, key: str = KEY) -> None:
+    """Raises ValueError if a hole mask has no valid form or does not exist."""
     kind, _, value = text.partition(":")
     if kind == "box":
-        parse_size(value, "restore.hole_mask=box")
+        parse_size(value, f"{key}=box")
     elif kind == "random":
-        _parse_share(value)
+        _parse_share(value, key)
     elif not Path(text).expanduser().exists():
         raise ValueError(
-            f"restore.hole_mask={text} does not exist; it must be an image, a folder "
+            f"{key}={text} does not exist; it must be an image, a folder "
             "with a mask of the same name for each input, box:HxW or random:SHARE"
         )
 
@@ -34,36 +35,38 @@ def load_hole_mask(
     stored: Size,
     seed: int,
     is_resized: bool,
+    key: str = KEY,
 ) -> Float[np.ndarray, "h w 1"]:
     """Returns a mask with 1 where an image must be filled, else 0.
 
     Args:
-      text: `restore.hole_mask`: an image, a folder of images, box:HxW for a hole in the
+      text: the value of `key`: an image, a folder of images, box:HxW for a hole in the
         middle, or random:SHARE of the pixels.
       name: of the image, relative to its folder and without suffix.
       size: height and width of the image and of the mask.
       stored: size of the image file, before `restore.size`; a mask file may have it.
       seed: of random masks.
       is_resized: whether a mask file may have any size, see `fit_hole`.
+      key: config key of the mask, for messages.
 
     Raises:
       ValueError: there is no such mask, its size is wrong, it is not binary, or it has
         one colour only.
       OSError: it cannot be read.
     """
-    check(text)
+    check(text, key)
     kind, _, value = text.partition(":")
     if kind in ("box", "random"):
         if kind == "box":
-            mask = _box(parse_size(value, "restore.hole_mask=box"), size)
+            mask = _box(parse_size(value, f"{key}=box"), size, key)
         else:
-            mask = _random(_parse_share(value), size, seed, name)
-        _check_not_uniform(mask, f"restore.hole_mask={text} in {name}")
+            mask = _random(_parse_share(value, key), size, seed, name)
+        _check_not_uniform(mask, f"{key}={text} in {name}")
         return mask
     path = Path(text).expanduser()
     if path.is_dir():
-        path = find_mask(path, name)
-    return fit_hole(photos.read(path).pixels, path, name, size, stored, is_resized)
+        path = find_mask(path, name, key)
+    return fit_hole(photos.read(path).pixels, path, name, size, stored, is_resized, key)
 
 
 def fit_hole(
@@ -73,6 +76,7 @@ def fit_hole(
     size: Size,
     stored: Size,
     is_resized: bool,
+    key: str = KEY,
 ) -> Float[np.ndarray, "H W 1"]:
     """Returns a mask with 1 where an image must be filled, else 0, from mask pixels.
 
@@ -84,6 +88,7 @@ def fit_hole(
       stored: as in `load_hole_mask`.
       is_resized: whether images are cropped and resized to `size`; a mask that has the
         shape of its image, larger or smaller, then is as well, by nearest neighbours.
+      key: config key of the mask, for messages.
 
     Raises:
       ValueError: its size is wrong, it is not only black and white, or only one of
@@ -95,26 +100,26 @@ def fit_hole(
     if mask.shape[:2] != size:
         # The size that the image has before it is resized.
         rows, columns = stored if is_resized else size
+        size_key = key.replace("hole_mask", "size")
         hint = (
-            "restore.size resizes masks together with their images, so both must have "
+            f"{size_key} resizes masks together with their images, so both must have "
             "one ratio of height to width"
             if is_resized
-            else "with restore.size=HxW a mask that is larger or smaller is resized"
+            else f"with {size_key}=HxW a mask that is larger or smaller is resized"
         )
         raise ValueError(
-            f"restore.hole_mask: {source} has {h}x{w} pixels, {name} has "
-            f"{rows}x{columns}; {hint}"
+            f"{key}: {source} has {h}x{w} pixels, {name} has {rows}x{columns}; {hint}"
         )
     grey_share = ((mask > 0) & (mask < 255)).any(axis=2).mean()
     if grey_share or np.ptp(mask, axis=2).any():
         raise ValueError(
-            f"restore.hole_mask: {source} must be only black (known) and white "
+            f"{key}: {source} must be only black (known) and white "
             f"(filled); {max(grey_share, 1e-4):.2%} of its pixels are neither. Store "
             "it as PNG, without soft edges"
         )
     hole = (mask[..., :1] == 255).astype(np.float32)
     resized = f", resized to {size[0]}x{size[1]}," if given != size else ""
-    _check_not_uniform(hole, f"restore.hole_mask: {source}{resized}")
+    _check_not_uniform(hole, f"{key}: {source}{resized}")
     return hole
 
 
@@ -138,7 +143,7 @@ def _check_not_uniform(hole: Float[np.ndarray, "h w 1"], what: str) -> None:
         )
 
 
-def find_mask(root: Path, name: str) -> Path:
+def find_mask(root: Path, name: str, key: str = KEY) -> Path:
     """Returns the mask file of an image: it has the same name and any suffix.
 
     Raises:
@@ -148,7 +153,7 @@ def find_mask(root: Path, name: str) -> Path:
         path = root / f"{name}{suffix}"
         if path.exists():
             return path
-    raise ValueError(f"restore.hole_mask={root} holds no mask named {name}")
+    raise ValueError(f"{key}={root} holds no mask named {name}")
 
 
 def _nearest(
@@ -163,10 +168,10 @@ def _nearest(
     return mask[(h - height + 1) // 2 + y][:, (w - width + 1) // 2 + x]
 
 
-def _box(hole: Size, size: Size) -> Float[np.ndarray, "h w 1"]:
+def _box(hole: Size, size: Size, key: str) -> Float[np.ndarray, "h w 1"]:
     if hole[0] > size[0] or hole[1] > size[1] or 0 in hole:
         raise ValueError(
-            f"restore.hole_mask=box:{hole[0]}x{hole[1]} does not fit into "
+            f"{key}=box:{hole[0]}x{hole[1]} does not fit into "
             f"{size[0]}x{size[1]} pixels"
         )
     mask = np.zeros((*size, 1), np.float32)
@@ -175,7 +180,7 @@ def _box(hole: Size, size: Size) -> Float[np.ndarray, "h w 1"]:
     return mask
 
 
-def _parse_share(value: str) -> float:
+def _parse_share(value: str, key: str) -> float:
     """Returns the share of random:SHARE."""
     try:
         share = float(value)
@@ -183,7 +188,7 @@ def _parse_share(value: str) -> float:
         share = -1.0
     if not 0 < share < 1:
         raise ValueError(
-            f"restore.hole_mask=random:{value} must be random:SHARE, with a share of "
+            f"{key}=random:{value} must be random:SHARE, with a share of "
             "the pixels between 0 and 1"
         )
     return share

@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 
 from simple_diffusion.build import data, diffusion, network
-from simple_diffusion.build.conditioning import field_conditions, prompts
+from simple_diffusion.build.conditioning import field_conditions, lexicon
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.configs import conditions
@@ -41,7 +41,8 @@ def batch_of(ids):
 
 
 def test_training_reads_the_tokens_of_captions(config, workdir):
-    opened, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    opened, found = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    tokens = found.tokenizer
     batch = next(opened.train(0))
     assert batch.fields["text"].shape == (8, 12)
     known = words.list_words(tokens)
@@ -50,16 +51,16 @@ def test_training_reads_the_tokens_of_captions(config, workdir):
     assert (batch.fields["text"] != 1).all() and batch.fields["text"].any(1).all()
     # The same captions, the same ids.
     _, again = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
-    assert again.describe() == tokens.describe()
+    assert again.tokenizer.describe() == tokens.describe()
 
 
 def test_a_tokenizer_in_the_workdir_is_used(config, workdir):
     made = words.make_tokenizer(["one two three"])
-    made.save(workdir / field_conditions.TOKENIZER)
-    _, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
-    assert tokens.describe() == made.describe()
-    loaded = field_conditions.load_tokenizer(config, workdir)
-    assert loaded.describe() == made.describe()
+    made.save(workdir / lexicon.TOKENIZER)
+    _, found = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    assert found.tokenizer.describe() == made.describe()
+    loaded = lexicon.load(config, workdir)
+    assert loaded.tokenizer.describe() == made.describe()
 
 
 def test_a_source_without_captions_is_an_error_that_names_those_with_them(
@@ -77,17 +78,17 @@ def test_the_words_of_a_folder_are_read_without_decoding_its_images(config, work
         (workdir / f"{k}.png").write_bytes(b"no image at all")
         (workdir / f"{k}.txt").write_text(caption)
     config.data.update(source=f"folder:{workdir}", holdout_fraction=0.0)
-    _, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
-    known = set(words.list_words(tokens))
+    _, found = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    known = set(words.list_words(found.tokenizer))
     # One of the four is held out; an empty caption makes its example bad.
     assert len(known & {"cat", "dogs", "dog"}) >= 2
 
 
 def test_without_conditions_there_is_no_tokenizer(workdir):
     config = tiny()
-    opened, tokens = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
-    assert tokens is None and next(opened.train(0)).fields == {}
-    assert field_conditions.load_tokenizer(config, workdir) is None
+    opened, found = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    assert found == lexicon.Lexicon() and next(opened.train(0)).fields == {}
+    assert lexicon.load(config, workdir) == found and found.to_files() == {}
 
 
 @pytest.mark.parametrize(("joint", "alone"), [(0.0, 0.0), (0.4, 0.0), (0.3, 0.2)])
@@ -161,29 +162,86 @@ def test_guidance_goes_from_the_null_through_the_prompt(config):
     np.testing.assert_allclose(estimate(3.0, asked), expected, atol=1e-4)
 
 
-def test_prompts_are_separated_or_lines_of_a_file(tmp_path):
-    assert prompts.parse_prompts("a boat;  two trees ", True) == ["a boat", "two trees"]
-    assert prompts.parse_prompts("", True) == [""]
-    assert prompts.parse_prompts(None, False) == []
-    path = tmp_path / "many.txt"
-    path.write_text("a boat; and a car\n\ntwo trees\n")
-    found = prompts.parse_prompts(str(path), True)
-    assert found == ["a boat; and a car", "two trees"]
-
-
-def test_prompts_that_cannot_be_are_errors_that_name_the_key(tmp_path):
-    with pytest.raises(ValueError, match="sample.prompts='a boat' is for a model"):
-        prompts.parse_prompts("a boat", False)
-    with pytest.raises(ValueError, match="sample.prompts must be set"):
-        prompts.parse_prompts(None, True)
-    (tmp_path / "none.txt").write_text("\n")
-    with pytest.raises(ValueError, match="holds no prompt"):
-        prompts.parse_prompts(str(tmp_path / "none.txt"), True)
-    with pytest.raises(FileNotFoundError):
-        prompts.parse_prompts(str(tmp_path / "missing.txt"), True)
-
-
 def test_the_encoder_of_captions_pads_and_cuts():
     tokens = words.make_tokenizer(["one two three"])
     assert isinstance(tokens, tokenizer.Tokenizer)
     assert tokens.encode(["two"], 4).ids.tolist() == [[4, 0, 0, 0]]
+
+
+def test_names_of_classes_are_stored_and_found(config, workdir):
+    config.conditions.text = None
+    config.conditions.layout = conditions.layout(18)
+    config.conditions.semantic = conditions.semantic(18)
+    _, found = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    found.save(workdir)
+    loaded = lexicon.load(config, workdir)
+    assert loaded.names == found.names and "car" in loaded.names["layout"]
+    number = loaded.find("layout", "car", "sample.layout", 18)
+    assert loaded.names["layout"][number] == "car"
+    assert loaded.find("layout", 3, "sample.layout", 18) == 3
+
+
+@pytest.mark.parametrize("name", ["layout", "semantic"])
+def test_another_number_of_classes_than_the_source_is_an_error(config, workdir, name):
+    config.conditions.text = None
+    config.conditions[name] = getattr(conditions, name)(10)
+    message = rf"conditions\.{name}\.classes=10, but the data source has 18: sky"
+    with pytest.raises(ValueError, match=message):
+        field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+
+
+def test_every_condition_reads_its_arrays_from_a_batch_of_scenes(config, workdir):
+    config.conditions.update(
+        layout=conditions.layout(18),
+        semantic=conditions.semantic(18),
+        low_resolution=conditions.low_resolution(2),
+        inpainting=conditions.inpainting(),
+        image=conditions.image("depth"),
+    )
+    config.conditions.low_resolution.augmentation = 0.5
+    config.conditions.layout.width = 8
+    opened, _ = field_conditions.open_data(config, data.SINGLE_PROCESS, workdir)
+    request = field_conditions.request_of_batch(config, next(opened.train(0)))
+    net = network.build_network(config, 0)
+    expected = {
+        name: value.shape
+        for spec in net.conditions
+        for name, value in spec.examples(8, (8, 8)).items()
+    }
+    assert {k: v.shape for k, v in request.fields.items()} == expected
+    # A request has the noise of the sampling, not of the training.
+    assert (request.fields["low_resolution.logsnr"] == np.inf).all()
+    assert np.abs(request.fields["image"]).max() <= 1
+    mask = request.fields["inpainting.mask"]
+    assert set(np.unique(mask)) == {0, 1}
+
+
+def steps_of(config, net, weak=None):
+    denoising = build_denoising(config, net, weak, guided=True, clip="none")
+    return denoising.steps, denoising.removed
+
+
+def test_conditions_of_one_weight_are_one_step_of_guidance(config):
+    config.conditions.layout = conditions.layout(3)
+    config.conditions.layout.width = 8
+    config.conditions.image = conditions.image("depth")
+    net = network.build_network(config, 4)
+    config.sample.guidance = 3.0
+    everything = ("classes", "text", "layout", "image")
+    assert steps_of(config, net) == (((everything, 3.0),), frozenset())
+    config.sample.guidance_of.update(classes=1.0, text=2.0, layout=2.0, image=0.0)
+    # Weight 1 before all others needs no estimate without the condition.
+    assert steps_of(config, net) == (((("text", "layout"), 2.0),), {"image"})
+    config.sample.guidance_of.update(image=5.0)
+    expected = (("text", "layout"), 2.0), (("image",), 5.0)
+    assert steps_of(config, net) == (expected, frozenset())
+
+
+def test_a_weight_for_a_missing_condition_is_an_error(config):
+    net = network.build_network(config, 0)
+    config.sample.guidance_of.layout = 2.0
+    with pytest.raises(ValueError, match=r"guidance_of\.layout=2: .* it has text"):
+        steps_of(config, net)
+    config.sample.guidance_of.update(layout=None, text=2.0)
+    with pytest.raises(ValueError, match=r"guidance_of .* sample\.guidance_workdir"):
+        steps_of(config, net, net)

@@ -174,7 +174,7 @@ def test_boxes_keep_away_from_the_edges():
     ],
 )
 def test_wrong_shares_are_an_error(kinds, problem):
-    with pytest.raises(ValueError, match=f"conditions.inpainting.kinds=.*{problem}"):
+    with pytest.raises(ValueError, match=f"conditions.inpainting.holes=.*{problem}"):
         draw((8, 8), 1, kinds)
 
 

@@ -46,5 +46,5 @@ def test_only_the_kinds_that_are_asked_for_are_drawn():
 
 
 def test_an_unknown_kind_is_an_error_that_names_the_key():
-    with pytest.raises(ValueError, match="conditions.inpainting.kinds=.*discs"):
+    with pytest.raises(ValueError, match="conditions.inpainting.holes=.*discs"):
         InpaintingEncoder({"discs": 1.0})

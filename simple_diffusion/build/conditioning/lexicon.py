@@ -1,0 +1,158 @@
+"""The words and names that the conditions of a model know, saved with a run."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from simple_diffusion.core import console, files
+from simple_diffusion.core.options import Config
+from simple_diffusion.data.errors import BadImage
+from simple_diffusion.data.sources import catalogue, protocols
+from simple_diffusion.data.sources.protocols import BatchSource, EncodedSource, Source
+from simple_diffusion.data.text import tokenizer, words
+from simple_diffusion.data.text.tokenizer import Tokenizer
+
+TOKENIZER = "tokenizer.json"  # in a workdir and in an export
+NAMES = "condition_names.json"
+FILES = (TOKENIZER, NAMES)
+# Captions that the vocabulary is made of, where a source has more.
+_CAPTIONS = 20_000
+_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Lexicon:
+    """The words and names that the conditions of a model know.
+
+    tokenizer: of captions; None for a model without text.
+    names: by condition, the names of its classes by number; () if they have none.
+    """
+
+    tokenizer: Tokenizer | None = None
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def to_files(self) -> dict[str, bytes]:
+        """Returns the contents of the files, by name; {} without such conditions."""
+        found = {}
+        if self.tokenizer is not None:
+            found[TOKENIZER] = self.tokenizer.to_json()
+        if self.names:
+            found[NAMES] = (json.dumps(self.names, indent=2) + "\n").encode()
+        return found
+
+    def save(self, folder: epath.Path) -> None:
+        """Writes the files into a folder, each atomically."""
+        for name, content in self.to_files().items():
+            with files.open_atomic(folder / name) as file:
+                file.write(content)
+
+    def find(self, condition: str, name: str | int, key: str, count: int) -> int:
+        """Returns the number of a class, given its name or number.
+
+        Args:
+          condition: that has the classes.
+          name: of the class, or its number.
+          key: config key of the value, for messages.
+          count: number of classes.
+
+        Raises:
+          ValueError: there is no such class.
+        """
+        names = self.names.get(condition, ())
+        if name in names:
+            return names.index(name)
+        text = str(name)
+        if text.isdecimal() and int(text) < count:
+            return int(text)
+        known = f"0 to {count - 1}" + (f", {', '.join(names)}" if names else "")
+        raise ValueError(f"{key} has the class {name!r}; known are {known}")
+
+
+def load(config: Config, folder: epath.Path) -> Lexicon:
+    """Returns the words and names of a run or an export.
+
+    Raises:
+      OSError: a file that the conditions need is missing.
+      ValueError: a file is damaged.
+    """
+    c = config.conditions
+    tokens = None if c.text is None else tokenizer.load(folder / TOKENIZER)
+    names: Mapping[str, Any] = {}
+    if c.layout is not None or c.semantic is not None:
+        names = json.loads((folder / NAMES).read_text())
+    return Lexicon(tokens, {name: tuple(value) for name, value in names.items()})
+
+
+def make(config: Config, source: Source, folder: epath.Path) -> Lexicon:
+    """Returns the words and names for a data source.
+
+    Args:
+      config: the whole config.
+      source: of the examples.
+      folder: the workdir. A tokenizer in it is used; otherwise one is made from the
+        captions of the source.
+
+    Raises:
+      ValueError: the source lacks captions, or its classes are not as many as the
+        config says.
+    """
+    c = config.conditions
+    names = {}
+    if c.layout is not None:
+        has_names = isinstance(source, protocols.ObjectSource)
+        found = source.category_names if has_names else ()
+        names["layout"] = _check_count("layout", c.layout.classes, found)
+    if c.semantic is not None:
+        maps = source.map_classes if isinstance(source, protocols.MapSource) else {}
+        found = tuple(maps.get(c.semantic.map, ()))
+        names["semantic"] = _check_count("semantic", c.semantic.classes, found)
+    tokens = None
+    if c.text is not None:
+        user = "conditions.text"
+        catalogue.check_fields(source, config.data.source, {"caption"}, user)
+        path = folder / TOKENIZER
+        if path.exists():
+            tokens = tokenizer.load(path)
+        else:
+            tokens = _make_tokenizer(c.text.vocabulary, source)
+    return Lexicon(tokens, names)
+
+
+def _check_count(name: str, count: int, found: Sequence[str]) -> tuple[str, ...]:
+    if found and len(found) != count:
+        shown = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+        raise ValueError(
+            f"conditions.{name}.classes={count}, but the data source has "
+            f"{len(found)}: {shown}"
+        )
+    return tuple(found)
+
+
+def _make_tokenizer(vocabulary: int, source: Source) -> Tokenizer:
+    """Returns the tokenizer of the words in the captions of a source."""
+    step = max(1, len(source) // _CAPTIONS)
+    numbers = range(0, min(len(source), step * _CAPTIONS), step)
+    # Two ids are not words: padding, and the unknown word.
+    return words.make_tokenizer(_read_captions(source, numbers), vocabulary - 2)
+
+
+def _read_captions(source: Source, numbers: Sequence[int]) -> Iterator[str]:
+    """Yields the captions of some examples; skips those that cannot be read."""
+    source = protocols.select_fields(source, {"caption"})
+    with console.show_progress("reading captions", len(numbers), "captions") as show:
+        for at in range(0, len(numbers), _BATCH):
+            rows = numbers[at : at + _BATCH]
+            if isinstance(source, BatchSource):
+                size = 1, 1  # only the captions are needed
+                found = source.read_batch(np.asarray(rows), size, fields=("caption",))
+                yield from found.caption or ()
+            elif isinstance(source, EncodedSource):  # without decoding the images
+                for number in rows:
+                    with contextlib.suppress(BadImage):
+                        yield source.read_stored(number).caption or ""
+            show(at + len(rows))

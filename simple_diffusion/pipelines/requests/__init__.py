@@ -1,0 +1,1 @@
+"""What samples are to show: values of conditions, from users or held-out examples."""
