@@ -22,7 +22,7 @@ import optax
 import simple_diffusion
 from benchmarks import protocol
 from simple_diffusion.core import images
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import captions, scenes
 from simple_diffusion.data.scenes.scene_classes import CLASSES
 
 COUNTS = 10
@@ -79,7 +79,11 @@ def make_set(size: tuple[int, int], first: int, count: int, split: str) -> Set:
         "count": found.count,
         "position": found.place,
     }
-    return Set(scenes.render(found, *size), scenes.captions(found), attributes)
+    return Set(
+        scenes.render(found, *size),
+        captions.write(found, captions.SENTENCE),
+        attributes,
+    )
 
 
 def train(size: tuple[int, int], steps: int = STEPS) -> Any:

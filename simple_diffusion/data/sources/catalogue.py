@@ -12,7 +12,7 @@ from etils import epath
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import records_source, shards
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 from simple_diffusion.data.sources import (
     digits,
     folder,
@@ -116,7 +116,7 @@ def _open_source(
             "has none; use data.crop_box=None"
         )
     if spec == "scenes":
-        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split, channels)
+        return scenes_source.ScenesSource(seed, _SCENE_COUNTS[split], split, channels)
     if spec == "digits":
         return digits.DigitsSource(split, channels)
     if kind == "folder" and name:
