@@ -35,7 +35,7 @@ MAX_OBJECTS = 12  # that a scene may have
 FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 # What random numbers are for: those of one purpose say nothing about another's.
-_CONTENT, _ORDER, _WORDING = range(3)
+_CONTENT, _ORDER, _WORDING, _REPLACEMENT = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +85,11 @@ class Boxes(NamedTuple):
 
 
 def _keys(
-    seed: int, split: str, numbers: Shaped[np.ndarray, "n"], purpose: int
+    seed: int, split: str, numbers: Shaped[np.ndarray, "n"], *purpose: int
 ) -> UInt64[np.ndarray, "n"]:
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
-    return hash_words(seed % 2**64, SPLITS.index(split), purpose, numbers)
+    return hash_words(seed % 2**64, SPLITS.index(split), *purpose, numbers)
 
 
 def labels(seed: int, indices: Any, split: str = "train") -> Int32[np.ndarray, "b"]:
@@ -110,6 +110,7 @@ def describe(
     indices: Any,
     classes: Any = None,
     split: str = "train",
+    replacement: int = 0,
 ) -> Scenes:
     """Returns the scenes with these numbers; each depends on (seed, split, index) only.
 
@@ -118,6 +119,8 @@ def describe(
       indices: numbers from 0, [b].
       classes: class numbers [b] or one for all, where not those of the stream.
       split: "train" or "holdout", two streams without a scene in common.
+      replacement: 0 for the scenes of the stream; 1, 2, ... for others of the same
+        classes, to take instead of them.
     """
     indices = np.asarray(indices, np.int64).reshape(-1)
     if classes is None:
@@ -126,7 +129,8 @@ def describe(
         label = np.broadcast_to(np.asarray(classes, np.int32), indices.shape)
         if np.any((label < 0) | (label >= len(CLASSES))):
             raise ValueError(f"classes={classes} must be 0 to {len(CLASSES) - 1}")
-    random = hash_to_uniforms(_keys(seed, split, indices, _CONTENT))
+    purpose = (_REPLACEMENT, replacement) if replacement else (_CONTENT,)
+    random = hash_to_uniforms(_keys(seed, split, indices, *purpose))
     wording = to_uniform(_keys(seed, split, indices, _WORDING))
     facts = np.zeros((4, len(indices)), np.int32)
     drawings, order = [], []

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
-from simple_diffusion.data.scenes import captions, scenes
+from simple_diffusion.data.scenes import captions, combinations, scenes
 from simple_diffusion.data.scenes.scenes import FULL_IMAGE, Scenes
 from simple_diffusion.data.sources import protocols
 from simple_diffusion.data.sources.protocols import Examples
@@ -22,6 +22,8 @@ class ScenesSource:
       length: number of scenes.
       split: "train" or "holdout".
       channels: of the images: 1 is grey, 3 RGB, 4 RGB with transparency.
+      holds_out_combinations: whether the training scenes lack the combinations of
+        `combinations.is_held_out_combination`. All other scenes stay as they are.
 
     Attributes:
       class_names: the names of the classes.
@@ -41,6 +43,7 @@ class ScenesSource:
         length: int = 50_000,
         split: str = "train",
         channels: int = 3,
+        holds_out_combinations: bool = False,
     ):
         if length < 1:
             raise ValueError(f"length={length} must be at least 1")
@@ -52,6 +55,7 @@ class ScenesSource:
         self.split = split
         self.channels = channels
         self._length = length
+        self._is_reduced = holds_out_combinations and split == "train"
 
     def __len__(self) -> int:
         return self._length
@@ -61,6 +65,10 @@ class ScenesSource:
         indices = np.asarray(indices, np.int64)
         if np.any((indices < 0) | (indices >= self._length)):
             raise IndexError(f"index outside 0 to {self._length - 1}: {indices}")
+        if self._is_reduced:
+            return combinations.describe_without_held_out(
+                self.seed, indices, self.split
+            )
         return scenes.describe(self.seed, indices, split=self.split)
 
     def read(self, index: int, resolution: int) -> Example:

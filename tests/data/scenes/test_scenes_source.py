@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from simple_diffusion.data.scenes import captions, scenes
+from simple_diffusion.data.scenes import captions, combinations, scenes
 from simple_diffusion.data.scenes.scenes_source import ScenesSource
 
 
@@ -34,3 +34,17 @@ def test_captions_have_the_form_of_each_scene_and_are_true_of_it():
     few = scenes.describe(5, np.arange(40))
     assert read.caption == captions.write(few)
     assert source.read(7, 8).caption == captions.write(few)[7]
+
+
+def test_held_out_combinations_are_replaced_in_training_alone():
+    indices = np.arange(400)
+    size = 8, 8
+    for split in scenes.SPLITS:
+        plain = ScenesSource(3, 1000, split)
+        option = ScenesSource(3, 1000, split, holds_out_combinations=True)
+        one, other = (s.read_batch(indices, size) for s in (plain, option))
+        held_out = combinations.is_held_out_combination(plain.describe(indices))
+        changed = (one.image != other.image).any((1, 2, 3))
+        np.testing.assert_array_equal(changed, held_out & (split == "train"))
+        np.testing.assert_array_equal(one.label, other.label)
+        assert held_out.any()
