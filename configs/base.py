@@ -142,7 +142,8 @@ def default() -> ConfigDict:
     config.data = section(
         "data",
         dict(
-            # scenes | digits | folder:PATH | tar:PATH | records:PATH | tfds:NAME
+            # scenes | digits | folder:PATH | tar:PATH | records:PATH | tfds:NAME |
+            # scenes:held_out_combinations
             source="scenes",
             # Folder of TFDS datasets; None means the default of TFDS.
             data_dir=placeholder(str),

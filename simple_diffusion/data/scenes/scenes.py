@@ -5,42 +5,37 @@ size, caption, boxes, semantic map and depth map are all read off that descripti
 
     few = scenes.describe(seed=0, indices=np.arange(8))
     images = scenes.render(few, 64, 64)
-    print(scenes.captions(few))
+    print(captions.write(few))
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Float, Float32, Int32, Shaped, UInt8, UInt64
 
-from simple_diffusion.core.examples import Example, Objects
-from simple_diffusion.data import decode
+from simple_diffusion.core.examples import Objects
 from simple_diffusion.data import fields as example_fields
 from simple_diffusion.data.scenes import render as renderer
 from simple_diffusion.data.scenes import shapes
-from simple_diffusion.data.scenes.scene_classes import CLASSES
-from simple_diffusion.data.scenes.sketch import (
-    CATEGORIES,
-    COLOUR_NAMES,
-    Sketch,
-    assemble,
+from simple_diffusion.data.scenes.hashes import (
     hash_to_uniforms,
-    mix64,
+    hash_words,
+    to_uniform,
 )
-from simple_diffusion.data.sources import protocols
-from simple_diffusion.data.sources.protocols import Examples
+from simple_diffusion.data.scenes.scene_classes import CLASSES
+from simple_diffusion.data.scenes.sketch import CATEGORIES, COLOURS, Sketch, assemble
 
 CLASS_NAMES = tuple(CLASSES)
 CATEGORY_NAMES = CATEGORIES
+COLOUR_NAMES = tuple(COLOURS)
 SPLITS = ("train", "holdout")
 MAX_OBJECTS = 12  # that a scene may have
 
 FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
-_COUNT_WORDS = "no one two three four five six seven eight nine".split()
-_PLACES = ("on the left", "in the middle", "on the right")
+# What random numbers are for: those of one purpose say nothing about another's.
+_CONTENT, _ORDER, _WORDING, _REPLACEMENT = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +44,12 @@ class Scenes:
 
     label: class numbers, into `CLASS_NAMES`.
     count: how many there are of what the class counts.
-    colour, accent: numbers into `COLOUR_NAMES`; -1 where the class has none.
+    colour, accent: numbers into `COLOUR_NAMES`; -1 where the class has none. The colour
+      is that of the largest part that varies: of the sun, leaves, walls, sails, rock,
+      petals, fish, moon, paint, balloon, cactus, scarf. So a boat whose sails are red
+      is "a red boat"; its hull, of other colours than sails have, is the accent.
     place: 0 left, 1 middle, 2 right: where the object, or the group of them, is.
+    wording: a random number in [0, 1), which chooses the form of the caption.
     primitives: what to paint.
     """
 
@@ -59,6 +58,7 @@ class Scenes:
     colour: Int32[np.ndarray, "b"]
     accent: Int32[np.ndarray, "b"]
     place: Int32[np.ndarray, "b"]
+    wording: Float32[np.ndarray, "b"]
     primitives: shapes.Primitives
 
     def __len__(self) -> int:
@@ -85,15 +85,11 @@ class Boxes(NamedTuple):
 
 
 def _keys(
-    seed: int, split: str, numbers: Shaped[np.ndarray, "n"], purpose: int
+    seed: int, split: str, numbers: Shaped[np.ndarray, "n"], *purpose: int
 ) -> UInt64[np.ndarray, "n"]:
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
-    words = [seed % 2**64, SPLITS.index(split), purpose]
-    state = np.zeros(1, np.uint64)
-    for word in words:
-        state = mix64(state ^ np.array([word], np.uint64))
-    return mix64(state ^ numbers.astype(np.uint64))
+    return hash_words(seed % 2**64, SPLITS.index(split), *purpose, numbers)
 
 
 def labels(seed: int, indices: Any, split: str = "train") -> Int32[np.ndarray, "b"]:
@@ -105,7 +101,7 @@ def labels(seed: int, indices: Any, split: str = "train") -> Int32[np.ndarray, "
     n = len(CLASS_NAMES)
     block, place = np.divmod(np.asarray(indices, np.int64), n)
     slots = block[:, None] * n + np.arange(n)
-    order = np.argsort(_keys(seed, split, slots.ravel(), purpose=1).reshape(-1, n), 1)
+    order = np.argsort(_keys(seed, split, slots.ravel(), _ORDER).reshape(-1, n), 1)
     return np.take_along_axis(order, place[:, None], 1)[:, 0].astype(np.int32)
 
 
@@ -114,6 +110,7 @@ def describe(
     indices: Any,
     classes: Any = None,
     split: str = "train",
+    replacement: int = 0,
 ) -> Scenes:
     """Returns the scenes with these numbers; each depends on (seed, split, index) only.
 
@@ -122,6 +119,8 @@ def describe(
       indices: numbers from 0, [b].
       classes: class numbers [b] or one for all, where not those of the stream.
       split: "train" or "holdout", two streams without a scene in common.
+      replacement: 0 for the scenes of the stream; 1, 2, ... for others of the same
+        classes, to take instead of them.
     """
     indices = np.asarray(indices, np.int64).reshape(-1)
     if classes is None:
@@ -130,8 +129,9 @@ def describe(
         label = np.broadcast_to(np.asarray(classes, np.int32), indices.shape)
         if np.any((label < 0) | (label >= len(CLASSES))):
             raise ValueError(f"classes={classes} must be 0 to {len(CLASSES) - 1}")
-    keys = _keys(seed, split, indices, purpose=0)
-    random = hash_to_uniforms(keys)
+    purpose = (_REPLACEMENT, replacement) if replacement else (_CONTENT,)
+    random = hash_to_uniforms(_keys(seed, split, indices, *purpose))
+    wording = to_uniform(_keys(seed, split, indices, _WORDING))
     facts = np.zeros((4, len(indices)), np.int32)
     drawings, order = [], []
     for k, scene_class in enumerate(CLASSES.values()):
@@ -145,7 +145,12 @@ def describe(
                 fact[rows] = value
             drawings.append(sketch.finish())
             order.append(rows)
-    return Scenes(np.array(label), *facts, primitives=assemble(drawings, order))
+    return Scenes(
+        np.array(label),
+        *facts,
+        wording=wording,
+        primitives=assemble(drawings, order),
+    )
 
 
 def _classify_place(x: Any) -> Any:
@@ -278,93 +283,3 @@ def _full_boxes(
         box[:, k] = (ends / unit[:, None]).reshape(-1, 4)
         category[:, k] = np.where(part, p.category, 0).max(1)
     return box, category
-
-
-def captions(scenes: Scenes) -> list[str]:
-    """Returns a sentence for each scene, with class, count, colours and place."""
-    sentences = []
-    classes = list(CLASSES.values())
-    facts = scenes.label, scenes.count, scenes.colour, scenes.accent, scenes.place
-    for label, count, colour, accent, place in zip(
-        *(v.tolist() for v in facts), strict=True
-    ):
-        kind = classes[label]
-        sentence = (kind.caption_one if count == 1 else kind.caption_many).format(
-            count=_COUNT_WORDS[count],
-            colour=COLOUR_NAMES[colour],
-            accent=COLOUR_NAMES[accent],
-        )
-        sentences.append(f"{sentence[0].upper()}{sentence[1:]}, {_PLACES[place]}.")
-    return sentences
-
-
-class ScenesSource:
-    """Scenes as a source of labelled images; see `protocols.Source`.
-
-    Attributes:
-      class_names: the names of the classes.
-    """
-
-    fields = frozenset({"image", "label", "caption", "objects", "maps"})
-    category_names = CATEGORY_NAMES
-    map_classes: ClassVar = {"semantic": CATEGORY_NAMES, "instance": (), "depth": ()}
-
-    def __init__(
-        self,
-        seed: int = 0,
-        length: int = 50_000,
-        split: str = "train",
-        channels: int = 3,
-    ):
-        if length < 1:
-            raise ValueError(f"length={length} must be at least 1")
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
-        self.class_names = CLASS_NAMES
-        self.seed = seed
-        self.split = split
-        self.channels = channels
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def describe(self, indices: Sequence[int] | np.ndarray) -> Scenes:
-        """Returns the descriptions of these scenes; IndexError if one is outside."""
-        indices = np.asarray(indices, np.int64)
-        if np.any((indices < 0) | (indices >= self._length)):
-            raise IndexError(f"index outside 0 to {self._length - 1}: {indices}")
-        return describe(self.seed, indices, split=self.split)
-
-    def read(self, index: int, resolution: int) -> Example:
-        """Returns one image of exactly this resolution, with all fields."""
-        all_fields = protocols.list_fields(self)
-        size = resolution, resolution
-        return self.read_batch(np.array([index]), size, fields=all_fields).at(0)
-
-    def read_batch(
-        self,
-        indices: Int[np.ndarray, "b"],
-        size: tuple[int, int],
-        window: Float[np.ndarray, "b 4"] | None = None,
-        fields: Collection[str] = (),
-    ) -> Examples:
-        """Returns images, classes and other fields, much faster than one by one.
-
-        Args:
-          indices: numbers of the scenes.
-          size: height and width of the images.
-          window: the part of each scene to render, as in `render`.
-          fields: the other fields, as in `protocols.BatchSource`.
-        """
-        found = self.describe(indices)
-        part = FULL_IMAGE if window is None else window
-        wanted = {name for name in self.map_classes if f"map:{name}" in fields}
-        seen = maps(found, *size, part) if wanted else {}
-        return Examples(
-            decode.from_rgb(render(found, *size, part), self.channels),
-            found.label,
-            captions(found) if "caption" in fields else None,
-            objects(found, *size, part) if "objects" in fields else None,
-            {name: seen[name] for name in sorted(wanted)},
-        )

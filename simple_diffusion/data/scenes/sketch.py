@@ -10,9 +10,10 @@ from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int8, UInt64
+from jaxtyping import Float, Float32, Int, Int8
 
 from simple_diffusion.data.scenes import shapes
+from simple_diffusion.data.scenes.hashes import DRAWS
 
 COLOURS = {
     "red": (0.86, 0.14, 0.14),
@@ -51,7 +52,6 @@ CATEGORIES = (
 )
 
 SLOTS = 32
-DRAWS = 128  # random numbers that a picture may use
 
 # A light or a shadow on something: below shapes.OPAQUE, since it hides nothing.
 FAINT = 0.45
@@ -72,20 +72,6 @@ _FIELDS = {
     "opacity": slice(16, 17),
 }
 _ROW = 17
-
-
-def mix64(v: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
-    """Returns 64-bit words hashed one to one (SplitMix64)."""
-    v = v + np.uint64(0x9E3779B97F4A7C15)
-    v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return v ^ (v >> np.uint64(31))
-
-
-def hash_to_uniforms(keys: UInt64[np.ndarray, "n"]) -> Float32[np.ndarray, "k n"]:
-    """Returns `DRAWS` random numbers in [0, 1) for each key."""
-    words = mix64(keys + mix64(np.arange(DRAWS, dtype=np.uint64))[:, None])
-    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def mix(a: Colour, b: Colour, share: Number) -> Float[np.ndarray, "*n 3"]:

@@ -12,7 +12,7 @@ from etils import epath
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
 from simple_diffusion.data.records import records_source, shards
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 from simple_diffusion.data.sources import (
     digits,
     folder,
@@ -23,7 +23,12 @@ from simple_diffusion.data.sources import (
 from simple_diffusion.data.sources.protocols import Source, Split
 from simple_diffusion.data.stored import field_names, shard_paths
 
-_SPECS = "scenes, digits, folder:PATH, tar:PATH, records:PATH or tfds:NAME"
+# Scenes whose training split lacks some combinations of class, colour, count and place.
+SCENES_HELD_OUT = "scenes:held_out_combinations"
+_SPECS = (
+    "scenes, digits, folder:PATH, tar:PATH, records:PATH, tfds:NAME or "
+    f"{SCENES_HELD_OUT}"
+)
 # There are always more scenes; but a pass over the held-out ones has to end.
 _SCENE_COUNTS = {"train": 2**40, "holdout": 10_000}
 
@@ -69,8 +74,8 @@ def open_source(
     """Returns the source that `data.source` names.
 
     Args:
-      spec: "scenes", "digits", "folder:PATH", "tar:PATH", "records:PATH" or
-        "tfds:NAME".
+      spec: "scenes", "digits", "folder:PATH", "tar:PATH", "records:PATH",
+        "tfds:NAME" or "scenes:held_out_combinations".
       data_dir: the folder of prepared TFDS datasets; None for the default of TFDS.
       split: the examples to train on, or the held-out ones.
       seed: of the series of scenes.
@@ -110,13 +115,19 @@ def _open_source(
     channels: int,
 ) -> Source:
     kind, _, name = spec.partition(":")
-    if box is not None and spec in ("scenes", "digits"):
+    if box is not None and spec in ("scenes", SCENES_HELD_OUT, "digits"):
         raise DataError(
             f"data.crop_box={box} is cut out of stored images, and data.source={spec} "
             "has none; use data.crop_box=None"
         )
-    if spec == "scenes":
-        return scenes.ScenesSource(seed, _SCENE_COUNTS[split], split, channels)
+    if spec in ("scenes", SCENES_HELD_OUT):
+        return scenes_source.ScenesSource(
+            seed,
+            _SCENE_COUNTS[split],
+            split,
+            channels,
+            holds_out_combinations=spec == SCENES_HELD_OUT,
+        )
     if spec == "digits":
         return digits.DigitsSource(split, channels)
     if kind == "folder" and name:

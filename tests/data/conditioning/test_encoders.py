@@ -10,7 +10,7 @@ from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import feed, patches, pipeline
 from simple_diffusion.data.conditioning import encoders
 from simple_diffusion.data.errors import DataError, UnsuitableImage
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 from tests.data.test_pipeline import same, take, train
 from tests.data.test_skipping import Numbered
 
@@ -73,10 +73,10 @@ class Described(Numbered):
         return dataclasses.replace(example, **self.wrong.get(index, {}))
 
 
-class Scenes(scenes.ScenesSource):
+class Scenes(scenes_source.ScenesSource):
     """Scenes with a vector, too."""
 
-    fields = scenes.ScenesSource.fields | {"vectors"}
+    fields = scenes_source.ScenesSource.fields | {"vectors"}
 
     def read_batch(self, indices, size, window=None, fields=()):
         examples = super().read_batch(indices, size, window, fields)
@@ -146,7 +146,7 @@ def test_maps_and_boxes_follow_the_image_however_it_is_cropped(view):
 
 
 def test_scenes_are_cut_into_patches_with_their_fields():
-    source = scenes.ScenesSource(length=50)
+    source = scenes_source.ScenesSource(length=50)
     names = ("semantic", "instance")
     wanted = (encoders.ObjectsEncoder(12), *map(encoders.MapEncoder, names))
     large = dataclasses.replace(PATCHES, patch=32, smallest=40, largest=64)

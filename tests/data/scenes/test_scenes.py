@@ -1,13 +1,10 @@
-import re
-
 import numpy as np
 import pytest
 
-from simple_diffusion.data.scenes import scenes, sketch
+from simple_diffusion.data.scenes import captions, hashes, scenes, sketch
 from simple_diffusion.data.scenes.scene_classes import CLASSES
 
 N = len(scenes.CLASS_NAMES)
-WORDS = "zero one two three four five six seven eight nine".split()
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +18,7 @@ def test_a_scene_depends_on_seed_split_and_index_only(many):
     np.testing.assert_array_equal(
         scenes.render(again, 24, 24), scenes.render(many[rows], 24, 24)
     )
-    assert scenes.captions(again) == scenes.captions(many[rows])
+    assert captions.write(again) == captions.write(many[rows])
 
 
 @pytest.mark.parametrize("other", [{"seed": 8}, {"split": "holdout"}])
@@ -70,21 +67,6 @@ def test_the_class_can_be_chosen():
         scenes.describe(0, np.arange(2), classes=[0, N])
 
 
-def test_captions_name_class_count_colours_and_place(many):
-    named = {"sunset": "sunset", "boat": "sailing boat", "night": "night sky"}
-    for k, caption in enumerate(scenes.captions(many)):
-        name = scenes.CLASS_NAMES[many.label[k]]
-        assert re.fullmatch(
-            r"[A-Z][a-z ]+, (on the left|in the middle|on the right)\.", caption
-        )
-        words = caption.lower()
-        assert named.get(name, name) in words
-        assert scenes.COLOUR_NAMES[many.colour[k]] in words
-        if many.accent[k] >= 0:
-            assert scenes.COLOUR_NAMES[many.accent[k]] in words
-        assert WORDS[many.count[k]] in words
-
-
 def test_there_are_as_many_boxes_as_the_count_says(many):
     found = scenes.boxes(many)
     for k, label in enumerate(many.label):
@@ -103,7 +85,7 @@ def test_counts_sizes_and_colours_vary():
         assert len(np.unique(box.round(3), axis=0)) > 55
         colours = len(np.unique(few.colour))
         assert colours > 1 or scenes.CLASS_NAMES[label] == "cactus"
-        if list(CLASSES.values())[label].caption_many:
+        if list(CLASSES.values())[label].phrases.many:
             assert len(np.unique(few.count)) > 1
 
 
@@ -168,42 +150,8 @@ def test_images_of_a_class_are_more_alike_than_of_two_classes():
     assert (labels[distance.argmin(1)] == labels).mean() > 0.9
 
 
-def test_random_numbers_are_uniform_and_independent():
-    keys = np.arange(4096, dtype=np.uint64)
-    u = sketch.hash_to_uniforms(sketch.mix64(keys))
-    assert u.min() >= 0 and u.max() < 1
-    # Within five standard errors: 1/sqrt(12 n), and 1/sqrt(n) for correlations.
-    assert np.abs(u.mean(1) - 0.5).max() < 5 / np.sqrt(12 * 4096)
-    off = np.corrcoef(u) - np.eye(len(u))
-    assert np.abs(off).max() < 5 / np.sqrt(4096)
-    assert np.abs(np.corrcoef(u[:, :-1].ravel(), u[:, 1:].ravel())[0, 1]) < 0.01
-
-
-def test_the_source_reads_what_is_described():
-    source = scenes.ScenesSource(seed=5, length=100, split="holdout")
-    assert len(source) == 100 and source.class_names == scenes.CLASS_NAMES
-    batch = source.read_batch(np.array([17, 3]), (40, 40))
-    few = scenes.describe(5, [17, 3], split="holdout")
-    np.testing.assert_array_equal(batch.image, scenes.render(few, 40, 40))
-    np.testing.assert_array_equal(batch.label, few.label)
-    example = source.read(3, 40)
-    np.testing.assert_array_equal(example.image, batch.image[1])
-    assert example.label == batch.label[1] and isinstance(example.label, int)
-    assert batch.image.dtype == np.uint8 and batch.label.dtype == np.int32
-
-
-def test_what_the_source_does_not_have_is_an_error():
-    source = scenes.ScenesSource(length=10)
-    with pytest.raises(IndexError, match="0 to 9"):
-        source.read(10, 8)
-    with pytest.raises(ValueError, match="split='test' must be one of train, holdout"):
-        scenes.ScenesSource(split="test")
-    with pytest.raises(ValueError, match="length=0"):
-        scenes.ScenesSource(length=0)
-
-
 def test_a_class_that_needs_too_much_room_is_an_error():
-    drawing = sketch.Sketch(np.zeros((sketch.DRAWS, 1), np.float32))
+    drawing = sketch.Sketch(np.zeros((hashes.DRAWS, 1), np.float32))
     for _ in range(sketch.SLOTS + 1):
         drawing.disc(0.5, 0.5, 0.1, (1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="exceed"):

@@ -17,7 +17,10 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.fixture(params=["scenes", "digits", "folder", "records"])
+HELD_OUT = "scenes:held_out_combinations"
+
+
+@pytest.fixture(params=["scenes", HELD_OUT, "digits", "folder", "records"])
 def spec(request, photos, tmp_path):
     if request.param == "records":
         return f"records:{pictures.prepare(photos, tmp_path / 'records')}"
@@ -118,7 +121,7 @@ def test_a_crop_box_is_cut_out_of_every_stored_image(tmp_path):
     assert (example.image == pixels[2:18, 5:21]).all() and crop.box == (0, 0, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["scenes", "digits"])
+@pytest.mark.parametrize("name", ["scenes", HELD_OUT, "digits"])
 def test_a_crop_box_needs_stored_images(name):
     with pytest.raises(DataError, match=f"data.crop_box=.*data.source={name} has none"):
         catalogue.open_source(name, crop_box=(0, 0, 8, 8))
@@ -136,7 +139,8 @@ def test_digits_are_all_there_and_split_nine_to_one():
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "scene", "folder:", "tar:", "records:", "tfds:", "Digits", "http://x/y.png"],
+    ["", "scene", "folder:", "tar:", "records:", "tfds:", "Digits", "http://x/y.png"]
+    + ["scenes:", "scenes:held_out"],
 )
 def test_an_unknown_source_is_an_error_that_lists_the_known(spec):
     with pytest.raises(
