@@ -223,3 +223,47 @@ def test_everything_composes_inside_one_jitted_sample():
 
     x = jax.jit(draw)(keys)
     assert x.shape == (3, 4, 4, 2) and np.max(np.abs(x)) <= 1.0
+
+
+THIRD = Conditioning(label=jnp.array([5, 6, 7]), box=0.5 * jnp.ones((3, 4)))
+
+
+@pytest.mark.parametrize("weights", [(2.0, 3.0), (1.0, 4.0), (0.5, 1.0)])
+def test_conditions_are_added_one_after_the_other(weights):
+    network = Network()
+    conds = NULL, THIRD, COND
+    got = guidance.compose(network.bind, conds, weights)(Z, LOGSNR)
+    assert network.batches == [9]  # one call of three times the batch
+    x = [np.asarray(Network().bind(cond)(Z, LOGSNR)) for cond in conds]
+    first, second = weights
+    expected = x[0] + first * (x[1] - x[0]) + second * (x[2] - x[1])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_equal_weights_are_one_weight_of_all_conditions():
+    both = guidance.compose(Network().bind, (NULL, THIRD, COND), (3.0, 3.0))
+    once = guidance.classifier_free(Network().bind, COND, NULL, 3.0)
+    np.testing.assert_allclose(both(Z, LOGSNR), once(Z, LOGSNR), rtol=0, atol=1e-5)
+
+
+def test_weights_of_1_call_the_full_conditioning_alone():
+    network = Network()
+    got = guidance.compose(network.bind, (NULL, THIRD, COND), (1.0, 1.0))(Z, LOGSNR)
+    np.testing.assert_array_equal(got, Network().bind(COND)(Z, LOGSNR))
+    assert network.batches == [3]
+
+
+def test_weights_of_an_interval_decide_for_each_image():
+    weights = [guidance.interval(w, -1.0, 1.0) for w in (2.0, 3.0)]
+    got = guidance.compose(Network().bind, (NULL, THIRD, COND), weights)(Z, LOGSNR)
+    inside = guidance.compose(Network().bind, (NULL, THIRD, COND), (2.0, 3.0))
+    plain = Network().bind(COND)(Z, LOGSNR)
+    # Of the three levels -2, 0 and 1.5, the second is inside.
+    np.testing.assert_allclose(got[1], inside(Z, LOGSNR)[1], rtol=0, atol=1e-5)
+    for k in (0, 2):
+        np.testing.assert_allclose(got[k], plain[k], rtol=0, atol=1e-6)
+
+
+def test_each_step_needs_a_weight():
+    with pytest.raises(ValueError, match="3 conditionings need 2 weights"):
+        guidance.compose(Network().bind, (NULL, THIRD, COND), (1.0,))

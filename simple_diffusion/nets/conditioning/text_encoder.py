@@ -52,8 +52,8 @@ class TextEncoder(nn.Module):
             raise ValueError(f"{n} tokens exceed length={self.length}")
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
-        # Their sum has unit variance. What a block adds has about as much: of embeddings
-        # of 0.02, as in networks whose kernels start as small, it would leave nothing,
+        # Their sum has unit variance. What a block adds has about as much: embeddings
+        # of 0.02, as in networks whose kernels start as small, would be lost in it,
         # and "left" could not be told from "right".
         init = nn.initializers.normal(0.5**0.5)
         table = self.param("tokens", init, (self.vocabulary, self.width), jnp.float32)

@@ -111,7 +111,12 @@ def _read_answers(
     answers = {}
     for name in names:
         reader = readers.READERS[name]
-        own = {key: values[key] for key in reader.keys if key in values}
+        selected = {
+            key: readers.select(key, values[key], name)
+            for key in reader.keys
+            if key in values
+        }
+        own = {key: value for key, value in selected.items() if value is not None}
         if own:
             section, channels = config.conditions[name], config.data.channels
             ask = Ask(section, config.sample, own, lexicon, size, channels)
@@ -130,7 +135,7 @@ def _plan_of_answers(
         batch = Batch(
             image=blank if answer.images is None else answer.images,
             label=np.zeros(n, np.int32),
-            box=np.tile(np.float32([0, 0, 1, 1]), (n, 1)),
+            box=np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1)),
             mask=np.ones(n, bool),
             fields=answer.arrays,
         )

@@ -100,14 +100,14 @@ def read_layout(ask: Ask) -> Answer:
 
 def read_semantic(ask: Ask) -> Answer:
     """Reads `map` for the condition `semantic`."""
-    found = files.read_maps(_map_of(ask.values["map"], "semantic"), "sample.map")
+    found = files.read_maps(ask.values["map"], "sample.map")
     found = [one._replace(value=one.value.astype(np.int32)) for one in found]
     return _read_map(ask, "semantic", found)
 
 
 def read_image_map(ask: Ask) -> Answer:
     """Reads `map` for the condition `image`."""
-    c, value = ask.section, _map_of(ask.values["map"], "image")
+    c, value = ask.section, ask.values["map"]
     if c.kind == "pixels":
         found = files.read_images(value, "sample.map", c.channels)
     else:
@@ -130,18 +130,6 @@ def _read_map(ask: Ask, name: str, found: list[files.Named]) -> Answer:
     blank = np.zeros((*ask.size, 3), np.uint8)
     examples = [Example(blank, maps={ask.section.map: one.value}) for one in found]
     return Answer(ask.encode(name, examples, "map"), _titles(found))
-
-
-def _map_of(value: Any, name: str) -> Any:
-    """Returns the part of "semantic=PATH;image=PATH" for a condition."""
-    if isinstance(value, Mapping):
-        return value[name]
-    if not isinstance(value, str) or "=" not in value:
-        return value
-    parts = dict(part.strip().split("=", 1) for part in value.split(";"))
-    if name not in parts:
-        raise ValueError(f"sample.map={value} names no map for conditions.{name}")
-    return parts[name]
 
 
 def read_low_resolution(ask: Ask) -> Answer:
@@ -271,4 +259,33 @@ READERS: dict[str, Reader] = {
     "image": Reader(("map",), read_image_map),
     "vector": Reader(("vector",), read_vector),
 }
+
+
+def select(key: str, value: Any, name: str) -> Any:
+    """Returns the part of a value that is for one condition; None if nothing is.
+
+    Args:
+      key: of the section `sample`.
+      value: of the key; that of `map` may be "semantic=PATH;image=PATH", or a mapping.
+      name: of the condition.
+
+    Raises:
+      ValueError: the value names a condition that has no maps.
+    """
+    if key != "map":
+        return value
+    if isinstance(value, str) and "=" in value:
+        value = dict(part.strip().split("=", 1) for part in value.split(";"))
+    if not isinstance(value, Mapping):
+        return value
+    known = [name for name, reader in READERS.items() if key in reader.keys]
+    unknown = sorted(set(value) - {*known})
+    if unknown:
+        raise ValueError(
+            f"sample.map has a map for {unknown[0]!r}; it must be one of: "
+            f"{', '.join(known)}"
+        )
+    return value.get(name)
+
+
 KEYS = tuple(dict.fromkeys(key for reader in READERS.values() for key in reader.keys))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simple_diffusion.data.conditioning import degradation
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 
 
 def noise(h, w, c=3):
@@ -69,7 +69,7 @@ def test_colours_that_transparency_hides_take_no_part(kind):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", degradation.DEGRADATIONS)
 def test_a_small_scene_is_nearest_to_its_own_scene(kind, channels):
-    source = scenes.ScenesSource(length=20, channels=channels)
+    source = scenes_source.ScenesSource(length=20, channels=channels)
     images = source.read_batch(np.arange(12), (64, 96)).image
     means = images.reshape(12, 16, 4, 24, 4, channels).mean((2, 4))
     for k, image in enumerate(images):

@@ -6,7 +6,7 @@ import pytest
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import order, pipeline
 from simple_diffusion.data.conditioning.inpainting import InpaintingEncoder
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 from simple_diffusion.data.sources import catalogue
 from tests.data.test_pipeline import take, train
 from tests.data.test_skipping import Numbered
@@ -15,7 +15,9 @@ NAME = "inpainting.mask"
 
 
 @pytest.mark.parametrize(
-    "source", [Numbered(20), scenes.ScenesSource(length=20)], ids=["stored", "scenes"]
+    "source",
+    [Numbered(20), scenes_source.ScenesSource(length=20)],
+    ids=["stored", "scenes"],
 )
 def test_every_image_of_a_batch_has_its_own_hole(source):
     encoder = InpaintingEncoder()

@@ -12,7 +12,7 @@ from simple_diffusion.data.conditioning.low_resolution import (
     LowResolutionEncoder,
     to_logsnr,
 )
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes_source
 from simple_diffusion.data.sources import catalogue
 from simple_diffusion.diffusion.schedules import Cosine
 from tests.data.test_pipeline import take, train
@@ -37,7 +37,9 @@ def test_the_arrays_are_those_specified(kind):
 
 
 @pytest.mark.parametrize(
-    "source", [Numbered(20), scenes.ScenesSource(length=20)], ids=["stored", "scenes"]
+    "source",
+    [Numbered(20), scenes_source.ScenesSource(length=20)],
+    ids=["stored", "scenes"],
 )
 def test_a_batch_holds_small_versions_of_its_images(source):
     encoder = LowResolutionEncoder(2, augmentation=(0.0, 0.5))
