@@ -15,6 +15,8 @@ def get_config():
     config = quickstart.get_config()
     config.data.num_classes = 0
     config.conditions.layout = conditions.layout(classes=18)
+    # Where objects are, only the highest noise levels hide, see scenes_text.
+    config.loss.weighting = "x_mse"
     # A cross-attention needs more steps than a class before it is followed.
     config.train.total_steps = 4_000
     return config

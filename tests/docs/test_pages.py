@@ -54,7 +54,8 @@ def test_keys_of_the_config_that_a_page_names_exist(page):
     known = {key for section in config for key in flat(config[section], section)}
     # Of one kind of network or schedule alone.
     known |= {f"model.{key}" for key in recipes.load("imagenet64").model}
-    known |= {f"conditions.text.{key}" for key in conditions.text()}
+    for name, section in conditions.KINDS.items():
+        known |= {f"conditions.{name}.{key}" for key in section()}
     unknown = []
     for span in pages.code_spans(page):
         for name in re.findall(
@@ -117,7 +118,7 @@ def test_every_recipe_and_mode_is_in_the_readme():
     text = pages.read("README.md")
     listed = names(row[0] for row in pages.table(text, "Recipes"))
     patterns = [
-        re.compile(name.partition(":")[0].replace("*", r"\d+")) for name in listed
+        re.compile(name.partition(":")[0].replace("*", r"\w+")) for name in listed
     ]
     for recipe in recipes.names():
         assert any(pattern.fullmatch(recipe) for pattern in patterns), recipe

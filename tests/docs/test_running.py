@@ -155,6 +155,8 @@ def write_inputs(folder):
     mask = np.zeros((32, 32), np.uint8)
     mask[8:20, 10:22] = 255
     Image.fromarray(mask).save(folder / "mask.png")
+    box = {"class": "car", "box": [0.5, 0.1, 0.9, 0.6]}
+    (folder / "boxes.json").write_text(json.dumps([box]))
     weights = {
         "alexnet-owt-7be5be79.pth": lpips_files()["trunk"],
         "alex.pth": lpips_files()["lin"],
