@@ -25,6 +25,7 @@ from tests.faults import disks
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300
+TINY = "tests/faults/tiny.py"
 STEPS = 40  # of the tiny recipe; it saves every fourth
 STOPPED = 143  # by a signal, after saving
 
@@ -47,9 +48,9 @@ def start(environment):
     """Returns a function that starts a run; what still runs in the end is killed."""
     started = []
 
-    def start(workdir, *flags, fault="none", place=(), **options):
+    def start(workdir, *flags, fault="none", place=(), recipe=TINY, **options):
         command = [sys.executable, "-u", "-m", "tests.faults.run", fault, *place]
-        command += ["--config", "tests/faults/tiny.py", "--workdir", str(workdir)]
+        command += ["--config", recipe, "--workdir", str(workdir)]
         process = subprocess.Popen(
             [*command, *(f"--config.{flag}" for flag in flags)],
             cwd=ROOT,
@@ -75,14 +76,18 @@ def finish(process):
     return process.returncode, output
 
 
-def by_two(start, workdir, *flags, place=()):
+def by_two(start, workdir, *flags, place=(), recipe=TINY):
     """Lets two processes do what one does elsewhere, to its end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     cluster_flags = ["--distributed", f"--coordinator={address}", "--process_count=2"]
     processes = [
-        start(workdir, *flags, place=[*place, *cluster_flags, f"--process_id={index}"])
+        start(
+            *(workdir, *flags),
+            place=[*place, *cluster_flags, f"--process_id={index}"],
+            recipe=recipe,
+        )
         for index in range(2)
     ]
     for process in processes:
@@ -225,6 +230,20 @@ def test_two_processes_train_show_and_evaluate_as_one_does(
     assert mine.keys() == one.keys()
     assert mine["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=5e-3)
     assert (workdir / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_conditions_as_one_does(start, tmp_path):
+    recipe, alone, shared = f"{TINY}:conditions", tmp_path / "one", tmp_path / "two"
+    code, output = finish(start(alone, "train.total_steps=8", recipe=recipe))
+    assert code == 0, output
+    by_two(start, shared, "train.total_steps=8", "mesh.fsdp=2", recipe=recipe)
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-3)
+    mine, one = measured(shared), measured(alone)
+    assert mine["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=1e-3)
+    # The grid is drawn on the conditions of the same held-out images.
+    found, wanted = (images.read_png(d / "samples.png") for d in (shared, alone))
+    assert np.abs(found.astype(int) - wanted).max() <= 2
 
 
 @pytest.mark.slow

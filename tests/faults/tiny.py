@@ -1,11 +1,13 @@
 """A recipe that trains in seconds: the quickstart's, with a tiny network."""
 
-from simple_diffusion.configs import quickstart
+from simple_diffusion.configs import conditions, quickstart
 
 
-def get_config():
-    """Returns the config."""
+def get_config(variant=""):
+    """Returns the config; with the variant "conditions", one with many of them."""
     config = quickstart.get_config()
+    if variant == "conditions":
+        add_conditions(config)
     config.data.resolution = 16
     config.model.update(
         channels=(8,),
@@ -36,3 +38,18 @@ def get_config():
         networks=("thumbnail",),
     )
     return config
+
+
+def add_conditions(config):
+    """Lets captions, boxes, a map, a small image and a hole take the class's place."""
+    config.data.update(num_classes=0, flip_captions="swap")
+    config.conditions.update(
+        text=conditions.text(12),
+        layout=conditions.layout(18),
+        semantic=conditions.semantic(18),
+        low_resolution=conditions.low_resolution(2),
+        inpainting=conditions.inpainting(),
+    )
+    config.conditions.text.update(width=8, heads=2, depth=1)
+    config.conditions.layout.width = 8
+    config.conditions.low_resolution.augmentation = 0.5
