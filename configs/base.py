@@ -208,6 +208,8 @@ def default() -> ConfigDict:
                 "soft_min_snr | sigmoid | edm | logit_normal",
             ),
             min_snr_gamma=number(5.0, "(0, 1e6]"),
+            # Smallest weight of min_snr on the error of x; 0 is that of the paper.
+            min_snr_floor=number(0.0, "[0, 1e6]"),
             # Bias of the sigmoid weighting; None means that of the resolution (SiD2).
             sigmoid_bias=number(placeholder(float), "[-100, 100]"),
             edm_mean=number(-1.2, "[-100, 100]"),

@@ -16,7 +16,7 @@ def get_config():
     config.data.num_classes = 0
     config.conditions.layout = conditions.layout(classes=18)
     # Where objects are, only the highest noise levels hide, see scenes_text.
-    config.loss.weighting = "x_mse"
+    config.loss.min_snr_floor = 1.0
     # A cross-attention needs more steps than a class before it is followed.
     config.train.total_steps = 4_000
     return config

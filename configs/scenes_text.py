@@ -33,7 +33,7 @@ def get_config():
     config.conditions.text = conditions.text(length=24)
     # Where an object is, only the highest noise levels hide. There min_snr weighs next
     # to nothing, and the modulation of all blocks learns it sooner than attention.
-    config.loss.weighting = "x_mse"
+    config.loss.min_snr_floor = 1.0
     config.conditions.text.pooled = True
     # A cross-attention needs more steps than a class before it is followed.
     config.train.total_steps = 4_000

@@ -94,7 +94,9 @@ def build_weighting(
         "x_mse": functools.partial(weighting.x_mse, family=family),
         "u_mse": functools.partial(weighting.u_mse, family=family),
         "snr_trunc": weighting.snr_trunc,
-        "min_snr": functools.partial(weighting.min_snr, gamma=gamma),
+        "min_snr": functools.partial(
+            weighting.min_snr, gamma=gamma, floor=c.min_snr_floor
+        ),
         "soft_min_snr": functools.partial(weighting.soft_min_snr, gamma=gamma),
         "sigmoid": lambda _: weighting.sigmoid(bias),
         "edm": lambda _: edm,

@@ -84,11 +84,20 @@ def snr_trunc(schedule: Schedule) -> WeightFn:
     return lambda logsnr: jnp.maximum(-logsnr, 0.0) + schedule.log_density(logsnr)
 
 
-def min_snr(schedule: Schedule, gamma: float = 5.0) -> WeightFn:
-    """Returns min(SNR, gamma) on E_x: min(1, gamma/SNR) on E_eps (arXiv 2303.09556)."""
+def min_snr(schedule: Schedule, gamma: float = 5.0, floor: float = 0.0) -> WeightFn:
+    """Returns min(SNR, gamma) on E_x: min(1, gamma/SNR) on E_eps (arXiv 2303.09556).
+
+    Args:
+      schedule: over which t was uniform.
+      gamma: largest weight on E_x.
+      floor: smallest weight on E_x; 0 in the paper. Where noise hides everything, what
+        the conditions say of the large shapes is learned only if errors there count.
+    """
 
     def log_weight(logsnr: Float[Array, "b"]) -> Float[Array, "b"]:
         ratio = jnp.minimum(math.log(gamma) - logsnr, 0.0)
+        if floor:
+            ratio = jnp.maximum(ratio, math.log(floor) - logsnr)
         return ratio + schedule.log_density(logsnr)
 
     return log_weight

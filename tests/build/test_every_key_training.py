@@ -262,6 +262,7 @@ DIFFUSION |= {
 LOSS = {
     "weighting": Case("snr_trunc", losses),
     "min_snr_gamma": Case(1.0, losses, _noise("min_snr")),
+    "min_snr_floor": Case(4.0, losses, _noise("min_snr")),
     "sigmoid_bias": Case(2.0, losses, _noise("sigmoid")),
     "edm_mean": Case(0.0, losses, _noise("edm")),
     "edm_std": Case(2.0, losses, _noise("edm")),

@@ -119,6 +119,18 @@ def test_snr_trunc_is_the_larger_of_two_losses():
     np.testing.assert_allclose(got, np.maximum(1.0, snr), rtol=1e-5)
 
 
+def test_a_floor_bounds_the_weight_of_min_snr_from_below():
+    logsnr = jnp.linspace(-12.0, 12.0, 97)
+    weight = weighting.min_snr(COSINE, 5.0, floor=0.5)
+    # On the error of x: the weight on that of eps, times the SNR, without the density.
+    got = jnp.exp(weight(logsnr) - COSINE.log_density(logsnr) + logsnr)
+    np.testing.assert_allclose(got, np.clip(np.exp(logsnr), 0.5, 5.0), rtol=1e-4)
+    plain = weighting.min_snr(COSINE, 5.0)
+    np.testing.assert_array_equal(
+        weighting.min_snr(COSINE, 5.0, floor=0.0)(logsnr), plain(logsnr)
+    )
+
+
 def test_soft_min_snr_is_half_the_harmonic_mean_of_its_two_limits():
     snr = np.exp(np.asarray(LOGSNR, np.float64))
     got = published(weighting.soft_min_snr(COSINE, 5.0), COSINE, "x")
