@@ -34,16 +34,17 @@ def write_pictures(folder):
 def config_for(records, encoder):
     config = recipes.load("quickstart")
     config.data.update(source=f"records:{records}", num_classes=0, resolution=8)
-    config.data.update(flip_captions="keep", holdout_fraction=0.2)
+    config.data.update(flip_captions="keep", holdout_fraction=0.4)
     with config.unlocked():
         config.model = tiny_network("uvit")
     config.conditions.text_features = conditions.text_features(
         str(encoder), features=32, length=24, width=8
     )
-    config.train.update(batch_size=4, total_steps=2, log_every_steps=1)
+    config.train.update(batch_size=8, total_steps=2, log_every_steps=1)
     config.train.update(checkpoint_every_steps=2, sample_every_steps=0)
-    config.sample.update(count=2, batch_size=2, steps=2, prompts="a red boat; a house")
-    config.evaluate.update(count_after_training=0)
+    config.sample.update(count=2, batch_size=8, steps=2, prompts="a red boat; a house")
+    config.evaluate.update(count_after_training=4, reference_count=4)
+    config.evaluate.update(networks=("thumbnail",), batch_size=8)
     return config
 
 
