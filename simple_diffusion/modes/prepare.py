@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif args.verify:
                 preparation.check(args.output, report=report)
             if args.text_encoder is not None:
-                from simple_diffusion.build.text import frozen  # the only use of JAX
+                from simple_diffusion.build.text import preparation as text  # uses JAX
 
-                frozen.prepare(
+                text.prepare(
                     args.output,
                     args.text_encoder,
                     length=args.text_length,

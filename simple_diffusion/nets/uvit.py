@@ -84,8 +84,8 @@ class UViT(nn.Module):
         kinds = [level.kind for level in self.levels]
         if kinds != sorted(kinds) or kinds[-1] != "transformer":
             raise ValueError(
-                "the levels of a U-ViT must be 'conv', and the last 'transformer' (those"
-                f" above it may be, too), got {kinds}"
+                "the levels of a U-ViT must be 'conv', and the last 'transformer' (or"
+                f" several of the last), got {kinds}"
             )
         check_size(self.training_size, self.patching, len(self.levels))
         check_size(z_t.shape[1:3], self.patching, len(self.levels))

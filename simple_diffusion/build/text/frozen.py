@@ -6,18 +6,16 @@ Preparing data and sampling both go through `embed`, so that they cannot differ.
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float16
 
 from simple_diffusion.build.text import encoders, features
 from simple_diffusion.build.text.encoders import TextEncoder
 from simple_diffusion.core import console
 from simple_diffusion.core.files import expand_home
-from simple_diffusion.data.records import text_preparation
 from simple_diffusion.data.records.text_features import DTYPE, TextEncoding
 from simple_diffusion.weights.hugging_face import folder as hf_folder
 from simple_diffusion.weights.hugging_face import text_encoders
@@ -26,47 +24,6 @@ _KEY = "conditions.text_features.encoder"
 _IGNORED = f"{text_encoders.T5_IGNORED}|{text_encoders.CLIP_IGNORED}"
 # Of prompts per call of the encoder; all calls have this size, for one program.
 _PROMPTS = 8
-
-
-def prepare(
-    output: epath.PathLike,
-    path: str,
-    *,
-    length: int | None = None,
-    dtype: str = "bfloat16",
-    batch_size: int = 64,
-    verify: bool = False,
-    report: Callable[[str], None] = print,
-) -> TextEncoding:
-    """Stores the features of all captions of records, and returns what made them.
-
-    Args:
-      output: folder of the records.
-      path: of the encoder, as `encoders.load_text_encoder`.
-      length: largest number of tokens; None: the default of the encoder.
-      dtype: of the computation.
-      batch_size: captions per call of the network.
-      verify: as `text_preparation.prepare`.
-      report: called with each line about progress.
-
-    Raises:
-      FileNotFoundError, ValueError: as `encoders.load_text_encoder`, `embed` and
-        `text_preparation.prepare`.
-    """
-    digest = compute_digest(path)
-    report(f"loading the text encoder {path}")
-    encoder = open_encoder(path, length, dtype)
-    encoding = TextEncoding(
-        digest, Path(path).name, encoder.width, encoder.max_length, dtype
-    )
-    text_preparation.prepare(
-        output,
-        encoding,
-        lambda texts: embed(texts, encoder, batch_size),
-        verify=verify,
-        report=report,
-    )
-    return encoding
 
 
 @functools.lru_cache(maxsize=1)  # 9.5 GB for T5-XXL in bfloat16

@@ -94,7 +94,7 @@ class StoredFeatures:
             lambda k: shards.open_shard(paths[k])
         )
 
-    def read(self, shard: int, offset: int) -> Float[np.ndarray, "n*features"]:
+    def read(self, shard: int, offset: int) -> Float[np.ndarray, "_"]:
         """Returns the tokens of one image, one after the other.
 
         Args:
