@@ -24,9 +24,9 @@ from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch, Request
+from simple_diffusion.data.conditioning.encoders import EncoderSet
 from simple_diffusion.data.text import words
 from simple_diffusion.modes import export
-from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.pipelines.sampling import choose_output
 from simple_diffusion.training import sharding, state, step
@@ -66,6 +66,12 @@ READ_WITH_DATA = {
     "config.conditions.text_features.encoder",
 }
 
+# Read with another value of an option: class_condition=token, sample.low_resolution.
+READ_WITH_OPTIONS = {
+    "config.model.class_token_width",
+    "config.sample.low_resolution_noise",
+}
+
 # One of each kind of network, and one of patches, is enough to notice most faults.
 QUICK = ("quickstart", "imagenet64:unet", "imagenet512:sid2", "anyres_scenes:ours")
 
@@ -98,7 +104,7 @@ def test_every_key_of_a_recipe_is_read(name, monkeypatch, no_shape_checks):
     monkeypatch.setattr(ConfigDict, "__getitem__", recorded)
     build_everything(config)
     missed = {key for key, place in unread.items() if place not in read}
-    assert missed - READ_WITH_DATA == READ_WITH_WEIGHTS
+    assert missed - READ_WITH_DATA - READ_WITH_OPTIONS == READ_WITH_WEIGHTS
 
 
 def sections(config, path="config"):
@@ -231,6 +237,8 @@ def reduced_step(name):
     train_step = step.make_train_step(objective, optimizer, averages)
     b, side = config.train.batch_size, config.data.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)
+    names = Lexicon(words.make_tokenizer(["a red boat"]))
+    arrays_of = EncoderSet(field_conditions.build_encoders(config, names), (side, side))
     batch = Batch(
         image=jnp.asarray(pixels),
         label=jnp.arange(b, dtype=jnp.int32) % 3,
@@ -238,7 +246,10 @@ def reduced_step(name):
             jnp.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.2, 1, 0.7]]), (b // 2, 1)
         ),
         mask=jnp.ones(b, bool),
-        fields=specs.examples(net.conditions, b, (side, side)),
+        fields={
+            name: jnp.full((b, *spec.shape), spec.blank, spec.dtype)
+            for name, spec in arrays_of.specs.items()
+        },
     )
     return train_step, start, batch
 

@@ -54,7 +54,8 @@ def test_keys_of_the_config_that_a_page_names_exist(page):
     known = {key for section in config for key in flat(config[section], section)}
     # Of one kind of network or schedule alone.
     known |= {f"model.{key}" for key in recipes.load("imagenet64").model}
-    known |= {f"conditions.text.{key}" for key in conditions.text()}
+    for kind, make in conditions.KINDS.items():
+        known |= {f"conditions.{kind}.{key}" for key in make()}
     unknown = []
     for span in pages.code_spans(page):
         for name in re.findall(

@@ -55,8 +55,8 @@ def test_stored_features_are_those_of_prompts(records, t5_folder):
     encoding = compute(records, t5_folder)
     source = read(records)
     assert source.text_encoding == encoding
-    captions = [source.read(k, 8).caption for k in range(len(CAPTIONS))]
-    assert sorted(map(str, captions)) == sorted(CAPTIONS.values())
+    captions = [source.read(k, 8).caption for k in range(len(source))]
+    assert len(captions) == 4 and set(captions) < set(CAPTIONS.values())
     prompts = frozen.embed_prompts([*captions, ""], str(t5_folder), encoding)
     assert prompts[-1].shape == (0, 32)
     encoder = TextFeaturesEncoder(32, LENGTH)
