@@ -25,6 +25,34 @@ def text(length: int = 32) -> ConfigDict:
     )
 
 
+def text_features(
+    encoder: str | None = None,
+    features: int = 4096,
+    length: int = 128,
+    width: int = 512,
+) -> ConfigDict:
+    """Captions, read by a frozen text encoder: T5 or CLIP.
+
+    Training reads features that simple_diffusion.modes.prepare --text_encoder stored.
+    """
+    return section(
+        "conditions.text_features",
+        dict(
+            # Folder of the encoder, for prompts. Training compares it with the one
+            # that made the features, if it exists there.
+            encoder=placeholder(str) if encoder is None else encoder,
+            # Of each token: 4096 of T5-XXL.
+            features=number(features, "[1, 65536]"),
+            # Number of tokens, at least as many as were stored of the longest caption.
+            length=number(length, "[1, 4096]"),
+            # Of the tokens that cross-attention reads, a linear map of the features.
+            # All conditions with tokens need the same width.
+            width=number(width, "[1, 65536]"),
+            drop=_drop(),
+        ),
+    )
+
+
 def layout(classes: int = 1) -> ConfigDict:
     """Boxes with classes, as tokens without an order."""
     return section(
@@ -127,6 +155,7 @@ def _drop() -> Declaration:
 # By name, as in the section `conditions`.
 KINDS = {
     "text": text,
+    "text_features": text_features,
     "layout": layout,
     "semantic": semantic,
     "low_resolution": low_resolution,
@@ -145,6 +174,8 @@ def conditions() -> ConfigDict:
             drop_all=number(0.1, "[0, 1]"),
             # Captions.
             text=placeholder(ConfigDict),
+            # Captions, by a frozen text encoder.
+            text_features=placeholder(ConfigDict),
             # Boxes with classes.
             layout=placeholder(ConfigDict),
             # A class for each pixel.

@@ -102,8 +102,11 @@ def uvit() -> ConfigDict:
             skip=choice("add_sqrt2", "add_sqrt2 | add | concat"),
             # Normalisation in transformer blocks, without bias.
             token_norm=choice("layer", "group | layer | rms"),
-            # One entry per convolutional level.
+            # One entry per level above the trunk.
             channels=number((128, 256, 512), "[1, 65536]"),
+            # () is conv at every level. Transformer levels come last; heads and dropout
+            # are those of the trunk.
+            kinds=choice((), "conv | transformer"),
             blocks=number((2, 2, 2), "[1, 1024]"),
             extra_up_blocks=number(0, "[0, 1024]"),
             trunk_channels=number(2048, "[1, 65536]"),

@@ -11,6 +11,7 @@ from simple_diffusion.core.types import Batch
 from simple_diffusion.data import patches, pipeline, views
 from simple_diffusion.data.conditioning import encoders as host_encoders
 from simple_diffusion.data.conditioning.encoders import Encoder
+from simple_diffusion.data.records import text_features
 from simple_diffusion.data.sources import catalogue, protocols
 from simple_diffusion.training.topology import Shard
 
@@ -213,6 +214,12 @@ def _fingerprint(source: protocols.Source) -> str | None:
 
 def _swaps_sides(c: Config, needs: frozenset[str]) -> bool:
     """Returns whether captions of mirrored images have left and right exchanged."""
+    if c.flip and text_features.FIELD in needs and c.flip_captions != "keep":
+        raise ValueError(
+            "data.flip=True mirrors images, but text features were computed of the "
+            "captions as they are: use data.flip_captions=keep if the captions name no "
+            f"sides, or data.flip=False (data.flip_captions={c.flip_captions})"
+        )
     if c.flip_captions is not None:
         return pick(FLIP_CAPTIONS, c.flip_captions, "data.flip_captions")
     if c.flip and "caption" in needs:

@@ -204,7 +204,9 @@ def build_module(
         if _has_attention(level) and level.channels % level.heads:
             heads, channels = f"model.heads[{k}]", f"model.channels[{k}]"
             if m.name == "uvit":
-                heads, channels = "model.trunk_heads", "model.trunk_channels"
+                heads = "model.trunk_heads"
+                is_trunk = k + 1 == len(net.levels)
+                channels = "model.trunk_channels" if is_trunk else channels
             raise ValueError(
                 f"{heads}={level.heads} must divide {channels}={level.channels}"
             )
@@ -263,9 +265,16 @@ def _unet(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Mod
 
 
 def _uvit(m: Config, size: Size, mixture: safa.Mixture, **common: Any) -> nn.Module:
+    kinds = m.kinds or ("conv",) * len(m.channels)
+    rows = _rows(channels=m.channels, kind=kinds, blocks=m.blocks, safa=_safa(m))
     levels = [
-        Level(**row, blocks_up=row["blocks"] + m.extra_up_blocks)
-        for row in _rows(channels=m.channels, blocks=m.blocks, safa=_safa(m))
+        Level(
+            **row,
+            blocks_up=row["blocks"] + m.extra_up_blocks,
+            heads=m.trunk_heads,
+            dropout=m.trunk_dropout if row["kind"] == "transformer" else 0.0,
+        )
+        for row in rows
     ]
     trunk = Level(
         m.trunk_channels,

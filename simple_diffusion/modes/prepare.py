@@ -4,7 +4,9 @@
     --input folder:/path/to/pictures --output /data/records --size 512
 
 Then train with --config.data.source=records:/data/records. Run the same command again
-to continue after an interruption or, when it is complete, to check all files.
+to continue after an interruption or, when it is complete, to check all files. For
+`conditions.text_features`, add --text_encoder FOLDER: a frozen text encoder then also
+computes the features of all captions, here or, without --input, of finished records.
 """
 
 import argparse
@@ -29,25 +31,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; an error that the user can correct is one line."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.input is None and not args.verify:
-        parser.error("--input is required, except to --verify a complete --output")
+    _check_flags(parser, args)
 
-    from simple_diffusion.data.errors import DataError
-    from simple_diffusion.data.records import preparation
+    from simple_diffusion.data.records import preparation, text_features
 
+    report = console.print_line
     try:
         with signals.unwind():
-            if args.input is None:
-                preparation.check(args.output, report=console.print_line)
-            else:
+            if args.input is not None:
                 preparation.prepare(
-                    _settings(parser, args),
+                    _settings(args),
                     args.output,
                     workers=args.workers,
                     verify=args.verify,
-                    report=console.print_line,
+                    report=report,
                 )
-    except (DataError, OSError) as error:
+            elif args.verify:
+                preparation.check(args.output, report=report)
+            if args.text_encoder is not None:
+                from simple_diffusion.build.text import preparation as text  # uses JAX
+
+                text.prepare(
+                    args.output,
+                    args.text_encoder,
+                    length=args.text_length,
+                    dtype=args.text_dtype,
+                    batch_size=args.text_batch,
+                    verify=args.verify,
+                    report=report,
+                )
+            elif args.verify:
+                text_features.check(args.output, report=report)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except signals.Stopped as stopped:
         signals.exit_now(
@@ -89,6 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--tfds_fields", metavar="MAPPING", help="as data.tfds_fields")
     add("--workers", type=_count, help="parallel workers; default: one per CPU")
     add(
+        "--text_encoder",
+        metavar="FOLDER",
+        help="of T5 v1.1 or CLIP: store its features of all captions; without --input, "
+        "those of a complete --output",
+    )
+    add("--text_length", type=_count, help="tokens per caption; default: 128, CLIP 77")
+    add(
+        "--text_dtype",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of the encoder's computation; default: bfloat16",
+    )
+    add("--text_batch", type=_count, default=64, help="captions at a time; default: 64")
+    add(
         "--verify",
         action="store_true",
         help="compare checksums of a complete output, not only file sizes; with "
@@ -97,12 +126,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(
-    parser: argparse.ArgumentParser, args: argparse.Namespace
-) -> "encoding.Settings":
-    """Returns the settings of the flags; exits if they contradict each other."""
-    from simple_diffusion.data.records import encoding
-
+def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exits if flags are missing or contradict each other."""
+    if args.text_encoder is None and args.text_length is not None:
+        parser.error("--text_length has no effect without --text_encoder FOLDER")
+    if args.input is None:
+        if not args.verify and args.text_encoder is None:
+            parser.error(
+                "--input is required, except to --verify a complete --output or to "
+                "add the features of a --text_encoder to it"
+            )
+        return
     native = args.size == _NATIVE
     for flag in ("resize", "quality"):
         if native and getattr(args, flag) is not None:
@@ -111,6 +145,13 @@ def _settings(
         parser.error("--data_dir has no effect without --input tfds:NAME")
     if args.tfds_fields is not None and not args.input.startswith("tfds:"):
         parser.error("--tfds_fields has no effect without --input tfds:NAME")
+
+
+def _settings(args: argparse.Namespace) -> "encoding.Settings":
+    """Returns the settings of the flags."""
+    from simple_diffusion.data.records import encoding
+
+    native = args.size == _NATIVE
     return encoding.Settings(
         input=args.input,
         data_dir=args.data_dir,

@@ -1,7 +1,7 @@
 """The Residual U-ViT of SiD2: one skip per level, around everything below it."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,17 +15,9 @@ from simple_diffusion.nets.conditions import Embedding, join_image
 from simple_diffusion.nets.layers import Level, Style
 from simple_diffusion.nets.patching import Head, Stem, check_size, grid_size
 from simple_diffusion.nets.position import Region
-from simple_diffusion.nets.transformer import Context, PositionTable, Trunk
+from simple_diffusion.nets.transformer import Inputs, PositionTable, Trunk
 from simple_diffusion.nets.unet import ConvBlock
 from simple_diffusion.nets.uvit import STYLE
-
-
-class Inputs(NamedTuple):
-    """What every block gets besides its feature map."""
-
-    emb: Array
-    region: Region
-    context: Context | None
 
 
 class ResidualUViT(nn.Module):

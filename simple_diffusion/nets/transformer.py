@@ -1,7 +1,7 @@
 """Attention on feature maps, and the transformer trunk of the U-ViTs."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -24,6 +24,14 @@ class Context:
 
     tokens: Float[Array, "b n d"]
     lengths: Int[Array, "b"]
+
+
+class Inputs(NamedTuple):
+    """What every block gets besides its feature map."""
+
+    emb: Float[Array, "b d"]
+    region: Region
+    context: Context | None
 
 
 def pack_tokens(tokens: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Context:

@@ -292,7 +292,7 @@ class Model:
         given = {k: v for k, v in keys.items() if k in readers.KEYS and v is not None}
         settings = {k: v for k, v in keys.items() if k not in readers.KEYS}
         classes = settings.pop("classes", None)
-        if self.trained.lexicon.tokenizer is not None and "prompts" not in given:
+        if self.trained.lexicon.has_text and "prompts" not in given:
             if classes is not None:
                 given["prompts"] = keywords.list_prompts(classes)
             classes = None

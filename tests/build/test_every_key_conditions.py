@@ -13,15 +13,20 @@ from PIL import Image
 
 from simple_diffusion.build import data, diffusion, network
 from simple_diffusion.build.conditioning import field_conditions
+from simple_diffusion.build.conditioning import lexicon as lexicon_of
 from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.denoising import build_denoising
+from simple_diffusion.build.text import frozen
 from simple_diffusion.configs import conditions
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data.errors import BadImage
+from simple_diffusion.data.records.text_features import TextEncoding
 from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.sources import catalogue, digits
 from simple_diffusion.data.text import words
 from simple_diffusion.pipelines.requests.plan import read_plan
-from tests.build.every_key import Case, check
+from tests.build.every_key import Case, check, set_keys, tiny
+from tests.build.text import text_encoder_folders
 
 CAPTIONS = ("A red boat, on the left.", "Two green trees.", "A car.")
 CATEGORIES = len(scenes.CATEGORY_NAMES)
@@ -64,6 +69,25 @@ def lexicon():
     """The words and names of the scenes."""
     names = scenes.CATEGORY_NAMES
     return Lexicon(words.make_tokenizer(CAPTIONS), {"layout": names, "semantic": names})
+
+
+def host_arrays(config):
+    """The shapes of the arrays that a batch has for the conditions."""
+    encoders = field_conditions.build_encoders(config, lexicon())
+    return [str(encoder.specs((8, 8))) for encoder in encoders]
+
+
+def prompted(config):
+    """What prompts become by the frozen encoder in a folder; or the error."""
+    folder = config.conditions.text_features.encoder
+    digest = "" if "gone" in folder else frozen.compute_digest(folder)
+    encoding = TextEncoding(digest, "t5", 32, 8, "float32")
+    net = network.build_network(config, 0)
+    try:
+        plan = read_plan(config, net, (), Lexicon(text_encoding=encoding))
+    except ValueError as error:
+        return str(error)
+    return plan.request.fields, plan.prompts, plan.groups
 
 
 def tokens(config):
@@ -112,8 +136,15 @@ NOISY = SMALL_IMAGE | {"conditions.low_resolution.augmentation": 0.5}
 HOLE = SCENES | {"conditions.inpainting": conditions.inpainting()}
 IMAGE = SCENES | {"conditions.image": conditions.image("depth")}
 VECTOR = SCENES | {"conditions.vector": conditions.vector("camera", 2)}
+FEATURES = {"conditions.text_features": conditions.text_features(None, 32, 8, 8)}
+ENCODER = {
+    "conditions.text_features.encoder": "{folder}/t5",
+    "sample.prompts": "a red boat; ; a red boat",
+}
 ALL = TEXT | LAYOUT | SEMANTIC | SMALL_IMAGE | HOLE | IMAGE | VECTOR
 ALL |= {"conditions.text.width": 128}
+ALL_FEATURES = {**ALL, **FEATURES, "conditions.text_features.width": 128}
+del ALL_FEATURES["conditions.text"], ALL_FEATURES["conditions.text.width"]
 
 
 def drop(name, given):
@@ -131,6 +162,12 @@ CASES = {
     "conditions.text.depth": Case(2, shapes, SMALL),
     "conditions.text.heads": Case(4, shapes, SMALL),
     "conditions.text.pooled": Case(True, shapes, SMALL),
+    "conditions.text_features.encoder": Case(
+        "{folder}/gone", prompted, FEATURES | ENCODER
+    ),
+    "conditions.text_features.features": Case(16, shapes, FEATURES),
+    "conditions.text_features.length": Case(9, host_arrays, FEATURES),
+    "conditions.text_features.width": Case(16, shapes, FEATURES),
     "conditions.layout.classes": Case(7, read, LAYOUT),
     "conditions.layout.objects": Case(1, read, LAYOUT),
     "conditions.layout.width": Case(64, shapes, LAYOUT),
@@ -180,12 +217,15 @@ CASES = {
     ),
     "sample.vector": Case("1,2", plan, VECTOR | {"sample.vector": "3,4"}),
     **{
-        f"sample.guidance_of.{name}": Case(3.0, steps, ALL)
+        f"sample.guidance_of.{name}": Case(
+            3.0, steps, ALL_FEATURES if name == "text_features" else ALL
+        )
         for name in ("classes", *conditions.KINDS)
     },
 }
 for name, given in {
     "text": SMALL,
+    "text_features": FEATURES,
     "layout": LAYOUT,
     "semantic": SEMANTIC,
     "low_resolution": SMALL_IMAGE,
@@ -200,6 +240,7 @@ for name, given in {
 def folder(tmp_path_factory):
     """A folder of the files that the cases ask for."""
     folder = tmp_path_factory.mktemp("values")
+    text_encoder_folders.write_t5(folder / "t5")
     for k, name in enumerate(("one", "two")):
         box = {"class": "car", "box": [0, 0, 1, 0.5 + 0.5 * k]}
         (folder / f"{name}.json").write_text(json.dumps([box]))
@@ -214,3 +255,33 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("key", CASES)
 def test_a_key_changes_what_it_describes(key, folder):
     check(key, CASES[key], folder)
+
+
+def test_captions_have_one_reader():
+    config = tiny()
+    set_keys(config, SMALL | FEATURES)
+    with pytest.raises(ValueError, match="text and conditions.text_features both read"):
+        network.build_network(config, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.source": "scenes"}, "prepare --input scenes --output .*--text_encoder"),
+        ({"conditions.text_features.features": 16}, "features=16, but .* 32 features"),
+        ({"conditions.text_features.length": 7}, "length=7, but .*up to 8 tokens"),
+        ({"conditions.text_features.encoder": "{folder}/t5"}, "has the digest"),
+        ({"data.flip": True}, "data.flip=True mirrors images, but text features"),
+    ],
+)
+def test_stored_features_must_fit_the_config(changes, message, folder, monkeypatch):
+    encoding = TextEncoding("0" * 64, "t5", 32, 8, "float32")
+    monkeypatch.setattr(digits.DigitsSource, "text_encoding", encoding, raising=False)
+    config = tiny()
+    given = {"data.source": "digits", "data.num_classes": 0, "data.flip": False}
+    set_keys(config, FEATURES | given | changes, folder)
+    with pytest.raises(ValueError, match=message):
+        source = catalogue.open_source(config.data.source)
+        made = lexicon_of.make(config, source, epath.Path("no_workdir"))
+        needs = field_conditions.build_encoders(config, made)[0].needs
+        data._swaps_sides(config.data, needs)

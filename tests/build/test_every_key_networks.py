@@ -146,6 +146,7 @@ UVIT = {
     "channels": Case((16,), shapes),
     "blocks": Case((2,), shapes),
     "extra_up_blocks": Case(1, shapes),
+    "kinds": Case(("transformer",), shapes),
     "trunk_channels": Case(16, shapes),
     "trunk_blocks": Case(3, shapes),
     "trunk_heads": Case(1, shapes),

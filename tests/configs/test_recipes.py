@@ -24,9 +24,9 @@ from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.restoration import restoration
 from simple_diffusion.core import arrays
 from simple_diffusion.core.types import Batch, Request
+from simple_diffusion.data.conditioning.encoders import EncoderSet
 from simple_diffusion.data.text import words
 from simple_diffusion.modes import export
-from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.pipelines.requests.plan import read_plan
 from simple_diffusion.pipelines.sampling import choose_output
 from simple_diffusion.training import sharding, state, step
@@ -45,6 +45,9 @@ RECIPES = [
     "scenes_semantic",
     "scenes_superresolution",
     "scenes_text",
+    "superresolution_256x1024",
+    "text2image256",
+    "text2image512",
     *(f"imagenet{r}:{v}" for r, v in IMAGENET),
     *(f"anyres_{r}:{v}" for r, v in ANYRES),
     *(f"anyres_celeba:{v}" for v in CELEBA),
@@ -58,7 +61,16 @@ DISTINCT = [r for r in RECIPES if not r.startswith(("imagenet128", "imagenet256"
 READ_WITH_WEIGHTS = {"config.evaluate.classifier_steps", "config.evaluate.resize"}
 
 # Read once the source is open, which those of prepared data are not.
-READ_WITH_DATA = {"config.data.flip_captions"}
+READ_WITH_DATA = {
+    "config.data.flip_captions",
+    "config.conditions.text_features.encoder",
+}
+
+# Read with another value of an option: class_condition=token, sample.low_resolution.
+READ_WITH_OPTIONS = {
+    "config.model.class_token_width",
+    "config.sample.low_resolution_noise",
+}
 
 # One of each kind of network, and one of patches, is enough to notice most faults.
 QUICK = ("quickstart", "imagenet64:unet", "imagenet512:sid2", "anyres_scenes:ours")
@@ -92,7 +104,7 @@ def test_every_key_of_a_recipe_is_read(name, monkeypatch, no_shape_checks):
     monkeypatch.setattr(ConfigDict, "__getitem__", recorded)
     build_everything(config)
     missed = {key for key, place in unread.items() if place not in read}
-    assert missed - READ_WITH_DATA == READ_WITH_WEIGHTS
+    assert missed - READ_WITH_DATA - READ_WITH_OPTIONS == READ_WITH_WEIGHTS
 
 
 def sections(config, path="config"):
@@ -154,6 +166,38 @@ def test_the_papers_networks_have_the_papers_number_of_parameters(name, count):
     assert arrays.tree_size(shapes) == count
 
 
+@pytest.mark.parametrize(("side", "row"), [(256, 1), (512, 2)])
+def test_the_text_to_image_network_has_the_parameters_of_its_definition(side, row):
+    config = recipe(f"text2image{side}")
+    net = network.build_network(config, 0)
+    made = arrays.tree_size(jax.eval_shape(net.init, jax.random.key(0)))
+    emb, text, features = 1024, 2048, 4096
+
+    def dense(inputs, outputs):
+        return (inputs + 1) * outputs
+
+    def cross_attention(c):
+        norms = c + 4 * c // 4  # of the map, and of queries and keys of a head
+        return norms + 2 * dense(c, c) + dense(text, 2 * c) + 2 * c
+
+    def block(c):
+        mlp = c + dense(c, 4 * c) + dense(4 * c, c) + dense(emb, 8 * c)
+        return mlp + c + dense(c, 3 * c) + dense(c, c) + c + cross_attention(c)
+
+    def residual_block(c):
+        return 2 * dense(9 * c, c) + 4 * c + dense(emb, 2 * c)
+
+    uvit = vector("count.uvit")[row]["params"] - 1001 * emb  # without classes
+    uvit -= 4 * residual_block(512) + 2 * 2 * 512  # and norms of two skips
+    level = 4 * block(512) + 32 * 32 * 512
+    tokens = 2 * features + dense(features, text)
+    assert made == uvit + level + 36 * cross_attention(2048) + tokens
+    schedule = diffusion.build_schedule(config)
+    clean, noisy = (2 * np.log(d / side) for d in (256, 32))
+    found = np.asarray(schedule(jnp.array([0.0, 1.0])))
+    np.testing.assert_allclose(found, [15 + clean, -15 + noisy], atol=1e-4)
+
+
 def reduced(config):
     """A copy of a recipe with the same options and as little arithmetic as possible."""
     m = config.model
@@ -163,6 +207,8 @@ def reduced(config):
     shrink["blocks"] = (1,) * len(m.blocks)
     if config.conditions.text is not None:
         config.conditions.text.update(width=8, heads=2, vocabulary=16)
+    if config.conditions.text_features is not None:
+        config.conditions.text_features.update(features=16, length=4, width=8)
     if m.name == "uvit":
         shrink |= dict(trunk_channels=16, trunk_blocks=2, trunk_heads=2, scan_unroll=1)
     else:
@@ -191,6 +237,8 @@ def reduced_step(name):
     train_step = step.make_train_step(objective, optimizer, averages)
     b, side = config.train.batch_size, config.data.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (b, side, side, 3), np.uint8)
+    names = Lexicon(words.make_tokenizer(["a red boat"]))
+    arrays_of = EncoderSet(field_conditions.build_encoders(config, names), (side, side))
     batch = Batch(
         image=jnp.asarray(pixels),
         label=jnp.arange(b, dtype=jnp.int32) % 3,
@@ -198,7 +246,10 @@ def reduced_step(name):
             jnp.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.2, 1, 0.7]]), (b // 2, 1)
         ),
         mask=jnp.ones(b, bool),
-        fields=specs.examples(net.conditions, b, (side, side)),
+        fields={
+            name: jnp.full((b, *spec.shape), spec.blank, spec.dtype)
+            for name, spec in arrays_of.specs.items()
+        },
     )
     return train_step, start, batch
 

@@ -113,8 +113,41 @@ def test_a_transformer_alone_on_patches_is_a_network_too():
     assert shapes["position"]["table"].shape == (2, 2, 16)
 
 
+@pytest.mark.parametrize("skip", ["add_sqrt2", "add", "concat"])
+def test_a_level_above_the_trunk_may_be_a_transformer_with_skips(skip):
+    style = dataclasses.replace(uvit.STYLE, skip=skip)
+    levels = Level(8, 1), small.trunk(16, 1), small.trunk(16, 2)
+    net = UViT(levels, small.EMBEDDING, (8, 8), style, scan_unroll=2)
+    inputs = small.inputs()
+    params = small.shapes(net, *inputs)
+    assert params["position_1"]["table"].shape == (4, 4, 16)
+    assert params["position"]["table"].shape == (2, 2, 16)
+    assert set(params["down_1_0"]) == {"block"}
+    assert ("merge" in params["up_1_0"]) == (skip == "concat")
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda v: 0.2 * random.normal(size=v.shape), params)
+    found = net.apply({"params": params}, *inputs)
+
+    def without(name):  # a block that changes nothing
+        block = jax.tree.map(np.zeros_like, params[name]["block"])
+        changed = {**params, name: {**params[name], "block": block}}
+        return net.apply({"params": changed}, *inputs)
+
+    for name in ("down_1_0", "up_1_0"):
+        assert np.abs(without(name) - found).max() > 1e-3
+    # The skip is the output of the block on the way down, past all that is below.
+    below = {
+        **params,
+        "trunk": jax.tree.map(np.zeros_like, params["trunk"]),
+        "up_1": jax.tree.map(np.zeros_like, params["up_1"]),
+    }
+    changed = {**below, "down_1_0": {"block": params["up_1_0"]["block"]}}
+    outputs = [net.apply({"params": p}, *inputs) for p in (below, changed)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
-    "levels", [(Level(8, 1),), (small.trunk(8, 1), small.trunk(8, 1))]
+    "levels", [(Level(8, 1),), (small.trunk(8, 1), Level(8, 1), small.trunk(8, 1))]
 )
 def test_levels_in_another_order_are_refused(levels):
     net = UViT(levels, small.EMBEDDING, (8, 8))

@@ -28,9 +28,19 @@ Size = tuple[int, int]
 
 
 def active(config: Config) -> dict[str, Config]:
-    """Returns the sections of the conditions that a config has, by name."""
+    """Returns the sections of the conditions that a config has, by name.
+
+    Raises:
+      ValueError: two of them exclude each other.
+    """
     sections = {name: config.conditions[name] for name in CONDITIONS}
-    return {name: section for name, section in sections.items() if section is not None}
+    found = {name: section for name, section in sections.items() if section is not None}
+    if {"text", "text_features"} <= found.keys():
+        raise ValueError(
+            "conditions.text and conditions.text_features both read the captions, and "
+            "sample.prompts: use one of them, and None for the other"
+        )
+    return found
 
 
 def build_specs(config: Config) -> tuple[specs.Spec, ...]:

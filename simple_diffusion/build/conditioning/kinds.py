@@ -22,6 +22,7 @@ from simple_diffusion.data.conditioning import (
     encoders,
     inpainting,
     low_resolution,
+    text_features,
 )
 from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.diffusion import process
@@ -57,6 +58,19 @@ def _text_encoder(c: Config, channels: int, lexicon: Lexicon) -> Encoder:
 
 def _text_fields(c: Config, batch: Batch) -> Fields:
     return {"text": _field(batch, "text")}
+
+
+def _text_features_spec(c: Config, channels: int) -> specs.Spec:
+    return specs.TextFeatures(c.features, c.length, c.width, name="text_features")
+
+
+def _text_features_encoder(c: Config, channels: int, lexicon: Lexicon) -> Encoder:
+    return text_features.TextFeaturesEncoder(c.features, c.length)
+
+
+def _text_features_fields(c: Config, batch: Batch) -> Fields:
+    names = "text_features.features", "text_features.mask"
+    return {name: _field(batch, name) for name in names}
 
 
 def _layout_spec(c: Config, channels: int) -> specs.Spec:
@@ -181,6 +195,9 @@ def _field(batch: Batch, name: str) -> jax.Array:
 # In the order in which guidance with several weights adds them.
 CONDITIONS: dict[str, Kind] = {
     "text": Kind(_text_spec, _text_encoder, _text_fields),
+    "text_features": Kind(
+        _text_features_spec, _text_features_encoder, _text_features_fields
+    ),
     "layout": Kind(_layout_spec, _layout_encoder, _layout_fields),
     "semantic": Kind(_semantic_spec, _semantic_encoder, _semantic_fields, True),
     "low_resolution": Kind(

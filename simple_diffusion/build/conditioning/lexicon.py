@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from simple_diffusion.build.text import frozen
 from simple_diffusion.core import console, files
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.errors import BadImage
+from simple_diffusion.data.records import text_features
+from simple_diffusion.data.records.text_features import TextEncoding
 from simple_diffusion.data.sources import catalogue, protocols
 from simple_diffusion.data.sources.protocols import BatchSource, EncodedSource, Source
 from simple_diffusion.data.text import tokenizer, words
@@ -19,7 +22,8 @@ from simple_diffusion.data.text.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"  # in a workdir and in an export
 NAMES = "condition_names.json"
-FILES = (TOKENIZER, NAMES)
+TEXT_ENCODER = "text_encoder.json"
+FILES = (TOKENIZER, NAMES, TEXT_ENCODER)
 # Captions that the vocabulary is made of, where a source has more.
 _CAPTIONS = 20_000
 _BATCH = 1000
@@ -31,10 +35,17 @@ class Lexicon:
 
     tokenizer: of captions; None for a model without text.
     names: by condition, the names of its classes by number; () if they have none.
+    text_encoding: the frozen encoder of captions; None for a model without one.
     """
 
     tokenizer: Tokenizer | None = None
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    text_encoding: TextEncoding | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the model is asked by prompts."""
+        return self.tokenizer is not None or self.text_encoding is not None
 
     def to_files(self) -> dict[str, bytes]:
         """Returns the contents of the files, by name; {} without such conditions."""
@@ -43,6 +54,9 @@ class Lexicon:
             found[TOKENIZER] = self.tokenizer.to_json()
         if self.names:
             found[NAMES] = (json.dumps(self.names, indent=2) + "\n").encode()
+        if self.text_encoding is not None:
+            content = dataclasses.asdict(self.text_encoding)
+            found[TEXT_ENCODER] = (json.dumps(content, indent=2) + "\n").encode()
         return found
 
     def save(self, folder: epath.Path) -> None:
@@ -85,7 +99,18 @@ def load(config: Config, folder: epath.Path) -> Lexicon:
     names: Mapping[str, Any] = {}
     if c.layout is not None or c.semantic is not None:
         names = json.loads((folder / NAMES).read_text())
-    return Lexicon(tokens, {name: tuple(value) for name, value in names.items()})
+    encoding = None
+    if c.text_features is not None:
+        encoding = _load_encoding(folder / TEXT_ENCODER)
+    names = {name: tuple(value) for name, value in names.items()}
+    return Lexicon(tokens, names, encoding)
+
+
+def _load_encoding(path: epath.Path) -> TextEncoding:
+    try:
+        return TextEncoding(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def make(config: Config, source: Source, folder: epath.Path) -> Lexicon:
@@ -120,7 +145,58 @@ def make(config: Config, source: Source, folder: epath.Path) -> Lexicon:
             tokens = tokenizer.load(path)
         else:
             tokens = _make_tokenizer(c.text.vocabulary, source)
-    return Lexicon(tokens, names)
+    encoding = None
+    if c.text_features is not None:
+        path = folder / TEXT_ENCODER
+        before = _load_encoding(path) if path.exists() else None
+        encoding = _check_encoding(config, source, before)
+    return Lexicon(tokens, names, encoding)
+
+
+def _check_encoding(
+    config: Config, source: Source, before: TextEncoding | None
+) -> TextEncoding:
+    """Returns the encoder that made the features of a source.
+
+    Args:
+      config: the whole config.
+      source: of the examples.
+      before: the encoder with which the run began; None for a new run.
+
+    Raises:
+      ValueError: the source has no features, or they do not fit the config or the run.
+    """
+    key, c = "conditions.text_features", config.conditions.text_features
+    found, spec = None, config.data.source
+    if isinstance(source, protocols.TextFeatureSource):
+        found = source.text_encoding
+    if found is None:
+        root, given = "/data/records", spec
+        if spec.startswith("records:"):
+            root, given = spec.removeprefix("records:"), ""
+        raise ValueError(
+            f"{key} needs features of the captions, which data.source={spec} does not "
+            "have. Compute them once, with the folder of a T5 or CLIP text encoder:\n"
+            f"  {text_features.prepare_command(root, given)}\n"
+            f"then train with data.source=records:{root}"
+        )
+    if found.features != c.features:
+        raise ValueError(
+            f"{key}.features={c.features}, but data.source={spec} has those of {found}"
+        )
+    if found.length > c.length:
+        raise ValueError(
+            f"{key}.length={c.length}, but data.source={spec} has up to {found.length} "
+            f"tokens of each caption: {found}"
+        )
+    if before is not None and not found.is_same(before):
+        raise ValueError(
+            f"data.source={spec} has features of {found}, but this run was trained "
+            f"with those of {before}"
+        )
+    if c.encoder is not None:
+        frozen.check_folder(c.encoder, found)
+    return found
 
 
 def _check_count(name: str, count: int, found: Sequence[str]) -> tuple[str, ...]:

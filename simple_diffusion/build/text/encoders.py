@@ -76,9 +76,7 @@ def load_text_encoder(
     """
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} must be float32 or bfloat16")
-    path = Path(path).expanduser()
-    if (path / "text_encoder").is_dir():
-        path = path / "text_encoder"
+    path = find_folder(path)
     config = hf_folder.read_config(path)
     match config.get("model_type"):
         case "t5" if layer == "last":
@@ -99,7 +97,7 @@ def _load_t5(
     path: Path, config: Mapping[str, Any], dtype: str, length: int, variant: str | None
 ) -> TextEncoder:
     size = _t5_size(path, config)
-    tokenizer = t5_tokenizer.read_tokenizer(_tokenizer_folder(path))
+    tokenizer = t5_tokenizer.read_tokenizer(find_tokenizer(path))
     _check_vocabulary(path, tokenizer, size.vocabulary)
     net = t5.T5Encoder(size, jnp.dtype(dtype))
     params = _fill(
@@ -126,7 +124,7 @@ def _load_clip(
         raise ValueError(
             f"max_length={length} must be at most {size.length} for {path}"
         )
-    tokenizer = clip_tokenizer.read_tokenizer(_tokenizer_folder(path))
+    tokenizer = clip_tokenizer.read_tokenizer(find_tokenizer(path))
     _check_vocabulary(path, tokenizer, size.vocabulary)
     # Not eos_token_id of the config, which in published files is a wrong 2.
     assert tokenizer.end_id is not None
@@ -185,7 +183,13 @@ def _required(path: Path, config: Mapping[str, Any], key: str) -> Any:
     return config[key]
 
 
-def _tokenizer_folder(path: Path) -> Path:
+def find_folder(path: str | Path) -> Path:
+    """Returns the folder of the network: a folder, or text_encoder/ in it."""
+    path = Path(path).expanduser()
+    return path / "text_encoder" if (path / "text_encoder").is_dir() else path
+
+
+def find_tokenizer(path: Path) -> Path:
     """Returns the folder beside text_encoder/ that has the tokenizer, or the same."""
     beside = path.parent / path.name.replace("text_encoder", "tokenizer")
     return beside if path.name.startswith("text_encoder") and beside.is_dir() else path

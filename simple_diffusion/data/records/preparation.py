@@ -66,7 +66,7 @@ def prepare(
     settings = dataclasses.replace(settings, input=_make_absolute(settings.input))
     _check_output_is_not_input(settings.input, root)
     workers = workers or _cpu_count()
-    with _lock_output(root):
+    with lock_output(root):
         for path in root.glob(f"{_FILE.format('*')}{shards.PARTIAL}"):
             path.unlink()  # left behind by a power failure
         manifest = shards.load(root)
@@ -122,7 +122,7 @@ def _check_output_is_not_input(spec: str, root: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock_output(root: epath.Path) -> Iterator[None]:
+def lock_output(root: epath.Path) -> Iterator[None]:
     """Creates the folder, and locks it against other processes of this machine.
 
     The system releases the lock when the process ends, however it ends.

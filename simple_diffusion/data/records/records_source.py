@@ -19,7 +19,7 @@ from simple_diffusion.core import console
 from simple_diffusion.core.examples import Example
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import BadImage, DataError, format_path
-from simple_diffusion.data.records import record_fields, shards
+from simple_diffusion.data.records import record_fields, shards, text_features
 from simple_diffusion.data.stored import examples, field_names, image_paths
 from simple_diffusion.data.transforms import Crop
 
@@ -41,6 +41,8 @@ class RecordsSource:
         dataset keep its splits.
       crop_box: the part to use of every image, see `decode.decode`.
       channels: of the images, see `decode.decode`.
+
+    Attribute `text_encoding`: see `protocols.TextFeatureSource`.
 
     Raises:
       DataError: if there is no prepared dataset, or it is not finished, or a file is
@@ -64,7 +66,11 @@ class RecordsSource:
         self.class_names = tuple(manifest.classes)
         self.category_names = manifest.category_names
         labels = {"label"} if self.class_names else set()
-        self._listed = self._wanted = frozenset({"image", *labels, *manifest.fields})
+        self._features = text_features.open_features(self._root, manifest)
+        self.text_encoding = self._features and self._features.encoding
+        vectors = {text_features.FIELD} if self._features else set()
+        self._listed = frozenset({"image", *labels, *vectors, *manifest.fields})
+        self._wanted = self._listed
         self.fields = field_names.to_source_fields(self._listed)
         self.map_classes = {k: () for k in field_names.list_maps(self._listed)}
         self._numbers = _select_split(names, manifest, split, holdout_fraction)
@@ -121,11 +127,28 @@ class RecordsSource:
         file, name, label = self._read_record(index)
         if not self._manifest.fields:
             return examples.StoredExample(file, name, label)
+        wanted = self._wanted - {text_features.FIELD}
         try:
-            fields, encoded = record_fields.split(file.getvalue(), self._wanted)
+            fields, encoded = record_fields.split(file.getvalue(), wanted)
         except Exception as error:  # bytes that others wrote
             raise BadImage(name, f"damaged fields ({error})") from error
+        if text_features.FIELD in self._wanted:
+            tokens = self._read_features(index, name)
+            fields["vectors"] = {**fields["vectors"], text_features.VECTOR: tokens}
         return examples.StoredExample(io.BytesIO(encoded), name, label, **fields)
+
+    def _read_features(self, index: int, name: str) -> np.ndarray:
+        assert self._features is not None
+        try:
+            return self._features.read(*self._locate(index))
+        except Exception as error:  # RuntimeError; others if the file is no shard
+            raise BadImage(name, f"damaged text features ({error})") from error
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Returns the shard of a record, and its number in the shard."""
+        number = self._numbers[index]
+        k = int(np.searchsorted(self._ends, number, side="right"))
+        return k, int(number - self._ends[k] + self._manifest.shards[k].count)
 
     def name(self, index: int) -> str:
         """Returns the folder, and the original name of the image."""
@@ -141,16 +164,14 @@ class RecordsSource:
 
     def _read_record(self, index: int) -> tuple[io.BytesIO, str, int]:
         """Returns the bytes of fields and image, the name in messages, and class."""
-        number = self._numbers[index]
-        k = int(np.searchsorted(self._ends, number, side="right"))
-        shard = self._manifest.shards[k]
-        offset = int(number - self._ends[k] + shard.count)
+        k, offset = self._locate(index)
         try:
             (record,) = self._open_shard(k).read([offset])
             label, name, encoded = shards.unpack(record)
         except Exception as error:  # RuntimeError; others if the shard is no shard
-            name = self._full_name(self._load_names()[number])
-            reason = f"damaged record, number {offset} of {shard.file} ({error})"
+            name = self._full_name(self._load_names()[self._numbers[index]])
+            shard = self._manifest.shards[k].file
+            reason = f"damaged record, number {offset} of {shard} ({error})"
             raise BadImage(name, reason) from error
         return io.BytesIO(encoded), self._full_name(name), label
 

@@ -46,7 +46,7 @@ SOURCES_WITH = {
     "objects": "scenes, folder:PATH (the column objects of metadata.jsonl), tar:PATH "
     "(objects in KEY.json), tfds:NAME (data.tfds_fields); records: of these",
     "maps": f"scenes (map:semantic, map:instance and map:depth), {_STORED_MAPS}",
-    "vectors": "records:PATH",
+    "vectors": "records:PATH (vector:text_features: by --text_encoder)",
 }
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.data import decode
 from simple_diffusion.data.errors import DataError
+from simple_diffusion.data.records.text_features import TextEncoding
 from simple_diffusion.data.stored import field_names
 from simple_diffusion.data.stored.examples import StoredExample
 from simple_diffusion.data.transforms import Crop
@@ -133,6 +134,16 @@ class StoredSource(Source, Protocol):
         It does not depend on the folder; it sees only names and sizes of the images.
         """
         ...
+
+
+@runtime_checkable
+class TextFeatureSource(Source, Protocol):
+    """A source that may have features of its captions by a frozen text encoder.
+
+    text_encoding: the encoder that made them; None without features.
+    """
+
+    text_encoding: TextEncoding | None
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from simple_diffusion.pipelines.trained import Examples
 from simple_diffusion.sampling import generate
 
 Size = tuple[int, int]
+_TEXT = {"text", "text_features"}  # conditions whose values are prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,8 @@ def _plan_of_answers(
     titles = tuple(titles[k % len(titles)] for k in range(count)) if titles else ()
     lengths = [answer.count for answer in answers.values()]
     groups = np.arange(count) % np.lcm.reduce(lengths)
-    if "text" in answers:  # two equal prompts are one
+    has_text = bool(_TEXT & answers.keys())
+    if has_text:  # two equal prompts are one
         numbers = {text: k for k, text in enumerate(dict.fromkeys(titles))}
         if len(answers) == 1:
             groups = np.array([numbers[text] for text in titles])
@@ -155,7 +157,7 @@ def _plan_of_answers(
         Request(labels, fields),
         config.sample.batch_size,
         groups,
-        titles if "text" in answers else (),
+        titles if has_text else (),
         titles,
     )
 

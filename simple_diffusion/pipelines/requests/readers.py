@@ -12,11 +12,13 @@ import numpy as np
 
 from simple_diffusion.build.conditioning.kinds import CONDITIONS
 from simple_diffusion.build.conditioning.lexicon import Lexicon
+from simple_diffusion.build.text import frozen
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.conditioning.encoders import Encoder
 from simple_diffusion.data.conditioning.low_resolution import to_logsnr
 from simple_diffusion.data.errors import UnsuitableImage
+from simple_diffusion.data.records.text_features import VECTOR
 from simple_diffusion.pipelines.requests import files, prompts
 from simple_diffusion.pipelines.restoration import masks
 
@@ -81,6 +83,15 @@ def read_text(ask: Ask) -> Answer:
     blank = np.zeros((1, 1, 3), np.uint8)
     examples = [Example(blank, caption=text) for text in texts]
     return Answer(ask.encode("text", examples, "prompts"), tuple(texts))
+
+
+def read_text_features(ask: Ask) -> Answer:
+    """Reads `prompts` for the condition `text_features`, by the frozen encoder."""
+    texts = prompts.parse_prompts(ask.values["prompts"])
+    rows = frozen.embed_prompts(texts, ask.section.encoder, ask.lexicon.text_encoding)
+    blank = np.zeros((1, 1, 3), np.uint8)
+    examples = [Example(blank, vectors={VECTOR: row.reshape(-1)}) for row in rows]
+    return Answer(ask.encode("text_features", examples, "prompts"), tuple(texts))
 
 
 def read_layout(ask: Ask) -> Answer:
@@ -252,6 +263,7 @@ class Reader(NamedTuple):
 
 READERS: dict[str, Reader] = {
     "text": Reader(("prompts",), read_text),
+    "text_features": Reader(("prompts",), read_text_features),
     "layout": Reader(("layout",), read_layout),
     "semantic": Reader(("map",), read_semantic),
     "low_resolution": Reader(("low_resolution",), read_low_resolution),

@@ -33,6 +33,13 @@ class Tensors:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     yield name, file.get_tensor(name)
 
+    def read_start(self, name: str) -> np.ndarray:
+        """Returns the first row of a tensor."""
+        with safetensors.safe_open(self.files[name], framework="numpy") as file:
+            if not self.shapes[name]:
+                return np.asarray(file.get_tensor(name))
+            return np.asarray(file.get_slice(name)[:1])
+
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Returns the config.json of a folder.
