@@ -22,7 +22,7 @@ def get_config():
     config.sample.guidance = 1.0
     # Four times the pixels of the quickstart.
     config.train.batch_size = 16
-    config.train.total_steps = 2_500
+    config.train.total_steps = 1_500
     config.sample.count = 48
     config.sample.batch_size = 24
     config.evaluate.batch_size = 24
