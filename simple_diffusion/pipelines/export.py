@@ -6,6 +6,7 @@ process.json        meaning of the parameters: prediction, schedule, size, null 
 classes.json        names of the classes, by number
 tokenizer.json      of the captions, if the model has prompts
 condition_names.json  names of the classes of layouts and maps, if it has these
+text_encoder.json   which frozen text encoder the model reads prompts by, if it has one
 metrics.json        the last evaluation of the run, if there was one
 samples.png         grid of samples, if the run has one
 README.md           a model card for the Hugging Face hub

@@ -35,6 +35,8 @@ def prepare(
       FileNotFoundError, ValueError: as `encoders.load_text_encoder`, `frozen.embed` and
         `text_preparation.prepare`.
     """
+    # Before the encoder, which may take minutes to load.
+    text_preparation.load_records(epath.Path(output).expanduser())
     digest = frozen.compute_digest(path)
     report(f"loading the text encoder {path}")
     encoder = frozen.open_encoder(path, length, dtype)

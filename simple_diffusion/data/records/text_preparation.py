@@ -49,7 +49,7 @@ def prepare(
         encoder already, or cannot be read or written.
     """
     root = epath.Path(output).expanduser()
-    records = _load_records(root)
+    records = load_records(root)
     folder = root / text_features.FOLDER
     with preparation.lock_output(root):
         folder.mkdir(exist_ok=True)
@@ -85,7 +85,12 @@ class _Counter:
         self.show(self.number)
 
 
-def _load_records(root: epath.Path) -> shards.Manifest:
+def load_records(root: epath.Path) -> shards.Manifest:
+    """Returns the description of a finished dataset with captions.
+
+    Raises:
+      DataError: it is not finished, or has no captions.
+    """
     records = shards.load(root)
     if records is None:
         raise DataError(
