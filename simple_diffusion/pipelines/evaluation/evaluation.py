@@ -4,14 +4,11 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from simple_diffusion.build import data, evaluation, feature_networks, network, sampling
-from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.core import console, files, memory
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Request
@@ -29,6 +26,8 @@ from simple_diffusion.pipelines.evaluation.comparison import (
     Comparison,
     round_batch,
 )
+from simple_diffusion.pipelines.evaluation.conditions import requests
+from simple_diffusion.pipelines.evaluation.conditions.requests import HeldOut
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.sampling import generate
@@ -70,10 +69,16 @@ def open_comparison(
 
 
 class SampleSet(NamedTuple):
-    """Images, and their class; None if they have several classes."""
+    """Images to evaluate.
+
+    images: the images.
+    label: their class; None if they have several classes.
+    held_out: what samples of a model with conditions were asked for; None for others.
+    """
 
     images: ImageSet
     label: int | None
+    held_out: HeldOut | None = None
 
 
 def build_sampler(
@@ -114,7 +119,15 @@ def draw_samples(
     """
     size, names = sampler.size, trained.classes
     label = read_label(comparison.plan.labels, trained.net, names)
-    request = _request(config, comparison, trained, size, count, label)
+    held_out = None
+    if trained.net.conditions:
+        batch_size = round_batch(comparison.plan.batch_size, trained.mesh)
+        held_out = requests.read_held_out(
+            config, comparison.dataset, batch_size, size, count
+        )
+        request = held_out.request
+    else:
+        request = _request(comparison, trained, size, count, label)
     if drawer is None:
         drawer = programs.make_drawer(sampler, trained.mesh, config.sample.batch_size)
     identity = record.describe_sampling(config, sampler, trained.step)
@@ -133,21 +146,17 @@ def draw_samples(
     images = image_sets.from_model(
         drawer, trained.weights, request, size, names, identity
     )
-    return SampleSet(images, label)
+    return SampleSet(images, label, held_out)
 
 
 def _request(
-    config: Config,
     comparison: Comparison,
     trained: Trained,
     size: image_sets.Size,
     count: int,
     label: int | None,
 ) -> Request:
-    """Returns what the samples of an evaluation are to show."""
-    net = trained.net
-    if net.conditions:
-        return _request_of_held_out(config, comparison.dataset, trained, size, count)
+    """Returns the classes of the samples of a model without other conditions."""
     if label is not None:
         return Request(np.full(count, label, np.int32))
     if comparison.plan.labels == "as_data":
@@ -155,35 +164,8 @@ def _request(
         if not len(reference_labels):
             raise ValueError("evaluate.labels=as_data: the reference has no images")
         return Request(np.resize(reference_labels, count))
-    classes = list(range(max(1, net.num_classes)))
+    classes = list(range(max(1, trained.net.num_classes)))
     return Request(generate.balanced_labels(classes, count))
-
-
-def _request_of_held_out(
-    config: Config,
-    dataset: data.Data | None,
-    trained: Trained,
-    size: image_sets.Size,
-    count: int,
-) -> Request:
-    """Returns the conditions of held-out images, repeated if there are too few.
-
-    Raises:
-      ValueError: there is no data source.
-    """
-    if dataset is None:
-        raise ValueError(
-            "a model with conditions is evaluated on those of held-out images of "
-            "data.source, which cannot be opened"
-        )
-    batch_size = round_batch(evaluation.read_plan(config).batch_size, trained.mesh)
-    requests = []
-    for batch in dataset.full_images(count, batch_size, size):
-        batch = multihost_utils.process_allgather(batch, tiled=True)
-        request = field_conditions.request_of_batch(config, batch)
-        requests.append(request.at(np.asarray(batch.mask)))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *requests)
-    return joined.at(np.arange(count) % len(joined.label))
 
 
 def read_label(choice: str, net: network.Network, names: tuple[str, ...]) -> int | None:
