@@ -6,7 +6,7 @@ from simple_diffusion.configs.keys import choice, number, section
 
 METRICS = (
     "bits | fd | sfid | kd | score | precision_recall | density_coverage | "
-    "accuracy | memorisation | fd_infinity"
+    "accuracy | memorisation | conditions | fd_infinity"
 )
 
 
@@ -61,8 +61,12 @@ def evaluate() -> ConfigDict:
             ),
             # Training steps of the classifier.
             classifier_steps=number(300, "[1, 1e9]"),
-            # bits is a bound in bits per dimension, on held-out images. Metrics without
-            # a suitable network are skipped.
+            # Training steps of each network that reads from samples whether they show
+            # what their conditions ask for.
+            reader_steps=number(800, "[1, 1e9]"),
+            # bits is a bound in bits per dimension, on held-out images; conditions is
+            # whether samples show what they were asked for. Metrics without a suitable
+            # network are skipped.
             metrics=choice(
                 (
                     "bits",
@@ -74,6 +78,7 @@ def evaluate() -> ConfigDict:
                     "density_coverage",
                     "accuracy",
                     "memorisation",
+                    "conditions",
                 ),
                 METRICS,
             ),

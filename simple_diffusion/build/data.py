@@ -37,6 +37,7 @@ class Data:
       in every process.
     describe: (split, (height, width)) -> the content of such a pass as plain JSON. It
       is equal for equal images in any folder and contains a checksum of some of them.
+    source: split -> the examples themselves, with all fields that are read.
     epoch: number of training images.
     num_classes, class_names: of the labels; 0 and () if labels are not used.
     """
@@ -46,6 +47,7 @@ class Data:
     full_images: Callable[..., Iterator[Batch]]
     select: Callable[..., Batch]
     describe: Callable[[protocols.Split, tuple[int, int]], dict[str, Any]]
+    source: Callable[[protocols.Split], protocols.Source]
     epoch: int
     num_classes: int
     class_names: tuple[str, ...]
@@ -199,6 +201,7 @@ def open_data(
         full_images,
         select,
         describe,
+        open_split,
         len(source),
         len(names),
         names,

@@ -50,6 +50,7 @@ class Plan:
     patch: int | None
     batch_size: int
     metrics: tuple[str, ...]
+    reader_steps: int
     neighbours: int
     density_neighbours: int
     show_neighbours: int
@@ -69,11 +70,12 @@ def read_plan(config: Config) -> Plan:
       ValueError: keys contradict each other, or the reference has no name.
     """
     c = config.evaluate
-    if "memorisation" in c.metrics_during_training:
-        raise ValueError(
-            "evaluate.metrics_during_training has 'memorisation', which only "
-            "--mode evaluate measures"
-        )
+    for name in ("memorisation", "conditions"):
+        if name in c.metrics_during_training:
+            raise ValueError(
+                f"evaluate.metrics_during_training has {name!r}, which only "
+                "--mode evaluate measures"
+            )
     kind, _, file = c.reference.partition(":")
     if c.reference != "data" and (kind not in REFERENCES or not file):
         raise ValueError(
@@ -118,6 +120,7 @@ def read_plan(config: Config) -> Plan:
         patch=c.patch,
         batch_size=c.batch_size,
         metrics=tuple(c.metrics),
+        reader_steps=c.reader_steps,
         neighbours=c.neighbours,
         density_neighbours=c.density_neighbours,
         show_neighbours=c.show_neighbours,

@@ -191,7 +191,7 @@ def eval_batches(
 
     def plan(step: int) -> Plan:
         position = start + step * batch_size + part
-        index = order.shuffle(position, len(source), seed=0)
+        index = order_of_pass(len(source), position)
         return Plan(position, np.where(position < count, index, PADDING))
 
     fields: dict[str, Any] = dict(
@@ -208,6 +208,18 @@ def eval_batches(
     return _make_batches(
         plan, reader, 0, -(-max(0, count - start) // batch_size), len(part)
     )
+
+
+def order_of_pass(
+    length: int, positions: Int64[np.ndarray, "n"]
+) -> Int64[np.ndarray, "n"]:
+    """Returns the indices into a source of some examples of the pass of `eval_batches`.
+
+    Args:
+      length: of the source.
+      positions: of the examples, counted from the beginning of the pass.
+    """
+    return order.shuffle(positions, length, seed=0)
 
 
 def eval_examples(
@@ -233,7 +245,7 @@ def eval_examples(
       DataError: a label is out of range.
     """
     position = np.asarray(indices, np.int64)
-    index = order.shuffle(position, len(source), seed=0)
+    index = order_of_pass(len(source), position)
     skipping = SkippingReader(source)
     view = FullImages(
         source,

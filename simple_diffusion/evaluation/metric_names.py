@@ -19,6 +19,9 @@ _LOWER = {
     "lpips": "perceptual distance to the original",
     "residual_stored": "difference from the measurement, after rounding to 8 bits",
     "residual": "difference from the measurement",
+    "hole_lpips": "perceptual distance to the original, with the hole filled",
+    "consistency_error": "difference of the reduced sample from its input, of 255",
+    "consistency_error_max": "largest difference of the reduced sample, of 255",
 }
 _HIGHER = {
     "inception_score": "sharpness and spread of predicted classes",
@@ -32,6 +35,18 @@ _HIGHER = {
     "ssim_input": "structural similarity of the input",
     "psnr": "signal-to-noise ratio against the original, dB",
     "ssim": "structural similarity to the original",
+    "accuracy_object": "share of samples with the object of their caption",
+    "accuracy_colour": "share of samples with the colour of their caption",
+    "accuracy_count": "share of samples with the count of their caption",
+    "accuracy_position": "share of samples with the position of their caption",
+    "layout_iou": "overlap of requested boxes with those found, mean over classes",
+    "layout_recall": "share of requested boxes that are found, mean over classes",
+    "layout_precision": "share of found boxes that were requested, mean over classes",
+    "semantic_accuracy": "share of pixels with the requested class",
+    "semantic_iou": "overlap of requested and found classes, mean over classes",
+    "hole_psnr": "signal-to-noise ratio inside the hole, dB",
+    "hole_ssim": "structural similarity inside the hole",
+    "known_exact": "share of known pixels that are unchanged",
 }
 _NEITHER = {
     "held_out_images": "number of held-out images",
@@ -39,6 +54,8 @@ _NEITHER = {
     "nearest_ratio": "distance to training images, relative to held-out images",
 }
 _DESCRIPTIONS = _LOWER | _HIGHER | _NEITHER
+# Measured without samples, so that no setting of the sampler has a part in them.
+_WITHOUT_SAMPLES = ("held_out_loss", "held_out_images", "bits_per_dimension_bound")
 _KINDS = "|".join(map(re.escape, sorted(_DESCRIPTIONS, key=len, reverse=True)))
 # The network is matched last: fid_50k has a number, not a network called 50k.
 _NAME = re.compile(rf"(patch\d+_)?({_KINDS})(?:_(.+?))??(?:_(\d+k?))?(@\d+x\d+)?")
@@ -92,6 +109,11 @@ def is_lower_better(name: str) -> bool | None:
     if kind in _LOWER:
         return True
     return False if kind in _HIGHER else None
+
+
+def needs_samples(name: str) -> bool:
+    """Returns whether a metric depends on samples, and so on how they are drawn."""
+    return plain_kind(name) not in _WITHOUT_SAMPLES
 
 
 def best_index(name: str, values: list[float | None]) -> int | None:

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,8 @@ class Metric(NamedTuple):
       counts: numbers of generated and real images; None if irrelevant or unknown.
       interval: 95 % confidence interval, if known.
       standard_error: of the value, if known.
+      baselines: values that it is to be compared with, by what they are of: a baseline
+        without a model, or real images, which are the best that can be expected.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Metric(NamedTuple):
     counts: tuple[int | None, int | None]
     interval: intervals.Interval | None = None
     standard_error: float | None = None
+    baselines: Mapping[str, float] = MappingProxyType({})
 
 
 class Options(NamedTuple):

@@ -31,6 +31,7 @@ _SHOWN_ELSEWHERE = (
     "intervals",
     "standard_errors",
     "counts",
+    "baselines",
     "config",
     "notes",
 )
@@ -46,6 +47,7 @@ def metrics(record: Record, training: Record) -> Section:
     text = (
         page.facts(describe_settings(record)) + metrics_table(record) + _notes(record)
     )
+    text += _conditions(record)
     text += _held_out_by_logsnr(record["metrics"])
     config = record.get("config") or {}
     changed = [
@@ -113,6 +115,34 @@ def metrics_table(record: Record) -> str:
         "what it is",
     ]
     return page.table(header, rows, numbers=(1, 4, 5), names=(0,))
+
+
+def _conditions(record: Record) -> str:
+    """Returns the metrics of the conditions beside their baselines; "" without any."""
+    baselines = record.get("baselines") or {}
+    known = {name: v for name, v in baselines.items() if name in record["metrics"]}
+    if not known:
+        return ""
+    titles = list(dict.fromkeys(title for v in known.values() for title in v))
+    rows = [
+        [
+            f"{name} {plots.arrow(name)}".strip(),
+            plots.format_with_error(record, name),
+            *(
+                plots.format_number(beside[title]) if title in beside else ""
+                for title in titles
+            ),
+        ]
+        for name, beside in known.items()
+    ]
+    text = page.paragraph(
+        "Whether samples show what they were asked for. What is read wrongly from real "
+        "images is an error of the reader, not of a sample; the other columns need no "
+        "model."
+    )
+    header = ["metric", "samples", *titles]
+    table = page.table(header, rows, numbers=range(1, len(header)), names=(0,))
+    return page.heading("Conditions") + text + table
 
 
 def describe_settings(record: Record) -> dict[str, str | None]:
@@ -210,7 +240,7 @@ def _over_steps(records: Sequence[Record], name: str, names_here: int) -> list[S
     """Returns a line for each group of evaluations with equal settings."""
     count = metric_names.split_name(name)[2]
     # A held-out loss does not depend on the sampling.
-    settings = list(_SETTINGS) if count else ["weights"]
+    settings = list(_SETTINGS) if metric_names.needs_samples(name) else ["weights"]
     kinds: dict[str, dict[float, Record]] = {}
     for record in records:
         if record["metrics"].get(name) is not None:

@@ -79,6 +79,11 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>\n"
 
 
+def heading(text: str) -> str:
+    """Returns the heading of a part of a section."""
+    return f"<h3>{escape(text)}</h3>\n"
+
+
 def facts(pairs: Mapping[str, Any]) -> str:
     """Returns names and values as a list in columns; None and "" are skipped."""
     items = "".join(

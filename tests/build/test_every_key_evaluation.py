@@ -22,10 +22,13 @@ from etils import epath
 from simple_diffusion.build import data, feature_networks, sampling, training
 from simple_diffusion.build import evaluation as build_evaluation
 from simple_diffusion.core.types import Weights
+from simple_diffusion.evaluation.conditions import condition_metrics
 from simple_diffusion.evaluation.networks import feature_network
+from simple_diffusion.evaluation.networks.predictors import training as predictors
 from simple_diffusion.modes import evaluate
 from simple_diffusion.pipelines import open_run, programs
 from simple_diffusion.pipelines.evaluation import during_training, evaluation, sweep
+from simple_diffusion.pipelines.evaluation.conditions import sample_metrics
 from simple_diffusion.pipelines.model import Model
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.pipelines.training_grids import TrainingGrids
@@ -174,6 +177,28 @@ def networks(config):
     return found, len(made)
 
 
+def readers(config):
+    """How long that is trained which reads captions from samples."""
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    found = []
+
+    def train(task, recipe, batches, log):
+        found.append(recipe.steps)
+        return predictors.Predictor(task, recipe, {"weights": np.zeros(1)})
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(predictors, "train", train),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        plan = build_evaluation.read_plan(config)
+        comparison = mock.Mock(spec=evaluation.Comparison, plan=plan)
+        pictures = condition_metrics.Pictures(images, images)
+        tools = sample_metrics.open_tools(comparison, pictures, epath.Path(folder))
+        tools.readers.prepare("text")
+    return found
+
+
 def swept(config):
     """The points that a sweep evaluates, with the settings of each."""
     points = []
@@ -237,6 +262,7 @@ EVALUATE = {
     "dinov2_weights": Case("b.npz", networks, DINOV2),
     "resize": Case("clean_bicubic", networks, INCEPTION),
     "classifier_steps": Case(7, networks, SOURCE),
+    "reader_steps": Case(7, readers, _metric("conditions")),
     "metrics": Case(("fd", "accuracy"), evaluated),
     "neighbours": Case(2, evaluated, _metric("precision_recall")),
     "density_neighbours": Case(3, evaluated, _metric("density_coverage")),

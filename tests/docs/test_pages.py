@@ -84,15 +84,20 @@ def flat(section, path):
             yield from flat(value, f"{path}.{key}")
 
 
+HEADINGS = (
+    "Metrics of evaluations",
+    "Metrics of restorations",
+    "Metrics of conditions",
+)
+
+
 def test_every_metric_of_evaluations_and_restorations_has_a_line():
-    described = column("Metrics of evaluations") | column("Metrics of restorations")
+    described = set().union(*map(column, HEADINGS))
     listed = {metric_names.plain_kind(name) for name in described}
     assert listed == set(metric_names._DESCRIPTIONS)
 
 
-@pytest.mark.parametrize(
-    "heading", ["Metrics of evaluations", "Metrics of restorations"]
-)
+@pytest.mark.parametrize("heading", HEADINGS)
 def test_the_page_and_the_code_agree_on_which_values_are_better(heading):
     for name, better, _ in pages.table(pages.read(EVALUATION), heading):
         lower = {"lower": True, "higher": False, "": None}[better]

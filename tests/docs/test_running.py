@@ -227,7 +227,7 @@ def test_every_metric_and_field_that_was_written_has_a_line(walk):
     folder = walk[0]
     described = {
         metric_names.plain_kind(name)
-        for heading in ("Metrics of evaluations", "Metrics of restorations")
+        for heading in test_pages.HEADINGS
         for name in test_pages.column(heading)
     }
     fields = test_pages.column("Fields of `metrics.json`")

@@ -61,3 +61,10 @@ def test_the_best_value_passes_over_what_is_missing():
     assert metric_names.best_index("recall_50k", [None, 0.3, nan, 0.1]) == 1
     assert metric_names.best_index("recall_50k", [None, nan]) is None
     assert metric_names.best_index("held_out_images", [1.0, 2.0]) is None
+
+
+def test_what_is_measured_on_held_out_images_does_not_need_samples():
+    for name in ("held_out_loss", "held_out_loss[-4,-2)", "bits_per_dimension_bound"):
+        assert not metric_names.needs_samples(name)
+    for name in ("fd_scenes_1k", "accuracy_object", "hole_psnr", "lpips_alex"):
+        assert metric_names.needs_samples(name)

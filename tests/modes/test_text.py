@@ -116,10 +116,16 @@ def test_it_resumes_bit_for_bit(workdir, tmp_path):
 
 def test_it_is_evaluated_with_captions_of_held_out_images(workdir):
     config = config_of(workdir, "evaluate")
-    config.evaluate.metrics = ("fd",)
+    config.evaluate.update(metrics=("fd", "conditions"), reader_steps=2)
     metrics = evaluate.run(config, str(workdir))
     assert metrics["held_out_images"] == 16
     assert np.isfinite(metrics["fd_thumbnail_16"])
+    record = json.loads((workdir / "metrics.json").read_text())
+    for name in ("object", "colour", "count", "position"):
+        assert 0 <= metrics[f"accuracy_{name}"] <= 1
+        beside = record["baselines"][f"accuracy_{name}"]
+        assert set(beside) == {"real images", "most frequent value"}
+    assert (workdir / "evaluation" / "attribute_reader_16x16.npz").exists()
 
 
 def test_it_restores_without_a_prompt(workdir, tmp_path):

@@ -183,6 +183,30 @@ def test_missing_sections_are_listed_with_the_mode_that_adds_them(tmp_path):
     assert anchors(made(tmp_path)) == ["summary", "samples"]
 
 
+def test_conditions_stand_beside_real_images_and_baselines(tmp_path):
+    record = report_run.record(300, 0.5)
+    record["metrics"] |= {"accuracy_colour": 0.8125, "hole_psnr": 23.75}
+    record["intervals"] |= {"accuracy_colour": [0.75, 0.875]}
+    record["baselines"] = {
+        "accuracy_colour": {"real images": 0.96875, "most frequent value": 0.25},
+        "hole_psnr": {"nearest known pixel": 17.25},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    text = Reader(made(tmp_path)).text
+    table = text[text.index("Conditions") :]
+    header = "metric samples real images most frequent value nearest known pixel"
+    for words in (
+        header,
+        "accuracy_colour ↑ 0.8125 [0.75, 0.875] 0.9688 0.25",
+        "hole_psnr ↑ 23.75 17.25",
+    ):
+        assert words in table.replace(" _ ", "_")
+
+
+def test_a_model_without_conditions_has_no_table_of_them(page):
+    assert "Whether samples show what they were asked for" not in Reader(page).text
+
+
 def test_one_evaluation_alone_is_no_curve(tmp_path):
     report_run.make(tmp_path)
     line = json.dumps(report_run.record(100, 0.7))

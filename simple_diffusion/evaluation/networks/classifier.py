@@ -13,8 +13,6 @@ compared with others.
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
-from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
-from simple_diffusion.core import files, images
+from simple_diffusion.core import images
 from simple_diffusion.core.types import Batch, Params
+from simple_diffusion.evaluation.networks import stored_weights
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork, Outputs
 
 # Version of what `_Network` computes from weights of the same shapes. Files of another
@@ -38,8 +36,6 @@ _GRID = 4  # side of the map that the hidden layer reads
 _SMALLEST = 8  # side at which the third octave still has neighbouring pixels
 _OCTAVES = 3
 _DIFFERENCE_SCALE = 8.0  # in [-1, 1]; a unit is 16 of the 255 levels
-# Reproducible on a GPU from run to run; other platforms are so by default.
-_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 _STATISTICS_BATCHES = 16
 _REPORTS = 5
 
@@ -166,7 +162,9 @@ def _fit(
     rate = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
     optimizer = optax.adam(rate)
 
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=_DETERMINISTIC)
+    @functools.partial(
+        jax.jit, donate_argnums=0, compiler_options=stored_weights.DETERMINISTIC
+    )
     def update(state: Any, image: Array, label: Array, mask: Array) -> Any:
         params, opt_state = state
 
@@ -231,7 +229,7 @@ def _statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the inverse deviation of each feature, in float32."""
 
-    @functools.partial(jax.jit, compiler_options=_DETERMINISTIC)
+    @functools.partial(jax.jit, compiler_options=stored_weights.DETERMINISTIC)
     def features(image: Array) -> Array:
         return _apply_to_pixels(recipe, weights, image)[0]
 
@@ -282,32 +280,19 @@ def network(
       name: of the data source.
       class_names: one for each class.
     """
-    digest = _digest(_flatten(params))
+    digest = stored_weights.digest(params)
     apply = functools.partial(_apply, recipe)
     return FeatureNetwork(
         name, digest, "area", params, apply, tuple(class_names), _VERSION
     )
 
 
-def _flatten(params: Params) -> dict[str, np.ndarray]:
-    return {
-        k: np.asarray(v) for k, v in traverse_util.flatten_dict(params, sep=".").items()
-    }
-
-
-def _digest(flat: dict[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for name, array in sorted(flat.items()):
-        total.update(f"{name} {array.shape} {array.dtype}".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()[:12]
-
-
-def _describe(recipe: Recipe, name: str, class_names: Sequence[str]) -> str:
-    """Returns the description that is stored with the weights, as JSON."""
+def _describe(recipe: Recipe, name: str, class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns the description that is stored with the weights."""
     description = dataclasses.asdict(recipe)
-    description |= dict(version=_VERSION, name=name, class_names=list(class_names))
-    return json.dumps(description, sort_keys=True)
+    return description | dict(
+        version=_VERSION, name=name, class_names=list(class_names)
+    )
 
 
 def save(trained: FeatureNetwork, recipe: Recipe, path: epath.PathLike) -> None:
@@ -318,13 +303,8 @@ def save(trained: FeatureNetwork, recipe: Recipe, path: epath.PathLike) -> None:
       recipe: its hyperparameters.
       path: of the file.
     """
-    path = epath.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = _describe(recipe, trained.name, trained.class_names)
-    arrays: dict[str, Any] = {"about": np.array(about)}
-    arrays |= {"digest": np.array(trained.digest), **_flatten(trained.params)}
-    with files.open_atomic(path) as file:  # to a path NumPy would append .npz
-        np.savez(file, **arrays)
+    stored_weights.save(trained.params, about, path)
 
 
 def load(
@@ -341,15 +321,5 @@ def load(
       name: of the data source.
       class_names: one for each class.
     """
-    try:
-        # Opened here, because NumPy does not close a file that is no archive.
-        with epath.Path(path).expanduser().open("rb") as file:
-            flat = dict(np.load(file, allow_pickle=False))
-    except Exception:  # NumPy raises many types for other files
-        return None
-    about, digest = (str(flat.pop(key, "")) for key in ("about", "digest"))
-    # The digest also covers names, shapes and types.
-    if about != _describe(recipe, name, class_names) or digest != _digest(flat):
-        return None
-    params = traverse_util.unflatten_dict(flat, sep=".")
-    return network(params, recipe, name, class_names)
+    params = stored_weights.load(path, _describe(recipe, name, class_names))
+    return None if params is None else network(params, recipe, name, class_names)

@@ -18,6 +18,7 @@ from simple_diffusion.pipelines.evaluation import (
     record,
 )
 from simple_diffusion.pipelines.evaluation.comparison import FOLDER, round_batch
+from simple_diffusion.pipelines.evaluation.conditions import sample_metrics
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.training import sharding
 
@@ -75,6 +76,10 @@ def evaluate_model(
     if "memorisation" in plan.metrics:
         metrics += record.print_metrics(
             memorisation.measure(comparison, samples.images, features, output)
+        )
+    if "conditions" in plan.metrics:
+        metrics += record.print_metrics(
+            sample_metrics.measure(config, trained, comparison, samples, output)
         )
     class_grids.write(output, samples.images, features.labels, plan.show_per_class)
     result = evaluation.describe(config, comparison, sampler, trained.step, metrics)

@@ -27,7 +27,7 @@ from simple_diffusion.pipelines.evaluation.comparison import (
     round_batch,
 )
 from simple_diffusion.pipelines.evaluation.image_sets import ImageSet
-from simple_diffusion.pipelines.requests import held_out
+from simple_diffusion.pipelines.requests.held_out import HeldOut, read_held_out
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.sampling import generate
 from simple_diffusion.training import sharding, store
@@ -68,10 +68,16 @@ def open_comparison(
 
 
 class SampleSet(NamedTuple):
-    """Images, and their class; None if they have several classes."""
+    """Images to evaluate.
+
+    images: the images.
+    label: their class; None if they have several classes.
+    held_out: what samples of a model with conditions were asked for; None for others.
+    """
 
     images: ImageSet
     label: int | None
+    held_out: HeldOut | None = None
 
 
 def build_sampler(
@@ -112,7 +118,13 @@ def draw_samples(
     """
     size, names = sampler.size, trained.classes
     label = read_label(comparison.plan.labels, trained.net, names)
-    request = _request(config, comparison, trained, size, count, label)
+    held_out = None
+    if trained.net.conditions:
+        batch_size = round_batch(comparison.plan.batch_size, trained.mesh)
+        held_out = read_held_out(config, comparison.dataset, batch_size, size, count)
+        request = held_out.request
+    else:
+        request = _request(comparison, trained, size, count, label)
     if drawer is None:
         drawer = programs.make_drawer(sampler, trained.mesh, config.sample.batch_size)
     identity = record.describe_sampling(config, sampler, trained.step)
@@ -131,27 +143,17 @@ def draw_samples(
     images = image_sets.from_model(
         drawer, trained.weights, request, size, names, identity
     )
-    return SampleSet(images, label)
+    return SampleSet(images, label, held_out)
 
 
 def _request(
-    config: Config,
     comparison: Comparison,
     trained: Trained,
     size: image_sets.Size,
     count: int,
     label: int | None,
 ) -> Request:
-    """Returns what the samples of an evaluation are to show."""
-    net = trained.net
-    if net.conditions:
-        if comparison.dataset is None:
-            raise ValueError(
-                "a model with conditions is evaluated on those of held-out images of "
-                "data.source, which cannot be opened"
-            )
-        examples = held_out.of_data(config, comparison.dataset, trained.mesh)
-        return examples(count, size)
+    """Returns the classes of the samples of a model without other conditions."""
     if label is not None:
         return Request(np.full(count, label, np.int32))
     if comparison.plan.labels == "as_data":
@@ -159,7 +161,7 @@ def _request(
         if not len(reference_labels):
             raise ValueError("evaluate.labels=as_data: the reference has no images")
         return Request(np.resize(reference_labels, count))
-    classes = list(range(max(1, net.num_classes)))
+    classes = list(range(max(1, trained.net.num_classes)))
     return Request(generate.balanced_labels(classes, count))
 
 

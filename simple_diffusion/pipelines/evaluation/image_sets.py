@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ from simple_diffusion.pipelines.programs import Drawer
 from simple_diffusion.training import sharding
 
 Size = tuple[int, int]
+
+# Of the samples of a model, how many of the first are kept, in images and in bytes.
+_KEPT, _KEPT_BYTES, _CHANNELS = 1000, 2**28, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ def from_model(
     classes: tuple[str, ...],
     identity: dict[str, Any],
 ) -> ImageSet:
-    """Returns the samples of a model.
+    """Returns the samples of a model; the first ones are kept to be looked at again.
 
     Args:
       draw: see `programs.make_drawer`.
@@ -61,15 +65,21 @@ def from_model(
       identity: everything besides the request that determines the samples.
     """
     labels = np.asarray(request.label)
+    most = min(len(labels), _KEPT, _KEPT_BYTES // math.prod((*size, _CHANNELS)))
+    kept: dict[int, np.ndarray] = {}
 
     def parts(start: int) -> Iterator[ImageBatch]:
         for images in draw(weights, request, start):
             stop = start + len(images)
+            kept.update(zip(range(start, min(stop, most)), images, strict=False))
             yield ImageBatch(images, labels[start:stop], np.ones(len(images), bool))
             start = stop
 
     def at(indices: list[int]) -> np.ndarray:
-        return draw.draw_at(weights, request, indices)
+        missing = [k for k in indices if k not in kept]
+        drawn = draw.draw_at(weights, request, missing) if missing else ()
+        found = kept | dict(zip(missing, drawn, strict=True))
+        return np.stack([found[k] for k in indices])
 
     hashes = {"labels": _hash(labels)}
     hashes |= {name: _hash(v) for name, v in request.fields.items()}

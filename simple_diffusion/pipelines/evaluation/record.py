@@ -52,7 +52,7 @@ def describe_sampling(
 
 
 def describe_metrics(metrics: Iterable[Metric]) -> Record:
-    """Returns metrics, their intervals, standard errors and counts, by name."""
+    """Returns metrics, intervals, errors, counts and baselines, by name."""
     metrics = list(metrics)
     errors = {m.name: m.standard_error for m in metrics if m.standard_error is not None}
     return {
@@ -60,6 +60,7 @@ def describe_metrics(metrics: Iterable[Metric]) -> Record:
         "intervals": {m.name: list(m.interval) for m in metrics if m.interval},
         "standard_errors": errors,
         "counts": {m.name: list(m.counts) for m in metrics},
+        "baselines": {m.name: dict(m.baselines) for m in metrics if m.baselines},
     }
 
 
@@ -165,5 +166,7 @@ def print_metrics(metrics: Iterable[Metric]) -> Iterator[Metric]:
             line += f"  [{metric.interval.low:.4f}, {metric.interval.high:.4f}]"
         if metric.standard_error is not None:
             line += f"  ± {metric.standard_error:.4f}"
+        for title, value in metric.baselines.items():
+            line += f"; {title} {value:.4f}"
         console.print_line(line)
         yield metric

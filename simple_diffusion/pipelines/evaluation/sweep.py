@@ -1,5 +1,6 @@
 """A model evaluated at many settings of guidance and steps."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from simple_diffusion.core import console
 from simple_diffusion.core.options import Config
 from simple_diffusion.evaluation import feature_bank
 from simple_diffusion.pipelines.evaluation import evaluation, record
+from simple_diffusion.pipelines.evaluation.comparison import FOLDER
+from simple_diffusion.pipelines.evaluation.conditions import sample_metrics
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.training import cluster
 
@@ -70,6 +73,12 @@ def evaluate_points(
             console.print_line(line)
             features = evaluation.extract_features(comparison, samples, store=False)
             metrics = evaluation.measure(comparison, samples, features, names)
+            if "conditions" in names:
+                output = folder / FOLDER
+                shown = sample_metrics.measure(
+                    config, trained, comparison, samples, output
+                )
+                metrics = itertools.chain(metrics, shown)
             known[mark] = {
                 "network_calls": sampler.network_calls,
                 "mark": mark,

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from simple_diffusion.build import diffusion, image_geometry, sampling
@@ -190,9 +189,3 @@ def _plan_of_examples(
         texts = tuple(map(lexicon.tokenizer.decode, request.fields["text"]))
     groups = np.arange(len(labels))
     return Plan(request, config.sample.batch_size, groups, texts, texts)
-
-
-def join_requests(parts: list[Request], count: int) -> Request:
-    """Returns requests one after the other, repeated in turn up to `count` images."""
-    joined = jax.tree.map(lambda *v: np.concatenate(v), *parts)
-    return joined.at(np.arange(count) % len(joined.label))

@@ -102,3 +102,42 @@ def test_no_images_have_no_values():
     images = np.zeros((0, 16, 16, 3), np.uint8)
     assert similarity.psnr(images, images).shape == (0,)
     assert similarity.ssim(images, images).shape == (0,)
+
+
+def test_both_can_be_restricted_to_a_hole_as_scikit_image_would():
+    images, originals = pair(48, 40, 3)
+    hole = np.zeros((3, 48, 40), bool)
+    hole[0, 10:20, 3:30], hole[1, :30] = True, True
+    found = similarity.psnr(images, originals, hole)
+    expected = [
+        metrics.peak_signal_noise_ratio(b[k], a[k], data_range=255)
+        for a, b, k in zip(images[:2], originals[:2], hole[:2], strict=True)
+    ]
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-12)
+    ssim = similarity.ssim(images, originals, hole)
+    for k in range(2):
+        _, full = metrics.structural_similarity(
+            images[k],
+            originals[k],
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=-1,
+            full=True,
+        )
+        inside = hole[k].copy()
+        inside[:5] = inside[-5:] = inside[:, :5] = inside[:, -5:] = False
+        np.testing.assert_allclose(ssim[k], full[inside].mean(), rtol=1e-9)
+    # The last image has no hole.
+    assert np.isnan(found[2]) and np.isnan(ssim[2])
+
+
+def test_where_all_pixels_count_the_values_are_those_of_the_images():
+    images, originals = pair(20, 24, 3)
+    every = np.ones((3, 20, 24), bool)
+    for function in (similarity.psnr, similarity.ssim):
+        expected = function(images, originals)
+        np.testing.assert_allclose(
+            function(images, originals, every), expected, rtol=1e-12
+        )

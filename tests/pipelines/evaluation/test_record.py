@@ -5,6 +5,7 @@ import json
 import pytest
 from etils import epath
 
+from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.pipelines.evaluation import record
 
 
@@ -38,3 +39,15 @@ def test_a_record_of_an_older_version_is_replaced(tmp_path):
     (tmp_path / "metrics.json").write_text('{"step": 7}')
     path = record.write_metrics(epath.Path(tmp_path), evaluated(2))
     assert path.name == "metrics.json"
+
+
+def test_baselines_are_recorded_and_printed_beside_their_metric(capsys):
+    metrics = [
+        Metric("accuracy_object", 0.5, (8, 8), None, None, {"real images": 0.75}),
+        Metric("fd_scenes_8", 2.0, (8, 9)),
+    ]
+    written = record.describe_metrics(record.print_metrics(metrics))
+    assert written["baselines"] == {"accuracy_object": {"real images": 0.75}}
+    assert written["metrics"] == {"accuracy_object": 0.5, "fd_scenes_8": 2.0}
+    said = capsys.readouterr().out
+    assert "accuracy_object = 0.5000; real images 0.7500" in said

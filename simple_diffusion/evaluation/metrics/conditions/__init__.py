@@ -1,0 +1,1 @@
+"""Whether images show what they were asked for: pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""Small networks that read from images what their conditions ask for."""

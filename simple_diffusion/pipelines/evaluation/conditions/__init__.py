@@ -1,0 +1,1 @@
+"""What samples of models with conditions are asked for, and whether they show it."""
