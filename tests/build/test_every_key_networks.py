@@ -126,6 +126,8 @@ UVIT = {
     "emb_channels": Case(16, shapes),
     "logsnr_input": Case("sigmoid", call),
     "emb_activation": Case("gelu_exact", call),
+    "class_condition": Case("token", shapes),
+    "class_token_width": Case(16, shapes, {"model.class_condition": "token"}),
     "conv_norm": Case("layer", call),
     "qk_norm": Case("none", shapes),
     "position": Case("none", call),
@@ -198,7 +200,7 @@ def _cases():
     ):
         for key, case in cases.items():
             given = {"model": tiny_network(kind)} | (FULL if kind == "uvit" else {})
-            yield f"model:{kind}.{key}", case._replace(given=given)
+            yield f"model:{kind}.{key}", case._replace(given=given | {**case.given})
 
 
 CASES = dict(_cases())

@@ -431,27 +431,3 @@ def test_memory_and_program_do_not_grow_with_the_number_of_windows():
 def test_numbers_out_of_range_are_errors_that_name_their_keys(changed, message):
     with pytest.raises(ValueError, match=message):
         fused(**changed)
-
-
-def test_maps_among_the_fields_are_cut_and_the_other_fields_are_not():
-    seen = []
-
-    def bind_fields(cond):
-        def denoise(z_t, logsnr):
-            image = cond.fields["depth"][..., None] + cond.fields["map"]
-            seen.append(jax.tree.map(jnp.shape, dict(cond.fields)))
-            return image + cond.fields["vector"][:, None, None, :1]
-
-        return denoise
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    fields = {
-        "map": jax.random.normal(keys[0], (2, *SIZE, 2)),
-        "depth": jax.random.normal(keys[1], (2, *SIZE)),
-        "vector": jax.random.normal(keys[2], (2, 5)),
-    }
-    fuse = windows.fuse_windows(bind_fields, window=WINDOW, stride=STRIDE, batch=3)
-    cond = Conditioning(fields=fields)
-    got = fuse(cond)(Z, LOGSNR)
-    np.testing.assert_allclose(got, bind_fields(cond)(Z, LOGSNR), atol=1e-5)
-    assert seen[0]["map"][1:] == (WINDOW, WINDOW, 2) and seen[0]["vector"][1:] == (5,)
