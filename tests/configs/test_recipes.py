@@ -254,9 +254,12 @@ def reduced_step(name):
     return train_step, start, batch
 
 
+STEPPED = (*QUICK, "superresolution_256x1024", "text2image256")
+
+
 @pytest.mark.parametrize(
     "name",
-    [QUICK[0], *(pytest.param(name, marks=pytest.mark.slow) for name in QUICK[1:])],
+    [STEPPED[0], *(pytest.param(n, marks=pytest.mark.slow) for n in STEPPED[1:])],
 )
 def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_checks):
     train_step, blueprint, batch = reduced_step(name)
@@ -270,7 +273,7 @@ def test_a_reduced_copy_of_a_recipe_makes_an_optimiser_step(name, no_shape_check
 # The others are traced: compiling all of them takes a third of the time of all tests,
 # and what their parts compute is tested in tests/nets and tests/training. The variants
 # of another crop have the same network, loss and optimiser.
-TRACED = [r for r in DISTINCT if r not in QUICK and not r.endswith("_center")]
+TRACED = [r for r in DISTINCT if r not in STEPPED and not r.endswith("_center")]
 
 
 @pytest.mark.slow

@@ -40,9 +40,8 @@ def records(tmp_path):
 
 def compute(records, folder, **options):
     options = {"length": LENGTH, "dtype": "float32", "batch_size": 2, **options}
-    return preparation.prepare(
-        records, str(folder), report=lambda line: None, **options
-    )
+    options = {"report": lambda line: None, **options}
+    return preparation.prepare(records, str(folder), **options)
 
 
 def read(records, split="train"):
