@@ -138,7 +138,7 @@ def test_a_field_that_the_source_lacks_names_the_sources_that_have_it(config):
 
 
 def test_captions_of_mirrored_images_need_a_decision(config):
-    wanted = [encoders.ObjectsEncoder(2, "caption", frozenset({"caption"}))]
+    wanted = [encoders.ObjectsEncoder(2, None, "caption", frozenset({"caption"}))]
     with pytest.raises(ValueError, match="data.flip_captions=swap .* data.flip=False"):
         data.open_data(config, make_encoders=lambda source: wanted)
     config.data.flip = False

@@ -16,6 +16,7 @@ from simple_diffusion.core.types import Conditioning
 from simple_diffusion.modes import restore, sample
 from simple_diffusion.pipelines import keywords, programs, runs
 from simple_diffusion.pipelines.model import Model
+from simple_diffusion.pipelines.requests import readers
 from simple_diffusion.training import sharding
 from tests.pipelines import old_run
 
@@ -248,14 +249,16 @@ def test_keywords_are_the_keys_of_the_config():
     config = base.default()
     of_sample = set(keywords.SampleKeys.__annotations__)
     # `load` decides which weights are loaded; extra sizes belong to training, and
-    # Python writes no files. Classes and prompts are arguments of their own.
-    elsewhere = {*keywords.OF_LOAD, "classes", "prompts", "also_sizes", "output"}
+    # Python writes no files. Classes are an argument of their own.
+    elsewhere = {*keywords.OF_LOAD, "classes", "also_sizes", "output"}
     assert of_sample == set(config.sample) - elsewhere
     of_restore = set(keywords.RestoreKeys.__annotations__)
     # The first arguments of `restore`; and files, which Python does not write.
     elsewhere = {"input", "task", "hole_mask", "output", "lpips_weights"}
     both = set(config.restore) - elsewhere
-    of_both = {*both, *(of_sample - {"count", "coarse_size", "coarse_time"})}
+    # A restoration has no conditions but the class.
+    asked = {*readers.KEYS, "low_resolution_noise", "guidance_of"}
+    of_both = both | (of_sample - {"count", "coarse_size", "coarse_time"} - asked)
     assert of_restore == of_both
 
 
