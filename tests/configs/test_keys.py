@@ -20,12 +20,15 @@ from simple_diffusion.build.keys import overrides
 from simple_diffusion.configs import base, conditions, keys, networks
 from simple_diffusion.modes import train
 from simple_diffusion.pipelines import keywords
+from simple_diffusion.pipelines.requests import readers
 from tests.build.every_key import kinds
 
 # Keys that hold other texts than one of some names.
 TEXTS = {
     *("data.source", "data.data_dir", "data.tfds_fields"),
-    *("model.name", "model.patching", "sample.prompts"),
+    *("model.name", "model.patching", *(f"sample.{key}" for key in readers.KEYS)),
+    *("conditions.semantic.map", "conditions.image.map", "conditions.vector.vector"),
+    "conditions.text_features.encoder",
     *("diffusion.schedule.name", "sample.size", "sample.also_sizes"),
     *("sample.coarse_size", "sample.classes", "sample.guidance_workdir"),
     *(
@@ -49,7 +52,8 @@ def configs():
         config.data.patches = base.patches(8, 16)
         with config.unlocked():
             config.model = model
-            config.conditions.text = conditions.text()
+            for name, make in conditions.KINDS.items():
+                config.conditions[name] = make()
         yield kind, config
     for kind, schedule in kinds(base).items():
         config = base.default()
@@ -94,7 +98,8 @@ def test_every_key_is_declared_unless_it_is_a_switch_or_a_free_text():
         for _, owner, key, name, declaration in ROWS.values()
         if declaration is None and not isinstance(owner[key], bool)
     }
-    assert texts - {"data.patches", "conditions.text"} == TEXTS
+    sections = {"data.patches", *(f"conditions.{name}" for name in conditions.KINDS)}
+    assert texts - sections == TEXTS
 
 
 def bad_values(declaration):
