@@ -39,6 +39,7 @@ def describe_sampling(
         "eta": c.eta,
         "clip": c.clip,
         "guidance": sampler.guidance,
+        "guidance_of": {k: w for k, w in c.guidance_of.items() if w is not None},
         "guidance_interval": [c.guidance_low, c.guidance_high],
         "guidance_workdir": c.guidance_workdir,
         "guidance_step": c.guidance_step,

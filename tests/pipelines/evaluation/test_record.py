@@ -1,12 +1,26 @@
 """Which evaluation `metrics.json` holds."""
 
 import json
+from unittest import mock
 
 import pytest
 from etils import epath
 
+from simple_diffusion.build import sampling
+from simple_diffusion.configs import base
 from simple_diffusion.evaluation.scoring import Metric
 from simple_diffusion.pipelines.evaluation import record
+
+
+def test_weights_of_single_conditions_tell_samples_apart():
+    """Features of samples are stored, and used again for equal settings alone."""
+    config = base.default()
+    sampler = mock.Mock(spec=sampling.Sampling)
+    sampler.size, sampler.guidance, sampler.network_calls = (8, 8), 1.0, 4
+    without = record.describe_sampling(config, sampler, 7)
+    config.sample.guidance_of.text = 3.0
+    with_text = record.describe_sampling(config, sampler, 7)
+    assert (without["guidance_of"], with_text["guidance_of"]) == ({}, {"text": 3.0})
 
 
 def evaluated(count, step=7):
