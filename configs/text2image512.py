@@ -7,10 +7,7 @@ r"""Text to image at 512x512 in pixels, one stage: the U-ViT of simple diffusion
     --config.conditions.text_features.encoder=/models/t5-v1_1-xxl \
     --config.sample.prompts="a red boat" --config.sample.guidance=3
 
-Pictures with captions: a folder with metadata.jsonl or a .txt beside each image, or
---input tar:/data/shards, or --input tfds:coco_captions with --tfds_fields
-caption=captions.text. Training reads the stored features and never runs T5. See
-configs/text2image.py for what is published, what is chosen here and what is missing.
+Data and what is published: as configs/text2image256.py.
 
 Expected, as published: zero-shot FID-30K on COCO 9.57; its guidance is not stated.
 Status: not run.

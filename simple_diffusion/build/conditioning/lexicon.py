@@ -98,7 +98,7 @@ def load(config: Config, folder: epath.Path) -> Lexicon:
     tokens = None if c.text is None else tokenizer.load(folder / TOKENIZER)
     names: Mapping[str, Any] = {}
     if c.layout is not None or c.semantic is not None:
-        names = json.loads((folder / NAMES).read_text())
+        names = tokenizer.read_json(folder / NAMES)
     encoding = None
     if c.text_features is not None:
         encoding = _load_encoding(folder / TEXT_ENCODER)
@@ -108,8 +108,8 @@ def load(config: Config, folder: epath.Path) -> Lexicon:
 
 def _load_encoding(path: epath.Path) -> TextEncoding:
     try:
-        return TextEncoding(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        return TextEncoding(**tokenizer.read_json(path))
+    except TypeError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
