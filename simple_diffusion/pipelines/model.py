@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from simple_diffusion.build import diffusion
+from simple_diffusion.build import diffusion, sampling
 from simple_diffusion.build.denoising import build_denoising
 from simple_diffusion.build.image_geometry import build_geometry
 from simple_diffusion.core import images as pixels
@@ -262,15 +262,18 @@ class Model:
         mesh = trained.mesh
         geometry = build_geometry(config, net, c.size, c.steps, mesh=mesh)
         asked = Request(jnp.full(1, net.num_classes, jnp.int32))
-        is_asked = c.classes is not None or bool(given)
-        if is_asked:
+        is_asked = classes is not None or bool(given)
+        if given:
             plan = read_plan(
                 *(config, net, trained.classes, trained.lexicon),
                 given=given,
                 size=geometry.size,
-                counts_values=bool(given),
+                counts_values=True,
             )
             asked = jax.tree.map(jnp.asarray, plan.request)
+        elif is_asked:
+            label = sampling.parse_classes(c.classes, trained.classes, net.num_classes)
+            asked = Request(jnp.asarray(label, jnp.int32))
         guided = trained.weak is not None or (net.is_conditional and is_asked)
         guided_model = build_denoising(
             config, net, trained.weak, guided=guided, clip=c.clip

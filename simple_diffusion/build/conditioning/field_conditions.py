@@ -99,16 +99,35 @@ def request_of_batch(config: Config, batch: Batch) -> Request:
     """Returns a request for images like those of a batch, on the host.
 
     Small images have the noise of `sample.low_resolution_noise`.
+
+    Raises:
+      ValueError: as `read_noise_level`.
     """
     name = "low_resolution.logsnr"
     if name in batch.fields:
-        level = low_resolution.to_logsnr(config.sample.low_resolution_noise)
+        level = read_noise_level(config)
         levels = np.full(len(batch.label), level, np.float32)
         batch = dataclasses.replace(batch, fields={**batch.fields, name: levels})
     found: dict[str, np.ndarray] = {}
     for condition in build_field_conditions(config):
         found |= {k: np.asarray(v) for k, v in condition.of_batch(batch).items()}
     return Request(np.asarray(batch.label), found)
+
+
+def read_noise_level(config: Config) -> float:
+    """Returns the logsnr of `sample.low_resolution_noise`; infinity for no noise.
+
+    Raises:
+      ValueError: there is more noise than in the training.
+    """
+    time = config.sample.low_resolution_noise
+    most = config.conditions.low_resolution.augmentation
+    if time > most:
+        raise ValueError(
+            f"sample.low_resolution_noise={time:g}: this model was trained with noise "
+            f"up to conditions.low_resolution.augmentation={most:g}"
+        )
+    return low_resolution.to_logsnr(time)
 
 
 def open_data(

@@ -46,6 +46,8 @@ def list_values(value: Any, key: str, suffixes: frozenset[str]) -> list[Named]:
         if not names:
             raise ValueError(f"{key}={value} holds no {' or '.join(sorted(suffixes))}")
         return [Named(os.path.splitext(name)[0], root / name) for name in names]
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError(f"{key} holds no value")
     if isinstance(value, list | tuple):
         return [one for v in value for one in list_values(v, key, suffixes)]
     if isinstance(value, np.ndarray) and value.ndim == 4:

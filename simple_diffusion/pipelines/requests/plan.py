@@ -118,9 +118,7 @@ def _read_answers(
         }
         own = {key: value for key, value in selected.items() if value is not None}
         if own:
-            section, channels = config.conditions[name], config.data.channels
-            ask = Ask(section, config.sample, own, lexicon, size, channels)
-            answers[name] = reader.read(ask)
+            answers[name] = reader.read(Ask(name, config, own, lexicon, size))
     return answers
 
 
@@ -148,10 +146,9 @@ def _plan_of_answers(
     lengths = [answer.count for answer in answers.values()]
     groups = np.arange(count) % np.lcm.reduce(lengths)
     has_text = bool(_TEXT & answers.keys())
-    if has_text:  # two equal prompts are one
+    if has_text and len(answers) == 1:  # two equal prompts are one
         numbers = {text: k for k, text in enumerate(dict.fromkeys(titles))}
-        if len(answers) == 1:
-            groups = np.array([numbers[text] for text in titles])
+        groups = np.array([numbers[text] for text in titles])
     return Plan(
         Request(labels, fields),
         config.sample.batch_size,

@@ -4,19 +4,20 @@ A reader returns the same arrays, `Batch.fields`, that the host encoder of the c
 makes of an example, so that sampling and training cannot differ.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.conditioning.kinds import CONDITIONS
 from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.build.text import frozen
 from simple_diffusion.core.examples import Example, Objects
 from simple_diffusion.core.options import Config
 from simple_diffusion.data.conditioning.encoders import Encoder
-from simple_diffusion.data.conditioning.low_resolution import to_logsnr
 from simple_diffusion.data.errors import UnsuitableImage
 from simple_diffusion.data.records.text_features import VECTOR
 from simple_diffusion.pipelines.requests import files, prompts
@@ -30,25 +31,39 @@ Arrays = dict[str, np.ndarray]
 class Ask:
     """What a user asks of one condition.
 
-    section: of the condition.
-    sample: the section `sample`.
+    name: of the condition.
+    config: the whole config.
     values: keys of `sample` that belong to the condition -> their values, as texts of
       the config or as Python objects; only those that are set.
     lexicon: words and names of the model.
     size: height and width of the images in pixels.
-    channels: of the images.
     """
 
-    section: Config
-    sample: Config
+    name: str
+    config: Config
     values: Mapping[str, Any]
     lexicon: Lexicon
     size: Size
-    channels: int
 
-    def encode(self, name: str, examples: list[Example], key: str) -> Arrays:
-        """Returns the arrays of the condition's host encoder, [n, ...]."""
-        encoder: Encoder = CONDITIONS[name].encoder(
+    @property
+    def section(self) -> Config:
+        """The section of the condition."""
+        return self.config.conditions[self.name]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return self.config.data.channels
+
+    def encode(self, examples: list[Example], key: str) -> Arrays:
+        """Returns the arrays of the condition's host encoder, [n, ...].
+
+        Raises:
+          ValueError: there is no example, or the encoder cannot use one.
+        """
+        if not examples:
+            raise ValueError(f"sample.{key} holds no value")
+        encoder: Encoder = CONDITIONS[self.name].encoder(
             self.section, self.channels, self.lexicon
         )
         rng = np.random.default_rng(0)  # these encoders use no random numbers
@@ -82,7 +97,7 @@ def read_text(ask: Ask) -> Answer:
     texts = prompts.parse_prompts(ask.values["prompts"])
     blank = np.zeros((1, 1, 3), np.uint8)
     examples = [Example(blank, caption=text) for text in texts]
-    return Answer(ask.encode("text", examples, "prompts"), tuple(texts))
+    return Answer(ask.encode(examples, "prompts"), tuple(texts))
 
 
 def read_text_features(ask: Ask) -> Answer:
@@ -91,7 +106,7 @@ def read_text_features(ask: Ask) -> Answer:
     rows = frozen.embed_prompts(texts, ask.section.encoder, ask.lexicon.text_encoding)
     blank = np.zeros((1, 1, 3), np.uint8)
     examples = [Example(blank, vectors={VECTOR: row.reshape(-1)}) for row in rows]
-    return Answer(ask.encode("text_features", examples, "prompts"), tuple(texts))
+    return Answer(ask.encode(examples, "prompts"), tuple(texts))
 
 
 def read_layout(ask: Ask) -> Answer:
@@ -106,14 +121,14 @@ def read_layout(ask: Ask) -> Answer:
         boxes = np.array([entry["box"] for entry in entries], np.float32)
         objects = Objects(boxes.reshape(-1, 4), np.array(numbers, np.int32))
         examples.append(Example(blank, objects=objects))
-    return Answer(ask.encode("layout", examples, "layout"))
+    return Answer(ask.encode(examples, "layout"))
 
 
 def read_semantic(ask: Ask) -> Answer:
     """Reads `map` for the condition `semantic`."""
     found = files.read_maps(ask.values["map"], "sample.map")
     found = [one._replace(value=one.value.astype(np.int32)) for one in found]
-    return _read_map(ask, "semantic", found)
+    return _read_map(ask, found)
 
 
 def read_image_map(ask: Ask) -> Answer:
@@ -125,7 +140,7 @@ def read_image_map(ask: Ask) -> Answer:
         found = files.read_maps(value, "sample.map")
         # Files of images hold integers, of which the largest means `high`.
         found = [one._replace(value=_to_measure(c, one.value)) for one in found]
-    return _read_map(ask, "image", found)
+    return _read_map(ask, found)
 
 
 def _to_measure(c: Config, value: np.ndarray) -> np.ndarray:
@@ -135,23 +150,18 @@ def _to_measure(c: Config, value: np.ndarray) -> np.ndarray:
     return c.low + (c.high - c.low) * share
 
 
-def _read_map(ask: Ask, name: str, found: list[files.Named]) -> Answer:
+def _read_map(ask: Ask, found: list[files.Named]) -> Answer:
     for one in found:
         _check_size(one, ask.size, "map")
     blank = np.zeros((*ask.size, 3), np.uint8)
     examples = [Example(blank, maps={ask.section.map: one.value}) for one in found]
-    return Answer(ask.encode(name, examples, "map"), _titles(found))
+    return Answer(ask.encode(examples, "map"), _titles(found))
 
 
 def read_low_resolution(ask: Ask) -> Answer:
     """Reads `low_resolution`, with the noise of `low_resolution_noise`."""
-    c, time = ask.section, ask.sample.low_resolution_noise
-    if time > c.augmentation:
-        raise ValueError(
-            f"sample.low_resolution_noise={time:g}: this model was trained with noise "
-            f"up to conditions.low_resolution.augmentation={c.augmentation:g}"
-        )
-    key = "sample.low_resolution"
+    c, key = ask.section, "sample.low_resolution"
+    level = field_conditions.read_noise_level(ask.config)
     found = files.read_images(ask.values["low_resolution"], key, ask.channels)
     for one in found:
         h, w = (side * c.factor for side in one.value.shape[:2])
@@ -164,8 +174,9 @@ def read_low_resolution(ask: Ask) -> Answer:
     n = len(found)
     arrays = {
         "low_resolution.small": np.stack([one.value for one in found]),
-        "low_resolution.logsnr": np.full(n, to_logsnr(time), np.float32),
-        "low_resolution.seed": np.arange(n, dtype=np.uint32) + ask.sample.seed % 2**31,
+        "low_resolution.logsnr": np.full(n, level, np.float32),
+        "low_resolution.seed": np.arange(n, dtype=np.uint32)
+        + ask.config.sample.seed % 2**31,
     }
     return Answer(arrays, _titles(found))
 
@@ -182,10 +193,11 @@ def read_inpainting(ask: Ask) -> Answer:
     for one in found:
         _check_size(one, ask.size, "image")
     hole = ask.values["hole_mask"]
+    hole = os.fspath(hole) if isinstance(hole, os.PathLike) else hole
     if isinstance(hole, str):
         holes = [
             masks.load_hole_mask(
-                *(hole, one.name, ask.size, ask.size, ask.sample.seed, False),
+                *(hole, one.name, ask.size, ask.size, ask.config.sample.seed, False),
                 key="sample.hole_mask",
             )
             for one in found
@@ -211,6 +223,8 @@ def _to_masks(hole: Any) -> Any:
     """Returns Python masks with 255 in the hole; bool arrays have True there."""
     if isinstance(hole, list | tuple):
         return [_to_masks(one) for one in hole]
+    if isinstance(hole, str | os.PathLike):
+        return hole
     array = np.asarray(hole.convert("L") if hasattr(hole, "convert") else hole)
     array = array[..., None] if array.ndim == 3 and array.dtype == bool else array
     return array.astype(np.uint8) * 255 if array.dtype == bool else array
@@ -234,7 +248,7 @@ def read_vector(ask: Ask) -> Answer:
         )
     blank = np.zeros((1, 1, 3), np.uint8)
     examples = [Example(blank, vectors={c.vector: row}) for row in array]
-    return Answer(ask.encode("vector", examples, "vector"))
+    return Answer(ask.encode(examples, "vector"))
 
 
 def _check_size(one: files.Named, size: Size, key: str) -> None:

@@ -211,6 +211,11 @@ def test_every_condition_reads_its_arrays_from_a_batch_of_scenes(config, workdir
     assert {k: v.shape for k, v in request.fields.items()} == expected
     # A request has the noise of the sampling, not of the training.
     assert (request.fields["low_resolution.logsnr"] == np.inf).all()
+    config.sample.low_resolution_noise = 0.6
+    with pytest.raises(
+        ValueError, match=r"low_resolution_noise=0\.6.*augmentation=0\.5"
+    ):
+        field_conditions.request_of_batch(config, next(opened.train(0)))
     assert np.abs(request.fields["image"]).max() <= 1
     mask = request.fields["inpainting.mask"]
     assert set(np.unique(mask)) == {0, 1}

@@ -251,3 +251,32 @@ def test_more_boxes_than_the_maximum_keep_the_largest():
     layout = [{"class": 0, "box": box} for box in boxes]
     found = plan_of(config, given={"layout": layout}).request.fields
     np.testing.assert_allclose(found["layout.boxes"][0, :, 2], [0.9, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("text", {"prompts": []}),
+        ("low_resolution", {"low_resolution": []}),
+        ("semantic", {"map": []}),
+        ("inpainting", {"image": [], "hole_mask": "box:2x2"}),
+    ],
+)
+def test_an_empty_list_is_an_error(name, given):
+    with pytest.raises(ValueError, match=r"sample\.\w+ holds no value"):
+        plan_of(config_with(name), given=given)
+
+
+def test_masks_may_be_paths(tmp_path):
+    hole = np.zeros((SIDE, SIDE), np.uint8)
+    hole[2:6] = 255
+    path = tmp_path / "hole.png"
+    write_png(path, hole)
+    given = {"image": np.zeros((SIDE, SIDE, 3), np.uint8)}
+    for mask in (path, [path], [str(path)]):
+        plan = plan_of(
+            config_with("inpainting", count=1), given=given | {"hole_mask": mask}
+        )
+        np.testing.assert_array_equal(
+            plan.request.fields["inpainting.mask"][0], hole > 0
+        )
