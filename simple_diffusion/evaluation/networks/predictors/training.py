@@ -67,7 +67,7 @@ class Task(NamedTuple):
 
     Fields:
       name: of the predictor.
-      network: images in [-1, 1] [b, h, w, 3] -> a tree of arrays [b, ...].
+      network: images [b, h, w, 3] in [-1, 1] -> a tree of arrays [b, ...].
       loss: (outputs of the network, targets) -> a scalar.
       about: what else the weights depend on, as plain JSON.
     """
