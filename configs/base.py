@@ -165,6 +165,10 @@ def default() -> ConfigDict:
             # Captions of mirrored images: swap exchanges the words left and right, keep
             # leaves them. Required if a network with data.flip reads captions.
             flip_captions=choice(placeholder(str), "swap | keep"),
+            # Images that are higher than wide, where data.resolution is wider than high:
+            # crop them, or turn them by 90 degrees. Then vector:portrait is 1 for them
+            # and 0 for others, to condition the network on it.
+            portrait=choice("crop", "crop | turn"),
             # Fraction of a folder's images that are held out from training.
             holdout_fraction=number(0.05, "[0, 1)"),
             # (y0, x0, y1, x1) in pixels: crop every stored image to this box first.

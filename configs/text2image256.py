@@ -9,8 +9,9 @@ r"""Text to image at 256x256 in pixels, one stage: the U-ViT of simple diffusion
 
 Pictures with captions: a folder with metadata.jsonl or a .txt beside each image, or
 --input tar:/data/shards, or --input tfds:coco_captions with --tfds_fields
-caption=captions.text. Training reads the stored features and never runs T5. See
-configs/text2image.py for what is published, what is chosen here and what is missing.
+caption=captions.text. Training reads the stored features and never runs T5. The variant
+`text2image256:landscape` makes images of 192x320 and 320x192. See configs/text2image.py
+for what is published and what is chosen here.
 
 Expected, as published: zero-shot FID-30K on COCO 8.30; its guidance is not stated.
 Status: not run.
@@ -19,6 +20,6 @@ Status: not run.
 from simple_diffusion.configs import text2image
 
 
-def get_config():
-    """Returns the recipe."""
-    return text2image.recipe(resolution=256)
+def get_config(variant: str = "square"):
+    """Returns the recipe of a variant: square or landscape."""
+    return text2image.recipe(256, variant)

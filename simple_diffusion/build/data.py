@@ -11,6 +11,7 @@ from simple_diffusion.core.types import Batch
 from simple_diffusion.data import patches, pipeline, views
 from simple_diffusion.data.conditioning import encoders as host_encoders
 from simple_diffusion.data.conditioning.encoders import Encoder
+from simple_diffusion.data.fields import PORTRAIT as PORTRAIT_VECTOR
 from simple_diffusion.data.records import text_features
 from simple_diffusion.data.sources import catalogue, protocols
 from simple_diffusion.training.topology import Shard
@@ -18,6 +19,7 @@ from simple_diffusion.training.topology import Shard
 CROPS = {"center": "center", "random": "random"}
 SINGLE_PROCESS = Shard(0, 1)  # one process reads all of each batch
 RESIZES = {"area": "area", "antialias": "antialias"}
+PORTRAIT = {"crop": False, "turn": True}
 FLIP_CAPTIONS = {"swap": True, "keep": False}
 _CHECKSUM_IMAGES = 32  # number of images that the checksum covers
 
@@ -86,17 +88,25 @@ def open_data(
         tfds_fields=c.tfds_fields,
         channels=c.channels,
     )
-    num_classes = c.num_classes
+    num_classes, turns = c.num_classes, _turns_portrait(c, full_size)
     # Open the source last: it may be large, and a wrong option should fail before.
     source = catalogue.open_source(spec, folder, "train", **selection)
     if distribution is not None:
         views.check_patches(source, distribution)
+    if turns and isinstance(source, protocols.BatchSource):
+        raise ValueError(
+            f"data.portrait=turn, but data.source={spec} generates images of any "
+            "aspect: set data.portrait=crop"
+        )
     encoders = tuple(make_encoders(source))
+    made = {f"vector:{PORTRAIT_VECTOR}"} if turns else frozenset()
     for encoder in encoders:
         user = f"the condition {encoder.name}"
-        catalogue.check_fields(source, spec, encoder.needs, user)
-    fields: dict[str, Any] = dict(encoders=encoders, has_alpha=c.channels == 4)
-    needs = host_encoders.list_needs(encoders)
+        catalogue.check_fields(source, spec, encoder.needs - made, user)
+    fields: dict[str, Any] = dict(
+        encoders=encoders, has_alpha=c.channels == 4, turns_portrait=turns
+    )
+    needs = host_encoders.list_needs(encoders) - made
     swap_sides = _swaps_sides(c, needs)
     selection["wanted"] = needs | ({"label"} if num_classes != 0 else set())
     source = protocols.select_fields(source, selection["wanted"])
@@ -189,6 +199,7 @@ def open_data(
             "holdout_fraction": selection["holdout_fraction"],
             "crop_box": box and list(box),
             "crop": "center",
+            **({"portrait": c.portrait} if turns else {}),
             "resize": options["resize"],
             "size": list(size),
             "content": fingerprint(split),
@@ -232,6 +243,28 @@ def _swaps_sides(c: Config, needs: frozenset[str]) -> bool:
             "data.flip_captions=keep if the captions name no sides, or data.flip=False"
         )
     return False
+
+
+def _turns_portrait(c: Config, size: tuple[int, int]) -> bool:
+    """Returns whether images that are higher than wide are turned.
+
+    Raises:
+      ValueError: they cannot be, or a mirrored one would be upside down.
+    """
+    if not pick(PORTRAIT, c.portrait, "data.portrait"):
+        return False
+    if c.patches is not None or size[0] >= size[1]:
+        raise ValueError(
+            f"data.portrait=turn, but images of data.resolution={size[0]}x{size[1]} "
+            "are not wider than high, or are patches: set a resolution such as "
+            "192x320, or data.portrait=crop"
+        )
+    if c.flip:
+        raise ValueError(
+            "data.flip=True with data.portrait=turn would mirror turned images from "
+            "top to bottom: set data.flip=False"
+        )
+    return True
 
 
 def _patch_distribution(

@@ -27,6 +27,9 @@ MAX_CAPTION = 10_000
 _BOX_TOLERANCE = 0.01
 _IDS, _IMAGE = "ids", "image"
 
+# The vector of `turn_portrait`.
+PORTRAIT = "portrait"
+
 _SIDES = {"left": "right", "right": "left"}
 # Also in leftmost and right-hand, but not in bright or leftover.
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|wards?|hand|handed)?\b)", re.IGNORECASE)
@@ -93,6 +96,30 @@ def crop_objects(
     if mirrored:
         part = part[:, [0, 3, 2, 1]] * (1, -1, 1, -1) + (0, 1, 0, 1)
     return Objects(part.astype(np.float32), objects.category[kept])
+
+
+def turn_portrait(example: Example) -> Example:
+    """Returns an example as landscape, with a flag that says whether it was turned.
+
+    An image that is higher than wide is turned counterclockwise by 90 degrees, with its
+    maps and boxes. The vector `PORTRAIT` is 1 for it and 0 for others, so that one
+    network of a landscape size learns both (simple diffusion, arXiv 2301.11093).
+    """
+    h, w, _ = example.image.shape
+    vectors = {**example.vectors, PORTRAIT: np.array([h > w], np.float32)}
+    if h <= w:
+        return dataclasses.replace(example, vectors=vectors)
+    objects = example.objects
+    if objects is not None:
+        box = objects.box[:, [3, 0, 1, 2]] * (-1, 1, -1, 1) + (1, 0, 1, 0)
+        objects = Objects(box.astype(objects.box.dtype), objects.category)
+    return dataclasses.replace(
+        example,
+        image=np.ascontiguousarray(np.rot90(example.image)),
+        maps={k: np.ascontiguousarray(np.rot90(v)) for k, v in example.maps.items()},
+        objects=objects,
+        vectors=vectors,
+    )
 
 
 def swap_sides(caption: str) -> str:

@@ -96,6 +96,7 @@ def train_batches(
     encoders: Sequence[Encoder] = (),
     swap_sides: bool = False,
     has_alpha: bool = False,
+    turns_portrait: bool = False,
 ) -> Batches:
     """Returns this process's part of every batch from `start_step` on, without end.
 
@@ -120,6 +121,8 @@ def train_batches(
       swap_sides: exchange left and right in the captions of mirrored images.
       has_alpha: whether the last of four channels is transparency, see
         `views.FullImages`.
+      turns_portrait: whether full images that are higher than wide are turned, see
+        `views.FullImages`.
 
     Raises:
       DataError: if the source is empty or the parts cannot be equal, or the source does
@@ -142,6 +145,7 @@ def train_batches(
     else:
         assert size is not None
         options: dict[str, Any] = dict(crop=crop, flip=flip, resize=resize)
+        options["turns_portrait"] = turns_portrait
         view = FullImages(source, size, seed, **options, **fields)
     skipping = SkippingReader(source)
     reader = PlanReader(view, skipping, skipping.read_or_next, encoders, seed)
@@ -161,6 +165,7 @@ def eval_batches(
     patches: PatchDistribution | None = None,
     encoders: Sequence[Encoder] = (),
     has_alpha: bool = False,
+    turns_portrait: bool = False,
 ) -> Batches:
     """Returns this process's part of each batch of one pass over the source.
 
@@ -182,6 +187,7 @@ def eval_batches(
       patches: the distribution of patches, to read patches and not full images.
       encoders: as `train_batches`.
       has_alpha: as `train_batches`.
+      turns_portrait: as `train_batches`.
 
     Raises:
       DataError: as `train_batches`.
@@ -202,6 +208,7 @@ def eval_batches(
         view: View = Patches(source, fixed, seed=0, **fields)
     else:
         assert size is not None
+        fields["turns_portrait"] = turns_portrait
         view = FullImages(source, size, seed=0, resize=resize, **fields)
     skipping = SkippingReader(source)
     reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
@@ -230,6 +237,7 @@ def eval_examples(
     resize: transforms.Resize = "area",
     encoders: Sequence[Encoder] = (),
     has_alpha: bool = False,
+    turns_portrait: bool = False,
 ) -> Batch:
     """Returns single examples of the pass of `eval_batches` as one batch.
 
@@ -240,6 +248,7 @@ def eval_examples(
       resize: see there.
       encoders: see there.
       has_alpha: see there.
+      turns_portrait: see there.
 
     Raises:
       DataError: a label is out of range.
@@ -254,6 +263,7 @@ def eval_examples(
         resize=resize,
         wanted=host_encoders.list_needs(encoders),
         has_alpha=has_alpha,
+        turns_portrait=turns_portrait,
     )
     reader = PlanReader(view, skipping, skipping.read_or_none, encoders)
     read = reader.read_together if skipping.is_batched else reader.read_singly

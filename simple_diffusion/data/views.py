@@ -192,6 +192,8 @@ class FullImages:
       swap_sides: whether left and right are exchanged in captions of mirrored images.
       has_alpha: whether the last of four channels is transparency, which then weights
         the colours when images are resized.
+      turns_portrait: whether images that are higher than wide are turned, see
+        `fields.turn_portrait`. Not for a source that reads batches.
     """
 
     def __init__(
@@ -206,10 +208,12 @@ class FullImages:
         wanted: frozenset[str] | None = None,
         swap_sides: bool = False,
         has_alpha: bool = False,
+        turns_portrait: bool = False,
     ):
         self._fields = _Fields(source, wanted, swap_sides, has_alpha)
         self.name = self._fields.name
         self.size = size
+        self._turns_portrait = turns_portrait
         self.small_images = SmallImageCounter()
         self._source = source
         self._seed = seed
@@ -218,6 +222,8 @@ class FullImages:
     def read(self, index: int, position: int) -> BoxedExample:
         """Returns one example; see `View`."""
         example = self._source.read(index, max(self.size))
+        if self._turns_portrait:
+            example = fields.turn_portrait(example)
         (h, w, _), (rows, columns) = example.image.shape, self.size
         if (h < rows or w < columns) and isinstance(self._source, CropSource):
             self.small_images.record(

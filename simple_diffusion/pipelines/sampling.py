@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from simple_diffusion.build import sampling
 from simple_diffusion.core import files, memory
 from simple_diffusion.core.options import Config, training_size
-from simple_diffusion.core.types import Progress
+from simple_diffusion.core.types import Progress, Request
+from simple_diffusion.data.fields import PORTRAIT
 from simple_diffusion.pipelines import keywords
 from simple_diffusion.pipelines.programs import Drawer, ProgressRelay, make_drawer
 from simple_diffusion.pipelines.requests import pictures, readers
@@ -37,6 +38,7 @@ class Samples:
     groups: which images belong together, by prompt or class, [n].
     pictures: what the conditions of each image look like, uint8; None if they do not.
     size: height and width in pixels.
+    is_portrait: whether all images are turned upright, see `data.portrait`.
     network_calls: per image; a guided call counts once.
     guidance: the weight in effect.
     windows: number of windows of an image; None without windows.
@@ -86,8 +88,11 @@ class Samples:
         self.labels, self.prompts = np.asarray(plan.request.label), plan.prompts
         self._request, self.groups = plan.request, plan.groups
         self.titles = plan.titles
-        self.size, self.windows = sampler.size, sampler.windows
-        self.pictures = pictures.draw_conditions(plan.request, self.size)
+        self.windows = sampler.windows
+        self.is_portrait = _is_portrait(config, plan.request)
+        self.size = sampler.size[::-1] if self.is_portrait else sampler.size
+        drawn = pictures.draw_conditions(plan.request, sampler.size)
+        self.pictures = drawn if drawn is None else self._turn(drawn)
         self.network_calls, self.guidance = sampler.network_calls, sampler.guidance
         self.note = _note(trained, config, sampler)
         self._advice = advise(config, sampler.windows, "sample.size", batch_size)
@@ -125,7 +130,11 @@ class Samples:
             with memory.explain(self._advice), self._relay.listen(listener):
                 batch = next(batches)
             done += len(batch)
-            yield batch
+            yield self._turn(batch)
+
+    def _turn(self, batch: UInt8[np.ndarray, "b h w c"]) -> np.ndarray:
+        """Returns images upright, which the network knows as turned by 90 degrees."""
+        return np.rot90(batch, -1, axes=(1, 2)) if self.is_portrait else batch
 
     def _progress_of(self, count: int) -> Progress | None:
         """Returns the user's callback, without the images that only pad a batch."""
@@ -191,6 +200,14 @@ def _compile(
         progress=relay if reports else None,
     )
     return sampler, make_drawer(sampler, trained.mesh, batch_size), relay
+
+
+def _is_portrait(config: Config, request: Request) -> bool:
+    """Returns whether all images are asked for as portrait, see `data.portrait`."""
+    section = config.conditions.vector
+    if config.data.portrait != "turn" or section is None or section.vector != PORTRAIT:
+        return False
+    return bool(np.all(np.asarray(request.fields["vector"])[:, 0] > 0.5))
 
 
 def _note(trained: Trained, config: Config, sampler: sampling.Sampling) -> str | None:

@@ -160,10 +160,14 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def write_images(folder: Any, count: int = 20) -> str:
-    """Writes noise of 16x24 pixels, of two classes, and returns the folder."""
+    """Writes noise, of two classes, and returns the folder.
+
+    Every third image is higher than wide.
+    """
     random = np.random.default_rng(0)
     for k in range(count):
         path = folder / "ab"[k % 2] / f"{k:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (16, 24, 3), np.uint8)).save(path)
+        size = (16, 24) if k % 3 else (24, 16)
+        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
     return str(folder)

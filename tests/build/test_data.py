@@ -184,6 +184,52 @@ def test_another_seed_reads_the_images_in_another_order(folder):
     assert len(set(first) & set(second)) > 8  # of sixteen
 
 
+@pytest.fixture
+def turning(tmp_path):
+    """Ten landscape images, whose left is white, and ten portrait ones, whose top is."""
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:, :12] = 255
+    for k in range(20):
+        image = pixels if k % 2 else pixels.swapaxes(0, 1)
+        Image.fromarray(image).save(tmp_path / f"{k:02d}.png")
+    config = tiny()
+    config.data.update(source=f"folder:{tmp_path}", num_classes=0, flip=False)
+    config.data.update(resolution="8x12", portrait="turn", holdout_fraction=0.5)
+    return config
+
+
+def test_portrait_images_are_turned_and_flagged_in_every_batch(turning):
+    flag = encoders.VectorEncoder("portrait", 1)
+    opened = data.open_data(turning, make_encoders=lambda source: [flag])
+    for batches in (opened.train(0), opened.held_out(8, 8)):
+        with contextlib.closing(batches):
+            batch = next(batches)
+        found = batch.fields["vector:portrait"][:, 0]
+        assert set(found.tolist()) == {0.0, 1.0}
+        # Counterclockwise, the top of an image becomes its left.
+        left, right = batch.image[:, :, :5], batch.image[:, :, 7:]
+        assert (left == 255).all() and (right == 0).all()
+    chosen = opened.select(range(10), (8, 12))
+    assert set(chosen.fields["vector:portrait"][:, 0].tolist()) == {0.0, 1.0}
+    described = opened.describe("holdout", (8, 12))
+    turning.data.portrait = "crop"
+    assert data.open_data(turning).describe("holdout", (8, 12)) != described
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 8}, "data.resolution=8x8 are not wider than high"),
+        ({"flip": True}, "set data.flip=False"),
+        ({"source": "scenes"}, "data.source=scenes generates images of any aspect"),
+    ],
+)
+def test_portrait_images_that_cannot_be_turned_are_an_error(turning, changes, message):
+    turning.data.update(changes)
+    with pytest.raises(ValueError, match=message):
+        data.open_data(turning)
+
+
 def test_hidden_colours_take_no_part_where_four_channels_mean_transparency(tmp_path):
     pixels = np.zeros((16, 16, 4), np.uint8)
     pixels[:, :7] = (200, 40, 40, 255)  # the rest is transparent, and black

@@ -183,6 +183,7 @@ CHEAP = network.Network(
 )
 
 FOLDER = {"data.source": "folder:{folder}"}
+WIDE = {"data.resolution": "8x12", "data.flip": False}
 PATCHES = {"data.patches": base.patches(8, 64)}
 SMALL = {"loss.multiscale": True, "loss.multiscale_smallest": 4}
 ADAMW = {"optimizer.name": "adamw"}
@@ -222,6 +223,7 @@ DATA = {
     "crop": Case("random", first_batches, FOLDER),
     "flip": Case(False, first_batches, FOLDER),
     "flip_captions": Case("swap", sides, {"data.flip_captions": "keep"}),
+    "portrait": Case("turn", first_batches, FOLDER | WIDE),
     "holdout_fraction": Case(0.5, first_batches, FOLDER),
     "crop_box": Case((0, 0, 8, 9), first_batches, FOLDER),
     "patches.smallest": Case(16, first_batches, PATCHES),

@@ -117,6 +117,30 @@ def test_an_object_is_dropped_when_less_than_the_stated_fraction_is_left():
     np.testing.assert_allclose(found.box, [expected], atol=1e-6)
 
 
+def test_a_portrait_image_is_turned_with_its_maps_and_boxes():
+    image = np.zeros((W, H, 3), np.uint8)
+    image[2:8, 1:4] = 255
+    box = objects((2 / W, 1 / H, 8 / W, 4 / H))
+    upright = Example(image, maps={"copy": image[..., :1]}, objects=box)
+    turned = fields.turn_portrait(upright)
+    assert turned.image.shape == (H, W, 3)
+    y0, x0, y1, x1 = np.round(turned.objects.box[0] * (H, W, H, W)).astype(int)
+    inside = np.zeros((H, W), bool)
+    inside[y0:y1, x0:x1] = True
+    np.testing.assert_array_equal(turned.image[..., 0] == 255, inside)
+    np.testing.assert_array_equal(turned.maps["copy"][..., 0] == 255, inside)
+    np.testing.assert_array_equal(np.rot90(turned.image, -1), image)
+    assert turned.vectors[fields.PORTRAIT].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("size", [(H, W), (H, H)])
+def test_an_image_that_is_not_higher_than_wide_is_only_flagged(size):
+    given_ = dataclasses.replace(example(), image=np.ones((*size, 3), np.uint8))
+    turned = fields.turn_portrait(given_)
+    assert turned.image is given_.image
+    assert turned.vectors[fields.PORTRAIT].tolist() == [0.0]
+
+
 def test_swapping_sides_twice_changes_nothing_and_other_words_stay():
     captions = {
         "A red boat on the left.": "A red boat on the right.",

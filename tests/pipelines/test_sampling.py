@@ -1,12 +1,19 @@
-"""What sampling says about the keys that bound its memory."""
+"""Samples of a model: where they go, how they are turned, what is said of memory."""
 
 import re
 
+import jax
+import numpy as np
 import pytest
 from etils import epath
 
-from simple_diffusion.configs import base
+from simple_diffusion.build import network
+from simple_diffusion.configs import base, conditions
+from simple_diffusion.core.types import Weights
 from simple_diffusion.pipelines import sampling
+from simple_diffusion.pipelines.trained import Trained
+from simple_diffusion.training import sharding
+from tests.build.every_key import tiny
 
 
 @pytest.mark.parametrize(
@@ -41,3 +48,44 @@ def test_a_folder_that_holds_files_is_not_written_into(tmp_path):
     (tmp_path / "mine" / "a.png").write_bytes(b"kept")
     with pytest.raises(ValueError, match="sample.output=.* already holds files"):
         sampling.choose_output(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def turning():
+    """A model of landscape images that knows portrait ones as turned."""
+    config = tiny()
+    config.data.update(resolution="8x12", num_classes=0, portrait="turn", flip=False)
+    config.conditions.vector = conditions.vector("portrait")
+    net = network.build_network(config, 0)
+    # Of random weights, the output included: a fresh network ignores its conditions.
+    leaves, tree = jax.tree.flatten(net.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    weights = Weights(jax.tree.unflatten(tree, leaves))
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    return config, Trained(net, weights, mesh, (), 1)
+
+
+def drawn(turning, vector):
+    config, trained = turning
+    config = config.copy_and_resolve_references()
+    config.sample.vector = vector
+    samples = sampling.Samples(trained, config)
+    return samples, np.concatenate(list(samples))
+
+
+def test_portrait_samples_are_upright_and_others_as_the_network_makes_them(turning):
+    samples, portrait = drawn(turning, "1")
+    assert samples.is_portrait and samples.size == (12, 8)
+    assert samples.describe()["size"] == "12x8" and portrait.shape == (2, 12, 8, 3)
+    samples, landscape = drawn(turning, "0")
+    assert not samples.is_portrait and landscape.shape == (2, 8, 12, 3)
+    # Of both kinds at once, all are as the network makes them: one array has one size.
+    samples, both = drawn(turning, "1;0")
+    assert not samples.is_portrait and samples.size == (8, 12)
+    np.testing.assert_array_equal(np.rot90(both[0], -1), portrait[0])
+    np.testing.assert_array_equal(both[1], landscape[1])
+    assert (both[0] != landscape[0]).any()
