@@ -165,9 +165,9 @@ def default() -> ConfigDict:
             # Captions of mirrored images: swap exchanges the words left and right, keep
             # leaves them. Required if a network with data.flip reads captions.
             flip_captions=choice(placeholder(str), "swap | keep"),
-            # Images that are higher than wide, where data.resolution is wider than high:
-            # crop them, or turn them by 90 degrees. Then vector:portrait is 1 for them
-            # and 0 for others, to condition the network on it.
+            # Images that are higher than wide, for a data.resolution that is wider than
+            # high: crop them, or turn them by 90 degrees. Then the vector portrait is 1
+            # for them and 0 for others, to condition the network on it.
             portrait=choice("crop", "crop | turn"),
             # Fraction of a folder's images that are held out from training.
             holdout_fraction=number(0.05, "[0, 1)"),

@@ -20,7 +20,6 @@ condition that tells so; `sample.vector=1` asks for portrait images, 0 for other
 
 from simple_diffusion.configs import base, conditions, imagenet
 
-
 LANDSCAPE = {256: "192x320", 512: "384x640"}
 
 

@@ -186,7 +186,7 @@ def test_another_seed_reads_the_images_in_another_order(folder):
 
 @pytest.fixture
 def turning(tmp_path):
-    """Ten landscape images, whose left is white, and ten portrait ones, whose top is."""
+    """Landscape images, whose left is white, and portrait ones, whose top is."""
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[:, :12] = 255
     for k in range(20):
