@@ -87,12 +87,15 @@ class Report:
         self._steps += 1
         self._clocked += 1
         self._waited += waited
-        self._images += float(np.sum(metrics["loss_bin_count"]))
+        self._images += float(metrics["examples"])
         if metrics["finite"]:
             self._finite += 1
-            self._bins += np.stack([metrics["loss_bin_sum"], metrics["loss_bin_count"]])
-            for name in MEAN_METRICS:
-                self._sums[name] += float(metrics[name])
+            if "loss_bin_sum" in metrics:  # the objective has noise levels
+                bins = metrics["loss_bin_sum"], metrics["loss_bin_count"]
+                self._bins += np.stack(bins)
+            means = {name: metrics[name] for name in MEAN_METRICS}
+            for name, value in (means | metrics.get("means", {})).items():
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
         if step == self._begin_step + 1:
             # The first step compiles, so it does not count in the measured speed.
             now = time.perf_counter()

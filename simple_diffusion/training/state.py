@@ -66,6 +66,7 @@ def blueprint(
     mesh: Mesh,
     rules: sharding.Rules = sharding.RULES,
     seed: int = 0,
+    averaged: Callable[[Params], Params] = lambda params: params,
 ) -> Blueprint:
     """Returns the plan of a state, without allocating it.
 
@@ -76,6 +77,7 @@ def blueprint(
       mesh: see `sharding.make_mesh`.
       rules: how arrays are sharded.
       seed: of the run; the initial parameters depend on it alone.
+      averaged: parameters -> those that are averaged.
     """
 
     def initial() -> TrainState:
@@ -83,7 +85,7 @@ def blueprint(
         return TrainState(
             step=jnp.int32(0),
             params=params,
-            ema={name: jax.tree.map(jnp.copy, params) for name in averages},
+            ema={name: jax.tree.map(jnp.copy, averaged(params)) for name in averages},
             opt_state=optimizer.transform.init(params),
             skipped=jnp.int32(0),
             skipped_in_row=jnp.int32(0),

@@ -53,7 +53,8 @@ def make_train_step(
       (state, batch) -> (state, metrics). If one of `CHECKED_METRICS` is not finite, the
       step keeps parameters, optimizer state and averages unchanged, counts itself
       in `skipped`, and returns `finite` = False. The metrics are scalars, apart from
-      loss_bin_sum and loss_bin_count [bins], see `BIN_EDGES`.
+      loss_bin_sum and loss_bin_count [bins], see `BIN_EDGES`; `examples` is the number
+      of images.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -64,38 +65,60 @@ def make_train_step(
         losses, logsnr, grads = _gradient(
             objective, state.params, (batch, draw, share), accumulate
         )
-        updates, opt_state = optimizer.transform.update(
-            grads, state.opt_state, state.params
-        )
-        checked = {
-            "loss": jnp.sum(share * losses),
-            "grad_norm": arrays.tree_norm(grads),
-            "update_norm": arrays.tree_norm(updates),
-        }
-        finite = jnp.all(jnp.isfinite(jnp.stack([checked[k] for k in CHECKED_METRICS])))
-        params = optax.apply_updates(state.params, updates)
-        averaged = ema.update(state.ema, params, averages, state.updates + 1)
-        new = TrainState(
-            step=state.step + 1,
-            params=_keep_if(finite, params, state.params),
-            ema=_keep_if(finite, averaged, state.ema),
-            opt_state=_keep_if(finite, opt_state, state.opt_state),
-            skipped=state.skipped + ~finite,
-            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
-        )
+        loss = jnp.sum(share * losses)
+        new, metrics = update(state, loss, grads, optimizer, averages)
         bin_sum, bin_count = loss_per_bin(losses, logsnr, mask)
-        return new, {
-            **checked,
-            "param_norm": arrays.tree_norm(new.params),
-            "learning_rate": optimizer.learning_rate(state.updates),
-            "finite": finite,
-            "skipped": new.skipped,
-            "skipped_in_row": new.skipped_in_row,
-            "loss_bin_sum": bin_sum,
-            "loss_bin_count": bin_count,
-        }
+        bins = {"loss_bin_sum": bin_sum, "loss_bin_count": bin_count}
+        return new, {**metrics, "examples": jnp.sum(mask), **bins}
 
     return train_step
+
+
+def update(
+    state: TrainState,
+    loss: Float[Array, ""],
+    grads: Params,
+    optimizer: Optimizer,
+    averages: Mapping[str, ema.Average],
+    averaged: Callable[[Params], Params] = lambda params: params,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after an update, or an equal one if something is not finite.
+
+    Args:
+      state: before the update.
+      loss: of the batch.
+      grads: of the loss.
+      optimizer: see `optimizer.adam`.
+      averages: the tracked averages by name.
+      averaged: parameters -> those that are averaged.
+    """
+    updates, opt_state = optimizer.transform.update(
+        grads, state.opt_state, state.params
+    )
+    checked = {
+        "loss": loss,
+        "grad_norm": arrays.tree_norm(grads),
+        "update_norm": arrays.tree_norm(updates),
+    }
+    finite = jnp.all(jnp.isfinite(jnp.stack([checked[k] for k in CHECKED_METRICS])))
+    params = optax.apply_updates(state.params, updates)
+    means = ema.update(state.ema, averaged(params), averages, state.updates + 1)
+    new = TrainState(
+        step=state.step + 1,
+        params=_keep_if(finite, params, state.params),
+        ema=_keep_if(finite, means, state.ema),
+        opt_state=_keep_if(finite, opt_state, state.opt_state),
+        skipped=state.skipped + ~finite,
+        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    return new, {
+        **checked,
+        "param_norm": arrays.tree_norm(new.params),
+        "learning_rate": optimizer.learning_rate(state.updates),
+        "finite": finite,
+        "skipped": new.skipped,
+        "skipped_in_row": new.skipped_in_row,
+    }
 
 
 def loss_per_bin(

@@ -57,6 +57,7 @@ def test_a_report_in_a_bucket_grows_and_survives_a_restart(bucket):
         "skipped": 0,
         "loss_bin_sum": np.zeros(10),
         "loss_bin_count": np.ones(10),
+        "examples": 10,
     }
 
     def log(first, last):

@@ -112,7 +112,7 @@ def test_every_metric_of_a_training_has_a_line(tmp_path):
     scalars = ("grad_norm", "learning_rate", "loss", "param_norm", "skipped")
     metrics = dict.fromkeys((*scalars, "update_norm"), 1.0)
     bins = {"loss_bin_sum": ones, "loss_bin_count": ones}
-    log.record(1, metrics | bins | {"finite": True}, 0.0)
+    log.record(1, metrics | bins | {"finite": True, "examples": 1.0}, 0.0)
     log.close()
     (line,) = report.read_metrics(tmp_path / "metrics.jsonl")
     bin_name = "loss_at_logsnr/-3..0"

@@ -22,6 +22,7 @@ def metrics(loss=1.0, finite=True, images=8):
         "skipped": np.int32(not finite),
         "loss_bin_sum": count * np.float32(loss),
         "loss_bin_count": count,
+        "examples": count.sum(),
     }
 
 

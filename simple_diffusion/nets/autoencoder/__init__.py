@@ -1,0 +1,1 @@
+"""Autoencoders of latent diffusion, and the discriminator that they train against."""

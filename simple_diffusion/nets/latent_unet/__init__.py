@@ -1,0 +1,1 @@
+"""The U-Net of latent diffusion and of Stable Diffusion."""

@@ -1,0 +1,1 @@
+"""Training an autoencoder against a discriminator: what both minimise, and the step."""
