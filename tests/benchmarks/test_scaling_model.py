@@ -19,6 +19,8 @@ from benchmarks.scaling_model import Assumed
 from benchmarks.step_time import Mesh
 from simple_diffusion.training.state import TrainState
 
+pytestmark = pytest.mark.slow
+
 H100, V5E, V5P = (devices.TABLE[name] for name in ("h100", "v5e", "v5p"))
 COMMUNICATION = (step_time.gather, step_time.all_reduce)
 
@@ -140,7 +142,6 @@ def test_maps_of_four_times_the_pixels_keep_about_four_times_the_bytes():
     assert 3.5 < large / small < 6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", scaling_check.MESHES[1:3])
 def test_the_bytes_of_a_device_are_those_of_the_compiled_program(mesh):
     found = scaling_check.compared(tiny(), mesh)["held"]
@@ -239,7 +240,6 @@ def test_the_tensor_axis_splits_heads_and_stays_on_an_island(counted):
     assert max(m.fsdp * m.tensor for m in over) == 256
 
 
-@pytest.mark.slow
 def test_a_network_of_the_published_widths_can_be_planned_for(no_shape_checks):
     # The one with levels of both kinds; each takes minutes to compile. Depth would only
     # add time.

@@ -11,6 +11,8 @@ from simple_diffusion.evaluation.networks import feature_network
 from simple_diffusion.modes import evaluate, restore, sample, train
 from tests.modes import test_modes
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def tiny():
     config = anyres_scenes.get_config("ours")
@@ -60,7 +62,6 @@ def test_any_size_and_class_can_be_sampled_with_guidance(folder, solver):
     assert drawn.images.std() > 1
 
 
-@pytest.mark.slow
 def test_windows_sample_an_image_larger_than_the_network_input(folder, capsys):
     config = tiny()
     config.sample.update(size="32x48", window=16, count=2, batch_size=1)
@@ -69,7 +70,6 @@ def test_windows_sample_an_image_larger_than_the_network_input(folder, capsys):
     assert "15 windows an image" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     folder, monkeypatch
 ):
@@ -88,7 +88,6 @@ def test_evaluation_compares_with_real_images_of_the_size_of_the_samples(
     assert set(seen) == {(24, 24)}  # real images and samples alike
 
 
-@pytest.mark.slow
 def test_extra_sizes_have_their_own_references(folder):
     config = tiny()
     config.evaluate.also_sizes = ("24x24", "16x32")
@@ -113,7 +112,6 @@ def test_a_size_that_does_not_divide_names_the_nearest(folder):
         sample.run(config, str(folder))
 
 
-@pytest.mark.slow
 def test_a_model_trained_without_boxes_prints_a_note_at_another_size(tmp_path, capsys):
     config = test_modes.tiny()
     config.train.update(total_steps=1, checkpoint_every_steps=1, sample_every_steps=0)

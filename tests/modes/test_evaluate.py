@@ -13,7 +13,7 @@ from simple_diffusion.pipelines.evaluation import comparison, extractor
 from simple_diffusion.training import loop, sharding
 from tests.modes.small_features import COUNT, files_config, recipe, write_folder
 
-pytestmark = pytest.mark.usefixtures("small_networks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_networks")]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,6 @@ def test_a_record_has_all_settings_that_its_metrics_depend_on(workdir):
     assert json.loads(lines[-1]) == record
 
 
-@pytest.mark.slow
 def test_features_are_stored_and_nothing_is_sampled_twice(workdir, monkeypatch):
     first, _ = run(recipe(), workdir)
     monkeypatch.setattr(programs.Drawer, "__call__", lambda *_: pytest.fail("drawn"))
@@ -73,7 +72,6 @@ def test_features_are_stored_and_nothing_is_sampled_twice(workdir, monkeypatch):
         ("sample", "weights", "params"),
     ],
 )
-@pytest.mark.slow
 def test_changed_settings_sample_again(workdir, section, key, value):
     first, _ = run(recipe(), workdir)
     config = recipe()
@@ -100,7 +98,6 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.slow
 def test_an_interrupted_evaluation_samples_only_the_missing_images(
     workdir, monkeypatch
 ):
@@ -136,7 +133,6 @@ def test_an_interrupted_evaluation_samples_only_the_missing_images(
 
 
 @pytest.mark.parametrize("labels", ["as_data", "boat"])
-@pytest.mark.slow
 def test_classes_have_the_requested_distribution(workdir, monkeypatch, labels):
     config, seen = recipe(), []
     config.evaluate.update(labels=labels, reference_count=96, reference_features=96)
@@ -169,7 +165,6 @@ def test_a_class_that_does_not_exist_is_named(workdir):
         run(config, workdir)
 
 
-@pytest.mark.slow
 def test_patch_metrics_have_their_own_names_and_patches_must_fit(workdir):
     config = recipe()
     config.evaluate.patch = 6
@@ -181,7 +176,6 @@ def test_patch_metrics_have_their_own_names_and_patches_must_fit(workdir):
         run(config, workdir)
 
 
-@pytest.mark.slow
 def test_features_of_another_version_of_a_network_are_not_used(
     workdir, tmp_path, monkeypatch
 ):
@@ -199,7 +193,6 @@ def test_features_of_another_version_of_a_network_are_not_used(
         run(config, workdir)
 
 
-@pytest.mark.slow
 def test_statistics_of_other_data_are_refused(workdir, tmp_path):
     config = recipe()
     config.evaluate.reference = f"statistics:{tmp_path / 'scenes.npz'}"
@@ -212,7 +205,6 @@ def test_statistics_of_other_data_are_refused(workdir, tmp_path):
         run(config, workdir)
 
 
-@pytest.mark.slow
 def test_each_size_has_a_file_of_statistics(workdir, tmp_path):
     config = recipe()
     config.evaluate.update(also_sizes=("8x8",), metrics=("fd",))

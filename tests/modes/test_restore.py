@@ -15,6 +15,8 @@ from simple_diffusion.training import checkpoint, store
 from simple_diffusion.weights import lpips_layout
 from tests.modes import test_modes
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def tiny(**changes):
     config = test_modes.tiny()
@@ -93,7 +95,6 @@ def test_in_painting_keeps_known_pixels_to_the_bit(trained, photos, tmp_path, ca
     assert result.metrics["residual_stored"] < 1e-6
 
 
-@pytest.mark.slow
 def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path):
     out = tmp_path / "out"
     result = run(trained, out, task="super_resolution", input=str(photos), degrade=True)
@@ -122,7 +123,6 @@ def test_a_degraded_photo_is_compared_with_what_it_was(trained, photos, tmp_path
     np.testing.assert_array_equal(sheet[2:98:12, 2:98:12], small)
 
 
-@pytest.mark.slow
 def test_a_stored_measurement_can_be_an_input(trained, photos, tmp_path):
     first = tmp_path / "first"
     run(trained, first, task="super_resolution", input=str(photos), degrade=True)
@@ -138,7 +138,6 @@ def test_a_stored_measurement_can_be_an_input(trained, photos, tmp_path):
     assert np.median(np.abs(blocks - small)) < 1
 
 
-@pytest.mark.slow
 def test_measurements_are_files_of_numbers(trained, photos, tmp_path):
     first = tmp_path / "first"
     how = dict(task="sense", sensing="hadamard")
@@ -151,7 +150,6 @@ def test_measurements_are_files_of_numbers(trained, photos, tmp_path):
     np.testing.assert_array_equal(restored(one, "a"), restored(again, "a"))
 
 
-@pytest.mark.slow
 def test_a_restoration_depends_only_on_its_own_name(trained, photos, tmp_path):
     how = dict(task="colourise", degrade=True)
     many = run(trained, tmp_path / "a", input=str(photos), samples=2, **how)
@@ -178,7 +176,6 @@ def test_one_photo_is_not_a_batch_of_copies(trained, photos, tmp_path, monkeypat
     assert sizes == [2]
 
 
-@pytest.mark.slow
 def test_results_of_an_earlier_run_are_replaced(trained, photos, tmp_path):
     how = dict(task="colourise", degrade=True, input=str(photos))
     run(trained, tmp_path / "out", samples=2, **how)
@@ -191,7 +188,6 @@ def test_results_of_an_earlier_run_are_replaced(trained, photos, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["input", "hole_mask"])
-@pytest.mark.slow
 def test_a_run_does_not_remove_what_it_reads(trained, photos, tmp_path, key):
     out = tmp_path / "out"
     how = dict(task="inpaint", input=str(photos), hole_mask="box:4x4")
@@ -248,7 +244,6 @@ def test_a_grey_photograph_is_given_colours(trained, tmp_path):
     assert result.metrics["residual"] < 1e-5
 
 
-@pytest.mark.slow
 def test_images_of_several_sizes_are_restored(trained, tmp_path, capsys):
     sizes = {"a": (16, 16), "b": (16, 24), "c": (16, 16)}
     for name, size in sizes.items():
@@ -266,7 +261,6 @@ def test_images_of_several_sizes_are_restored(trained, tmp_path, capsys):
     assert said.count("restore.size=16x16 resizes the inputs") == 1  # for 16x24
 
 
-@pytest.mark.slow
 def test_larger_images_are_restored_in_windows(trained, tmp_path, capsys):
     images.write_png(tmp_path / "wide.png", picture(0, (16, 48)))
     config = tiny(
@@ -297,7 +291,6 @@ def test_a_size_brings_photo_and_mask_to_it(trained, tmp_path):
     np.testing.assert_array_equal(found, want)
 
 
-@pytest.mark.slow
 def test_held_out_images_and_their_classes(trained, tmp_path):
     result = run(
         trained, tmp_path / "out", task="inpaint", input="held_out:5", degrade=True,

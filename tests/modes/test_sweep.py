@@ -11,6 +11,8 @@ from simple_diffusion.pipelines import programs
 from simple_diffusion.training import checkpoint, report, state
 from tests.modes import test_modes
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def tiny():
     config = test_modes.tiny()
@@ -69,7 +71,6 @@ def test_there_is_one_checkpoint_at_a_time(trained, tmp_path):
         sample.run(config, str(trained))
 
 
-@pytest.mark.slow
 def test_evaluations_of_lost_steps_are_repeated(trained, tmp_path, monkeypatch):
     before = history(trained)[:3]
     config = tiny()
@@ -153,7 +154,6 @@ def test_a_best_checkpoint_of_lost_steps_is_deleted(tmp_path):
     assert offered(tmp_path / "best", "fd", [9.0]) == [True]
 
 
-@pytest.mark.slow
 def test_a_sweep_evaluates_every_combination_once(trained, monkeypatch, capsys):
     config = tiny()
     config.sweep.update(
