@@ -21,6 +21,8 @@ from simple_diffusion.configs.keys import (
     whole_choice,
 )
 
+GRIDS = "uniform_t | uniform_logsnr | karras | leading | trailing | linspace"
+
 
 def _duration(name: str, steps: int) -> dict:
     """Returns the three keys of a duration; at most one may be other than 0."""
@@ -91,12 +93,34 @@ def flow() -> ConfigDict:
     )
 
 
+def discrete(
+    first: float = 0.00085, last: float = 0.012, kind: str = "scaled_linear"
+) -> ConfigDict:
+    """A table of betas, by default that of Stable Diffusion.
+
+    Latent diffusion has its 0.0015 to 0.0195, DDPM the linear 0.0001 to 0.02.
+    """
+    return section(
+        "diffusion.schedule:discrete",
+        dict(
+            name="discrete",
+            # Betas of the first and of the last step, and how they rise: scaled_linear
+            # is linear in the root of beta.
+            first=number(first, "(0, 1)"),
+            last=number(last, "(0, 1)"),
+            betas=choice(kind, "linear | scaled_linear"),
+            steps=number(1000, "[2, 1e6]"),
+        ),
+    )
+
+
 # By the key `name` of the section.
 SCHEDULES = {
     "cosine": cosine,
     "shifted_cosine": shifted_cosine,
     "interpolated_cosine": interpolated_cosine,
     "flow": flow,
+    "discrete": discrete,
 }
 
 
@@ -379,7 +403,9 @@ def default() -> ConfigDict:
             vector=placeholder(str),
             solver=choice("ancestral", "ancestral | ddim | heun | dpmpp_2m"),
             # Noise levels of the solver; those of karras are the same at every size.
-            grid=choice("uniform_t", "uniform_t | uniform_logsnr | karras"),
+            # Of a discrete schedule also: leading (latent diffusion), trailing and
+            # linspace choose steps of its table.
+            grid=choice("uniform_t", GRIDS),
             # Noise levels, with one network call each; two for heun.
             steps=number(256, "[1, 1e6]"),
             # ancestral: between posterior variance (0) and its upper bound (1).

@@ -11,6 +11,7 @@ from simple_diffusion.build.network import Network
 from simple_diffusion.core.options import Config, pick, training_size
 from simple_diffusion.core.types import WeightFn
 from simple_diffusion.diffusion import (
+    discrete,
     loss,
     process,
     schedules,
@@ -54,6 +55,13 @@ def build_schedule(
 
 def _schedule(config: Config, side: int | float) -> schedules.Schedule:
     s = config.diffusion.schedule
+    if s.name == "discrete":
+        kinds = {kind: kind for kind in ("linear", "scaled_linear")}
+        betas = pick(kinds, s.betas, "diffusion.schedule.betas")
+        try:
+            return discrete.from_betas(s.first, s.last, s.steps, betas)
+        except ValueError as error:
+            raise ValueError(f"diffusion.schedule: {error}") from None
     bounds = s.logsnr_min, s.logsnr_max
     match s.name:
         case "cosine":
@@ -71,7 +79,7 @@ def _schedule(config: Config, side: int | float) -> schedules.Schedule:
             return schedules.flow(*bounds, shift)
     raise ValueError(
         f"diffusion.schedule.name={s.name!r} must be one of: "
-        "cosine, shifted_cosine, interpolated_cosine, flow"
+        "cosine, shifted_cosine, interpolated_cosine, flow, discrete"
     )
 
 

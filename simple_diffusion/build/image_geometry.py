@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from simple_diffusion.build.network import Network
 from simple_diffusion.core import options
 from simple_diffusion.core.options import Config, pick
 from simple_diffusion.core.types import Conditioning, DenoiseFn
-from simple_diffusion.diffusion import schedules
+from simple_diffusion.diffusion import discrete, schedules
 from simple_diffusion.nets.conditioning import specs
 from simple_diffusion.sampling import grids, windows
 from simple_diffusion.training import sharding
@@ -125,8 +126,30 @@ def _grid(name: str, schedule: schedules.Schedule, steps: int) -> np.ndarray:
         "uniform_t": lambda n: grids.uniform_t(schedule, n),
         "uniform_logsnr": lambda n: grids.uniform_logsnr(schedule, n),
         "karras": grids.karras,
+        **{
+            spacing: functools.partial(_table_grid, schedule, spacing)
+            for spacing in get_args(grids.Spacing)
+        },
     }
     return pick(points, name, "sample.grid")(steps)
+
+
+def _table_grid(
+    schedule: schedules.Schedule, spacing: grids.Spacing, steps: int
+) -> np.ndarray:
+    """Returns steps of the table of a discrete schedule, shifted as the schedule is."""
+    shift = 0.0
+    if isinstance(schedule, schedules.ShiftedSchedule):
+        shift, schedule = float(schedule.shift), schedule.base
+    if not isinstance(schedule, discrete.TabulatedSchedule):
+        raise ValueError(
+            f"sample.grid={spacing} chooses steps of diffusion.schedule.name=discrete; "
+            "this schedule has none: use uniform_t, uniform_logsnr or karras"
+        )
+    try:
+        return grids.discrete(schedule, steps, spacing) + np.float32(shift)
+    except ValueError as error:
+        raise ValueError(f"sample.steps={steps}: {error}") from None
 
 
 def _frame(

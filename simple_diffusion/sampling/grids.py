@@ -6,13 +6,17 @@ last one is the sample (loop.py). A grid is independent of the schedule and the 
 distribution of training, and can be chosen freely after training.
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
+from simple_diffusion.diffusion.discrete import TabulatedSchedule
 from simple_diffusion.diffusion.schedules import Schedule
 
 Grid = Float32[np.ndarray, "n"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 
 def uniform_t(schedule: Schedule, n: int) -> Grid:
@@ -48,6 +52,40 @@ def karras(
     ramp = np.linspace(0.0, 1.0, n)
     noisy, clean = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
     return logsnr_from_sigma((noisy + ramp * (clean - noisy)) ** rho).astype(np.float32)
+
+
+def discrete(schedule: TabulatedSchedule, n: int, spacing: Spacing) -> Grid:
+    """Returns the levels of n steps of a discrete schedule, see `timesteps`."""
+    steps = timesteps(len(schedule.table), n, spacing)
+    return np.asarray(schedule.table, np.float32)[steps]
+
+
+def timesteps(total: int, n: int, spacing: Spacing) -> Int[np.ndarray, "n"]:
+    """Returns n of the steps 0, ..., total - 1 of a discrete process, descending.
+
+    Args:
+      total: number of steps of the process.
+      n: how many.
+      spacing: "leading" is every (total // n)-th step, from 1 on, as latent diffusion
+        and Stable Diffusion are sampled; "trailing" counts from the last step downwards
+        and "linspace" from the last to the first (arXiv:2305.08891, table 2).
+
+    Raises:
+      ValueError: if n is not in [1, total], or the spacing is unknown.
+    """
+    _check(n)
+    if n > total:
+        raise ValueError(f"{n} steps of a discrete schedule that has {total}")
+    match spacing:
+        case "leading":
+            # From 1, but never beyond the last step.
+            steps = np.arange(n) * (total // n) + (1 if n < total else 0)
+            return steps[::-1].copy()
+        case "trailing":
+            return np.round(np.arange(total, 0, -total / n)).astype(int)[:n] - 1
+        case "linspace":
+            return np.round(np.linspace(total - 1, 0, n)).astype(int)
+    raise ValueError(f"spacing={spacing!r} must be leading, trailing or linspace")
 
 
 def logsnr_from_sigma(sigma):

@@ -245,6 +245,10 @@ for kind in kinds(base):
     other = next(section for name, section in kinds(base).items() if name != kind)
     DIFFUSION |= {
         f"schedule:{kind}.name": Case(other, losses, given),
+    }
+    if kind == "discrete":
+        continue
+    DIFFUSION |= {
         f"schedule:{kind}.logsnr_min": Case(-8.0, losses, given),
         f"schedule:{kind}.logsnr_max": Case(8.0, losses, given),
     }
@@ -260,6 +264,10 @@ DIFFUSION |= {
         8, losses, _schedule("interpolated_cosine")
     ),
     "schedule:flow.noise_d": Case(4, losses, _schedule("flow")),
+    "schedule:discrete.first": Case(0.0015, losses, _schedule("discrete")),
+    "schedule:discrete.last": Case(0.0195, losses, _schedule("discrete")),
+    "schedule:discrete.betas": Case("linear", losses, _schedule("discrete")),
+    "schedule:discrete.steps": Case(500, losses, _schedule("discrete")),
 }
 LOSS = {
     "weighting": Case("snr_trunc", losses),

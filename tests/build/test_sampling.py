@@ -8,7 +8,7 @@ import pytest
 from simple_diffusion.build import diffusion, image_geometry, network, sampling
 from simple_diffusion.configs import base, networks
 from simple_diffusion.core.types import Request, Weights
-from simple_diffusion.diffusion import process
+from simple_diffusion.diffusion import discrete, process
 from simple_diffusion.pipelines.requests.plan import read_plan
 
 
@@ -94,6 +94,23 @@ def test_an_unknown_option_lists_the_known_ones(key):
     config, net = tiny()
     config.sample[key] = "magic"
     with pytest.raises(ValueError, match=f"sample.{key}='magic' must be one of"):
+        sampling.build_sampling(config, net)
+
+
+def test_steps_of_a_table_need_a_discrete_schedule():
+    config, net = tiny()
+    config.sample.update(grid="leading", steps=5)
+    with pytest.raises(ValueError, match="sample.grid=leading chooses steps of diff"):
+        sampling.build_sampling(config, net)
+    with config.unlocked():
+        config.diffusion.schedule = base.discrete()
+    geometry = image_geometry.build_geometry(config, net, None, 5)
+    table = np.array(discrete.from_betas(0.00085, 0.012).table, np.float32)
+    np.testing.assert_allclose(geometry.grid, table[[801, 601, 401, 201, 1]])
+    config.sample.steps = 1001
+    with pytest.raises(
+        ValueError, match="sample.steps=1001: .* schedule that has 1000"
+    ):
         sampling.build_sampling(config, net)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simple_diffusion.diffusion import schedules
+from simple_diffusion.diffusion import discrete, schedules
 from tests.vectors import vector
 
 COSINE = schedules.cosine()
@@ -23,6 +23,8 @@ SCHEDULES = {
         noisy=schedules.shift_schedule(COSINE, 256, 512),
     ),
     "flow": schedules.flow(),
+    "scaled linear betas": discrete.from_betas(0.00085, 0.012),
+    "linear betas": discrete.from_betas(1e-4, 0.02, kind="linear"),
     "shifted flow": schedules.flow(-12.0, 12.0, shift=-2.0),
 }
 every_schedule = pytest.mark.parametrize(
