@@ -40,6 +40,16 @@ def test_full_images_are_full_at_any_size_with_or_without_patches(config):
         assert batch.box.tolist() == [[0, 0, 1, 1]] * 4
 
 
+def test_a_pass_over_full_images_can_begin_later(config):
+    opened = data.open_data(config)
+    with contextlib.closing(opened.full_images(8, 4, (8, 8))) as batches:
+        first, second = next(batches).image, next(batches).image
+    with contextlib.closing(opened.full_images(8, 4, (8, 8), start=4)) as batches:
+        later = [batch.image for batch in batches]
+    np.testing.assert_array_equal(later, [second])
+    assert (first != second).any()
+
+
 def test_without_patches_images_are_full_squares(config):
     config.data.patches = None
     opened = data.open_data(config)

@@ -138,6 +138,20 @@ def anyres(**model):
     return config, network.build_network(config, 3)
 
 
+def test_images_as_long_as_those_of_the_training_keep_their_noise():
+    config, _ = anyres()
+    config.data.patches.aspect = 2.0
+    net = network.build_network(config, 3)
+
+    def network_size(text):
+        return image_geometry.build_geometry(config, net, text, 4).network_size
+
+    # Sides up to 16, and twice as long.
+    assert network_size("16x32") == (16, 32)
+    assert network_size("32x128") == (8, 32)
+    assert network_size("32x32") == (16, 16)
+
+
 def seen_by_the_network(config, net, monkeypatch):
     """Runs a network that only records; returns its box and full-image size."""
     seen = {}

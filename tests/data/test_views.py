@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from simple_diffusion.core.examples import Example
-from simple_diffusion.data import order, patches, pipeline, views
+from simple_diffusion.data import fields, order, patches, pipeline, views
 from simple_diffusion.data.errors import DataError
-from simple_diffusion.data.scenes import scenes
+from simple_diffusion.data.scenes import scenes, scenes_source
 from simple_diffusion.data.sources import catalogue
 from tests.data.sources.test_tfds_source import prepare
 from tests.data.test_skipping import Numbered
@@ -327,3 +327,30 @@ def test_images_that_are_made_at_any_size_are_never_enlarged(capsys):
     view = views.FullImages(catalogue.open_source("digits"), (16, 16), SEED)
     assert view.read(0, 0).example.image.shape == (16, 16, 3)
     assert view.small_images.count == 0 and not capsys.readouterr().out
+
+
+def test_fields_of_generated_patches_are_mirrored_with_their_image():
+    source, index = scenes_source.ScenesSource(length=24), np.arange(24)
+    wanted = frozenset({"map:semantic", "objects"})
+    view = views.Patches(source, DISTRIBUTION, SEED, wanted=wanted)
+    found = view.read_batch(index, index)
+    y0, x0, y1, x1 = found.box.T
+    # The same places of the scenes, and those that mirrored scenes have there.
+    plain, other = (
+        source.read_batch(index, view.size, np.stack(window, -1), fields=wanted)
+        for window in ((y0, x0, y1, x1), (y0, 1 - x1, y1, 1 - x0))
+    )
+    flips = 0
+    for k, example in enumerate(found.examples):
+        np.testing.assert_array_equal(example.image, found.image[k])
+        flip = bool((example.image == other.image[k][:, ::-1]).all())
+        rendered = (other if flip else plain).at(k)
+        semantic, image = rendered.maps["semantic"], rendered.image
+        if flip:
+            semantic, image = semantic[:, ::-1], image[:, ::-1]
+        np.testing.assert_array_equal(example.image, image)
+        np.testing.assert_array_equal(example.maps["semantic"], semantic)
+        expected = fields.crop_objects(rendered.objects, (0.0, 0.0, 1.0, 1.0), flip)
+        np.testing.assert_allclose(example.objects.box, expected.box, atol=1e-6)
+        flips += flip
+    assert 4 < flips < 20

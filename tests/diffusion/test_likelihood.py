@@ -129,3 +129,14 @@ def test_bound_of_an_image_does_not_depend_on_its_batch():
 def test_total_is_the_sum_of_the_parts():
     parts = jnp.array([[1.0, 2.0], [0.25, 0.5], [3.0, 4.0]])
     np.testing.assert_allclose(likelihood.Bound(*parts).total, [4.25, 6.5])
+
+
+def test_the_bound_does_not_depend_on_the_scale_of_z():
+    x = jax.random.choice(jax.random.key(7), LEVELS, (4, 3, 3, 1))
+    u = jnp.array([0.1, 0.4, 0.6, 0.9])
+    keys = rng.derive_example_keys(jax.random.key(8), jnp.arange(4))
+    vp, flow = (
+        likelihood.bound(Gaussian().denoiser(f), x, COSINE, u, keys, f).total
+        for f in (process.VP, process.FLOW)
+    )
+    np.testing.assert_allclose(vp, flow, rtol=1e-3)

@@ -271,3 +271,13 @@ def test_sigmoid_bias_follows_the_table_and_goes_on_outside():
     assert weighting.sigmoid_bias(181) == pytest.approx(-0.5, abs=2e-3)  # 128 sqrt 2
     assert weighting.sigmoid_bias(32) == pytest.approx(2 + 2 * np.log(2))
     assert weighting.sigmoid_bias(2048) == pytest.approx(-4 - 2 * np.log(2))
+
+
+@pytest.mark.parametrize("family", [process.VP, process.FLOW], ids=["vp", "flow"])
+def test_the_velocity_is_that_of_the_family(family):
+    alpha, sigma = (np.asarray(v, np.float64) for v in family.alpha_sigma(LOGSNR))
+    # v = alpha eps - sigma x = (alpha + sigma^2 / alpha) eps - sigma / alpha z.
+    factor = 2 * np.log((alpha**2 + sigma**2) / alpha)
+    found = weighting.mse("v", COSINE, family)(LOGSNR)
+    expected = COSINE.log_density(LOGSNR) + factor
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+import simple_diffusion
 from simple_diffusion.build.network import Network
 from simple_diffusion.configs import base
 from simple_diffusion.diffusion import process
-from simple_diffusion.pipelines import open_run
+from simple_diffusion.pipelines import open_run, runs
+from simple_diffusion.pipelines.model import Model
 from simple_diffusion.training import checkpoint, ema, sharding, state
 from tests.training import toy
 
@@ -34,6 +36,23 @@ def run(tmp_path_factory):
     with contextlib.closing(checkpoints):
         checkpoints.save(7, saved)
     return folder, saved
+
+
+def test_arguments_of_load_are_the_keys_of_their_names(tmp_path, monkeypatch):
+    folder = epath.Path(tmp_path)
+    runs.save_config(base.default(), folder, ())
+
+    def remember(config, text):
+        model = Model.__new__(Model)
+        model.config = config
+        return model
+
+    monkeypatch.setattr(open_run, "open_run", remember)
+    keys = {"weights": "params", "guidance_workdir": "w", "guidance_step": 2}
+    found = simple_diffusion.load(folder, step=4, **keys).config.sample
+    assert found.checkpoint_step == 4 and not found.best_checkpoint
+    assert {key: found[key] for key in keys} == keys
+    assert simple_diffusion.load(folder, best=True).config.sample.best_checkpoint
 
 
 @pytest.mark.parametrize("name", ["ema", "params", "power_0.1"])

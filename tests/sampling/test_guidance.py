@@ -9,7 +9,7 @@ from simple_diffusion.sampling import grids, guidance, loop, solvers
 from tests.vectors import vector
 
 Z = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
-LOGSNR = jnp.array([-2.0, 0.0, 1.5])
+LOGSNR = jnp.array([-2.0, 0.5, 1.5])
 COND = Conditioning(label=jnp.array([0, 1, 2]), box=jnp.ones((3, 4)))
 NULL = Conditioning(label=jnp.array([9, 9, 9]), box=jnp.zeros((3, 4)))
 
@@ -146,10 +146,25 @@ def test_outside_the_interval_the_null_class_is_not_evaluated():
 
 def test_an_interval_decides_for_each_image():
     guided = guidance.guide(strong, weak, guidance.interval(3.0, -1.0, 1.0))
-    got = guided(Z, LOGSNR)  # -2, 0, 1.5: only the middle one is inside
+    got = guided(Z, LOGSNR)  # -2, 0.5, 1.5: only the middle one is inside
     a, b = np.asarray(strong(Z, LOGSNR)), np.asarray(weak(Z, LOGSNR))
     wanted = [a[0], b[1] + 3.0 * (a - b)[1], a[2]]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_in_an_interval_a_condition_of_weight_1_does_not_end_the_guidance():
+    # Far from where the tanh of the network is flat.
+    conds = [
+        Conditioning(label=jnp.full(3, k), box=jnp.zeros((3, 4))) for k in (2, 1, 0)
+    ]
+    weights = [guidance.interval(w, 1.0, 2.0) for w in (2.0, 1.0)]
+    found = guidance.compose(Network().bind, conds, weights)(Z, LOGSNR)
+    wanted = guidance.compose(Network().bind, conds, (2.0, 1.0))(Z, LOGSNR)
+    alone = Network().bind(conds[-1])(Z, LOGSNR)
+    # Only the last image is inside.
+    np.testing.assert_allclose(found[2], wanted[2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[:2], alone[:2], rtol=0, atol=1e-6)
+    assert np.abs(found[2] - alone[2]).max() > 1e-3
 
 
 def test_limits_of_an_interval_may_be_given_as_sigma():

@@ -378,6 +378,17 @@ def test_an_average_of_any_length_is_made_from_snapshots(
     )
 
 
+def test_a_snapshot_counts_updates_and_not_steps_that_were_skipped(tmp_path, initial):
+    averages = {"a": ema.PowerFunction(0.05)}
+    state = initial.replace(
+        step=jnp.int32(30), skipped=jnp.int32(10), ema={"a": initial.params}
+    )
+    with contextlib.closing(checkpoint.Snapshots(tmp_path, averages)) as snapshots:
+        snapshots.save(30, state)
+    note = json.loads((tmp_path / "30" / "note" / "metadata").read_text())
+    assert note["updates"] == 20
+
+
 def test_without_snapshots_there_is_nothing_to_reconstruct(tmp_path, plan):
     with pytest.raises(checkpoint.CheckpointError, match="no snapshot of the averages"):
         checkpoint.reconstruct(tmp_path, 0.1, plan.abstract.params)

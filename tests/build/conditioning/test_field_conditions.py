@@ -107,6 +107,22 @@ def test_conditions_are_dropped_at_the_rates_of_the_config(config, joint, alone)
     assert objective.condition(batch).dropped == {}
 
 
+def test_two_conditions_are_dropped_independently(config):
+    config.conditions.vector = conditions.vector("number", 1)
+    config.conditions.text.drop = config.conditions.vector.drop = 0.5
+    config.conditions.drop_all = 0.0
+    net = network.build_network(config, 0)
+    objective = diffusion.build_objective(config, net)
+    batch = batch_of(np.ones((4000, 12), np.int32))
+    batch = batch.replace(
+        fields={**batch.fields, "vector:number": jnp.zeros((4000, 1))}
+    )
+    draw = objective.draw(jax.random.key(1), batch)
+    dropped = objective.condition(batch, draw.keys).dropped
+    both = np.mean(dropped["text"] & dropped["vector"])
+    assert both == pytest.approx(0.25, abs=0.03)
+
+
 def test_the_class_is_dropped_wherever_all_conditions_are(config):
     config.loss.label_drop = config.conditions.drop_all = 0.5
     net = network.build_network(config, 3)

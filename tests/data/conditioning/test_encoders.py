@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from simple_diffusion.core.examples import Example, Objects
-from simple_diffusion.data import feed, patches, pipeline
+from simple_diffusion.data import feed, order, patches, pipeline
 from simple_diffusion.data.conditioning import encoders
 from simple_diffusion.data.errors import DataError, UnsuitableImage
 from simple_diffusion.data.scenes import scenes_source
-from tests.data.test_pipeline import same, take, train
+from tests.data.test_pipeline import SEED, same, take, train
 from tests.data.test_skipping import Numbered
 
 SEMANTIC = encoders.MapEncoder("semantic")
@@ -194,6 +194,13 @@ def test_the_random_numbers_of_an_encoder_are_its_own(source):
     assert len({*one.fields["noise"].tolist()}) == 16
     (other,) = take(train(source, encoders=ALL, seed=9, **options), 1)
     assert not (one.fields["noise"] == other.fields["noise"]).any()
+    # Nor are they those of an encoder of another name, or those of crops and flips.
+    named = (dataclasses.replace(Sides(), name="other"),)
+    (renamed,) = take(train(source, encoders=named, **options), 1)
+    assert not (one.fields["noise"] == renamed.fields["noise"]).any()
+    generators = (order.make_generator(SEED, k) for k in range(16))
+    drawn = np.concatenate([generator.random(4) for generator in generators])
+    assert not np.isin(one.fields["noise"], drawn.astype(np.float32)).any()
 
 
 WRONG = {

@@ -81,6 +81,16 @@ def full(request, tmp_path):
     return tmp_path
 
 
+def test_a_changed_metadata_file_changes_the_fingerprint(full):
+    before = open_all(full)[0].fingerprint()
+    assert open_all(full)[0].fingerprint() == before
+    (file,) = full.glob("metadata.*")
+    changed = file.read_text().replace("any", "all", 1)
+    assert changed != file.read_text()
+    file.write_text(changed)
+    assert open_all(full)[0].fingerprint() != before
+
+
 def test_a_metadata_file_gives_every_field(full, capsys):
     examples = read_all(full)
     assert sorted(examples) == [0, 1, 2, 3]  # maps are no images

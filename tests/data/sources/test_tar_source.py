@@ -214,6 +214,23 @@ def test_an_index_is_built_once_and_again_after_a_change(tmp_path, monkeypatch):
     assert [s.fingerprint() for s in open_all(root)] != first
 
 
+def test_an_index_is_built_again_for_a_shard_of_the_same_size(tmp_path, monkeypatch):
+    root, built, build = write_shards(tmp_path), [], tar_index.build
+
+    def count(file, report):
+        built.append(os.path.basename(file.name))
+        return build(file, report)
+
+    open_all(root)
+    monkeypatch.setattr(tar_index, "build", count)
+    open_all(root)
+    shard = root / "shard-001.tar"
+    later = shard.stat().st_mtime_ns + 10**9
+    os.utime(shard, ns=(later, later))
+    open_all(root)
+    assert built == ["shard-001.tar"]
+
+
 def test_an_index_that_cannot_lie_beside_its_shard_lies_in_the_cache(
     tmp_path, monkeypatch
 ):

@@ -66,6 +66,22 @@ def test_all_that_is_drawn_otherwise_is_trained_for_anew(
     assert len({recipe.data for _, recipe in quick_training}) == 3
 
 
+def test_other_targets_of_the_same_images_are_trained_for_anew(
+    tmp_path, quick_training, monkeypatch
+):
+    folder = epath.Path(tmp_path)
+    SceneReaders(folder, SIZE).prepare("layout")
+    boxes = scenes.boxes
+
+    def halve(found):
+        objects = boxes(found)
+        return objects._replace(box=objects.box / 2)
+
+    monkeypatch.setattr(scenes, "boxes", halve)
+    SceneReaders(folder, SIZE).prepare("layout")
+    assert len({recipe.data for _, recipe in quick_training}) == 2
+
+
 def test_attributes_are_wanted_as_far_as_captions_name_them():
     found = scenes.describe(7, np.arange(24), split="holdout")
     every = scene_readers.attributes_of(found)

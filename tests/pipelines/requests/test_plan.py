@@ -118,6 +118,10 @@ def test_a_measure_is_scaled_and_integers_are_shares_of_its_range(tmp_path):
     full = np.full((SIDE, SIDE), 65535, np.uint16)
     config.sample.map = write_png(tmp_path / "far.png", full)
     np.testing.assert_allclose(plan_of(config).request.fields["image"], 1, atol=1e-6)
+    fifth = np.full((SIDE, SIDE), 13107, np.uint16)  # of the range of the file
+    config.sample.map = write_png(tmp_path / "near.png", fifth)
+    found = plan_of(config).request.fields["image"]
+    np.testing.assert_allclose(found, -0.6, atol=1e-4)
 
 
 def test_two_maps_are_told_apart_by_their_conditions(tmp_path):
