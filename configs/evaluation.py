@@ -54,6 +54,8 @@ def evaluate() -> ConfigDict:
             # Files that python -m simple_diffusion.modes.convert writes.
             inception_weights=placeholder(str),
             dinov2_weights=placeholder(str),
+            # LPIPS, of super-resolution and in-painting, is a metric of conditions.
+            lpips_weights=placeholder(str),
             # How images are resized to 299x299 for inception: tf1_bilinear (as in
             # published FIDs), torch_bilinear (pytorch-fid), clean_bicubic (clean-fid).
             resize=choice(

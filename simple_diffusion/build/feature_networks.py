@@ -20,8 +20,10 @@ from simple_diffusion.evaluation.networks import (
     dinov2,
     feature_network,
     inception,
+    lpips,
 )
 from simple_diffusion.evaluation.networks.feature_network import FeatureNetwork
+from simple_diffusion.evaluation.networks.lpips import Lpips
 
 NETWORKS = ("source", "inception", "dinov2", "thumbnail")
 CLASSIFIER = "classifier.npz"
@@ -48,6 +50,34 @@ def check_networks(config: Config) -> None:
                 f"evaluate.{name}_weights={file} has no effect: evaluate.networks="
                 f"{tuple(c.networks)} lacks {name!r}"
             )
+    _check_lpips(config)
+
+
+def _check_lpips(config: Config) -> None:
+    """Raises ValueError if the weights of LPIPS have no effect."""
+    file, c = config.evaluate.lpips_weights, config.conditions
+    has_originals = c.low_resolution is not None or c.inpainting is not None
+    if file is None or ("conditions" in config.evaluate.metrics and has_originals):
+        return
+    raise ValueError(
+        f"evaluate.lpips_weights={file} has no effect: it is for 'conditions' in "
+        "evaluate.metrics, of a model with conditions.low_resolution or .inpainting"
+    )
+
+
+def load_lpips(config: Config) -> Lpips | None:
+    """Returns the network of `evaluate.lpips_weights`; None without it.
+
+    Raises:
+      ValueError: the file cannot be used.
+    """
+    file = config.evaluate.lpips_weights
+    if file is None:
+        return None
+    try:
+        return lpips.load(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"evaluate.lpips_weights: {error}") from error
 
 
 def check_weights(config: Config) -> None:
@@ -58,6 +88,7 @@ def check_weights(config: Config) -> None:
       OSError: a weight file cannot be read.
     """
     check_networks(config)
+    load_lpips(config)
     for name in config.evaluate.networks:
         _load_from_file(config, name)
 

@@ -23,7 +23,7 @@ from simple_diffusion.build import data, feature_networks, sampling, training
 from simple_diffusion.build import evaluation as build_evaluation
 from simple_diffusion.core.types import Weights
 from simple_diffusion.evaluation.conditions import condition_metrics
-from simple_diffusion.evaluation.networks import feature_network
+from simple_diffusion.evaluation.networks import feature_network, lpips
 from simple_diffusion.evaluation.networks.predictors import training as predictors
 from simple_diffusion.modes import evaluate
 from simple_diffusion.pipelines import open_run, programs
@@ -177,8 +177,12 @@ def networks(config):
     return found, len(made)
 
 
+def NamedLpips(path):  # noqa: N802 (stands for a class)
+    return lpips.Lpips("alex", path, {})
+
+
 def readers(config):
-    """How long that is trained which reads captions from samples."""
+    """How long that is trained which reads captions from samples, and LPIPS."""
     images = np.zeros((1, 8, 8, 3), np.uint8)
     found = []
 
@@ -189,14 +193,19 @@ def readers(config):
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(predictors, "train", train),
+        mock.patch.object(
+            feature_networks.lpips, "load", lambda path: NamedLpips(path)
+        ),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         plan = build_evaluation.read_plan(config)
         comparison = mock.Mock(spec=evaluation.Comparison, plan=plan)
         pictures = condition_metrics.Pictures(images, images)
-        tools = sample_metrics.open_tools(comparison, pictures, epath.Path(folder))
+        tools = sample_metrics.open_tools(
+            config, comparison, pictures, epath.Path(folder)
+        )
         tools.readers.prepare("text")
-    return found
+    return found, tools.lpips and tools.lpips.digest
 
 
 def swept(config):
@@ -260,6 +269,7 @@ EVALUATE = {
     "networks": Case(("thumbnail",), networks, SOURCE),
     "inception_weights": Case("b.npz", networks, INCEPTION),
     "dinov2_weights": Case("b.npz", networks, DINOV2),
+    "lpips_weights": Case("a.npz", readers, _metric("conditions")),
     "resize": Case("clean_bicubic", networks, INCEPTION),
     "classifier_steps": Case(7, networks, SOURCE),
     "reader_steps": Case(7, readers, _metric("conditions")),

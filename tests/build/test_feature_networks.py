@@ -3,7 +3,7 @@ import pytest
 from etils import epath
 
 from simple_diffusion.build import data, feature_networks
-from simple_diffusion.configs import quickstart
+from simple_diffusion.configs import conditions, quickstart
 from simple_diffusion.evaluation.networks import classifier
 
 
@@ -68,6 +68,10 @@ def test_duplicate_features_are_removed(tmp_path):
             dict(networks=("inception",)),
             "inception_weights must be .*modes.convert inception",
         ),
+        (
+            dict(lpips_weights="a.npz"),
+            "lpips_weights=a.npz has no effect.*'conditions'",
+        ),
         (dict(dinov2_weights="d.npz"), "dinov2_weights=d.npz has no effect.*'source'"),
     ],
 )
@@ -75,6 +79,18 @@ def test_invalid_networks_are_named(change, message):
     config = tiny()
     config.evaluate.update(change)
     with pytest.raises(ValueError, match=message):
+        feature_networks.check_networks(config)
+
+
+def test_lpips_is_for_conditions_that_have_an_original(tmp_path):
+    config = tiny()
+    config.conditions.inpainting = conditions.inpainting()
+    config.evaluate.lpips_weights = str(tmp_path / "none.npz")
+    feature_networks.check_networks(config)
+    with pytest.raises(ValueError, match="evaluate.lpips_weights: .*none.npz"):
+        feature_networks.check_weights(config)
+    config.evaluate.metrics = ("fd",)
+    with pytest.raises(ValueError, match="lpips_weights=.*none.npz has no effect"):
         feature_networks.check_networks(config)
 
 

@@ -39,6 +39,7 @@ TEXTS = {
         "evaluate.reference",
     ),
     *("evaluate.size", "evaluate.also_sizes", "evaluate.inception_weights"),
+    "evaluate.lpips_weights",
     *("evaluate.dinov2_weights", "evaluate.best_metric", "restore.task"),
     *("restore.input", "restore.hole_mask", "restore.size", "restore.output"),
     *("restore.classes", "restore.lpips_weights", "export.output"),

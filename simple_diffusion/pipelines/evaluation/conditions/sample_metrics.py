@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from simple_diffusion.build import feature_networks
 from simple_diffusion.core import console
 from simple_diffusion.core.options import Config
 from simple_diffusion.core.types import Batch, Request
@@ -90,14 +91,17 @@ def measure(
         if pictures is None:
             shown = samples.images.at(list(range(n)))
             pictures = Pictures(shown, np.asarray(batch.image))
-        tools = open_tools(comparison, pictures, folder)
+        tools = open_tools(config, comparison, pictures, folder)
         yield from condition_metrics.measure(spec.name, pictures, wanted, tools)
 
 
-def open_tools(comparison: Comparison, pictures: Pictures, folder: epath.Path) -> Tools:
+def open_tools(
+    config: Config, comparison: Comparison, pictures: Pictures, folder: epath.Path
+) -> Tools:
     """Returns what reads conditions from pictures; trained when it is first used.
 
     Args:
+      config: the whole config.
       comparison: has the plan of the evaluation.
       pictures: for their size and channels.
       folder: where predictors are kept.
@@ -105,7 +109,8 @@ def open_tools(comparison: Comparison, pictures: Pictures, folder: epath.Path) -
     _, h, w, c = pictures.samples.shape
     steps = comparison.plan.reader_steps
     readers = SceneReaders(folder, (h, w), c, console.print_line, steps)
-    return Tools(readers, seed=comparison.plan.seed)
+    lpips = feature_networks.load_lpips(config)
+    return Tools(readers, lpips, comparison.plan.seed)
 
 
 def _attributes(asked: _Asked) -> Attributes | None:
