@@ -90,8 +90,9 @@ def variants(tree: dict[str, Any], condition: str) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: the recipe does not have it.
     """
-    if not (tree["conditions"].get(condition)):
-        active = [name for name, section in tree["conditions"].items() if section]
+    sections = tree["conditions"].items()
+    active = [name for name, section in sections if isinstance(section, dict)]
+    if condition not in active:
         raise ValueError(
             f"--condition {condition}: the recipe has {', '.join(active) or 'none'}"
         )

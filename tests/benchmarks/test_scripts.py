@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import condition_cost, recipe
+
 ROOT = Path(__file__).parents[2]
 SMALL = "--resolution=16 --width=16 --depth=1 --batch=2 --rounds=1".split()
 
@@ -48,3 +50,25 @@ def test_patches_are_loaded_from_files_of_the_size_that_is_said(tmp_path):
     assert ours["patches_per_second"] == pytest.approx(2 / ours["rounds"][0])
     # Noise at quality 90 takes about a third of a byte per pixel, and headers 600.
     assert 64 * 64 / 8 < found["about"]["mean_bytes"] < 64 * 64
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_with_and_without_a_condition(tmp_path):
+    sizes = ["data.resolution=32", "model.channels=(8, 8, 16)"]
+    sizes += ["model.trunk_channels=32", "model.trunk_heads=2", "model.trunk_blocks=2"]
+    sizes += ["model.scan_unroll=2", "model.emb_channels=16", "model.remat='none'"]
+    sizes += [f"conditions.text_features.{key}=8" for key in ("features", "length")]
+    flags = ["--set", *sizes, "conditions.text_features.width=8"]
+    flags += ["--steps=1", "--rounds=1"]
+    output = tmp_path / "figures.json"
+    found = figures("condition_cost", *flags, output=output, small=())
+    assert set(found["seconds"]) == {"without", "with text_features"}
+    without, text = found["operations"]["recipe"].values()
+    # Maps of queries and output in 36 blocks, and of keys and values of the tokens.
+    assert 1.1 < text / without < 1.5
+
+
+def test_a_condition_that_the_recipe_lacks_is_an_error():
+    tree = recipe.load("configs/text2image256.py")
+    with pytest.raises(ValueError, match="--condition layout: the recipe has text_f"):
+        condition_cost.variants(tree, "layout")
