@@ -17,6 +17,4 @@ def get_config():
     config.conditions.layout = conditions.layout(classes=18)
     # Where objects are, only the highest noise levels hide, see scenes_text.
     config.loss.min_snr_floor = 1.0
-    # A cross-attention needs more steps than a class before it is followed.
-    config.train.total_steps = 4_000
     return config
