@@ -207,7 +207,8 @@ def _is_portrait(config: Config, request: Request) -> bool:
     section = config.conditions.vector
     if config.data.portrait != "turn" or section is None or section.vector != PORTRAIT:
         return False
-    return bool(np.all(np.asarray(request.fields["vector"])[:, 0] > 0.5))
+    flag = request.fields.get("vector")  # not there where only prompts are given
+    return flag is not None and bool(np.all(np.asarray(flag)[:, 0] > 0.5))
 
 
 def _note(trained: Trained, config: Config, sampler: sampling.Sampling) -> str | None:

@@ -1,5 +1,6 @@
 """Samples of a model: where they go, how they are turned, what is said of memory."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,8 +9,10 @@ import pytest
 from etils import epath
 
 from simple_diffusion.build import network
+from simple_diffusion.build.conditioning.lexicon import Lexicon
 from simple_diffusion.configs import base, conditions
 from simple_diffusion.core.types import Weights
+from simple_diffusion.data.text import words
 from simple_diffusion.pipelines import sampling
 from simple_diffusion.pipelines.trained import Trained
 from simple_diffusion.training import sharding
@@ -89,3 +92,19 @@ def test_portrait_samples_are_upright_and_others_as_the_network_makes_them(turni
     np.testing.assert_array_equal(np.rot90(both[0], -1), portrait[0])
     np.testing.assert_array_equal(both[1], landscape[1])
     assert (both[0] != landscape[0]).any()
+
+
+def test_without_a_flag_samples_are_as_the_network_makes_them(turning):
+    """As where only prompts are given: the flag is dropped."""
+    config, trained = turning
+    config = config.copy_and_resolve_references()
+    config.conditions.text = conditions.text(4)
+    config.conditions.text.update(width=8, heads=2, vocabulary=16)
+    net = network.build_network(config, 0)
+    lexicon = Lexicon(words.make_tokenizer(["a red boat"]))
+    weights = Weights(net.init(jax.random.key(0)))
+    reads = dataclasses.replace(trained, net=net, weights=weights, lexicon=lexicon)
+    config.sample.prompts = "a red boat"
+    samples = sampling.Samples(reads, config)
+    assert not samples.is_portrait and samples.size == (8, 12)
+    assert next(iter(samples)).shape[1:] == (8, 12, 3)
