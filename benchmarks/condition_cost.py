@@ -24,6 +24,7 @@ from benchmarks.accelerator_ours import build
 from benchmarks.sampling_overhead import take_turns
 from simple_diffusion.build.conditioning import field_conditions
 from simple_diffusion.build.conditioning.lexicon import Lexicon
+from simple_diffusion.core.options import training_size
 from simple_diffusion.core.types import Batch
 from simple_diffusion.data.conditioning.encoders import EncoderSet
 from simple_diffusion.data.text import words
@@ -63,7 +64,7 @@ def arguments() -> argparse.Namespace:
 def batch_for(tree: dict[str, Any], count: int) -> Batch:
     """Returns a batch of noise with the fields of the recipe's conditions."""
     config = recipe.sections(tree)
-    side, channels = config.data.resolution, config.data.channels
+    (height, width), channels = training_size(config), config.data.channels
     generator = np.random.default_rng(0)
     lexicon = Lexicon(words.make_tokenizer(["a red boat"]))
     encoders = field_conditions.build_encoders(config, lexicon)
@@ -74,9 +75,9 @@ def batch_for(tree: dict[str, Any], count: int) -> Batch:
             return generator.standard_normal(shape, np.float32).astype(dtype)
         return np.ones(shape, dtype)  # valid as an id, a mask and a count
 
-    specs = EncoderSet(encoders, (side, side)).specs
+    specs = EncoderSet(encoders, (height, width)).specs
     return Batch(
-        image=generator.integers(0, 256, (count, side, side, channels), np.uint8),
+        image=generator.integers(0, 256, (count, height, width, channels), np.uint8),
         label=np.zeros(count, np.int32),
         box=np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)),
         mask=np.ones(count, bool),

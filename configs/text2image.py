@@ -9,9 +9,9 @@ pseudo-code.
 
 Not published, and chosen here: the data; the schedule at 256 (the same); 128 tokens;
 captions dropped in 10 % of the examples; the flag alone in another 10 %, so that
-prompts need none; heads and dropout of the level of 32x32 (those
-of the trunk), how its blocks merge skips ((x + skip) / sqrt 2), and a learned position
-table for it; the guidance of the reported FID (the paper sweeps 1 to 4).
+prompts need none; heads and dropout of the level of 32x32 (those of the trunk), how its
+blocks merge skips ((x + skip) / sqrt 2), and a learned position table for it; the
+guidance of the reported FID (the paper sweeps 1 to 4).
 
 Variants: `square`, the default, and `landscape`, images of 5:3 and about as many
 pixels. As in the paper, portrait images are turned to landscape, with a flag as a

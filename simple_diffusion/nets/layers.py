@@ -124,6 +124,9 @@ def _check_choices(table: Any) -> None:
             raise ValueError(f"{field}={value!r} must be one of {get_args(hint)}")
 
 
+_EPSILON = 1e-6  # of norms
+
+
 class Norm(nn.Module):
     """Group, layer or RMS norm; the affine map and a FiLM cost one multiply-add.
 
@@ -135,11 +138,15 @@ class Norm(nn.Module):
         channels of one pixel or token.
       use_bias: whether there is a β; "rms" has none.
       dtype: of the result; statistics and A, B are float32.
+      epsilon: added to the variance.
+      groups: of "group"; None: up to 32, see `_groups`.
     """
 
     kind: Literal["group", "layer", "rms"]
     use_bias: bool = True
     dtype: Any = jnp.float32
+    epsilon: float = _EPSILON
+    groups: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n c"], film: Film | None = None) -> Array:
@@ -155,7 +162,8 @@ class Norm(nn.Module):
         ones = (1,) * (x.ndim - 2)
         h = x.astype(jnp.float32)
         if self.kind == "group":
-            mean, inverse_std = _group_statistics(h, _groups(c))
+            groups = self.groups or _groups(c)
+            mean, inverse_std = _group_statistics(h, groups, self.epsilon)
             a = a * inverse_std
             b = b - a * mean
             a, b = (v.reshape(-1, *ones, c) for v in (a, b))
@@ -163,11 +171,8 @@ class Norm(nn.Module):
             a, b = (v.reshape(-1, *ones, c) for v in (a, b))
             mean = 0.0 if self.kind == "rms" else h.mean(-1, keepdims=True)
             h = h - mean
-            h = h * lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + _EPSILON)
+            h = h * lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + self.epsilon)
         return (h * a + b).astype(self.dtype)
-
-
-_EPSILON = 1e-6
 
 
 def _groups(channels: int) -> int:
@@ -179,7 +184,7 @@ def _groups(channels: int) -> int:
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
-def _group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
+def _group_statistics(x: Array, groups: int, epsilon: float) -> tuple[Array, Array]:
     """Returns mean and 1 / standard deviation of each channel's group, [b, c]."""
     b, c = x.shape[0], x.shape[-1]
     pixels = tuple(range(1, x.ndim - 1))
@@ -188,7 +193,7 @@ def _group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
     moments = moments.reshape(2, b, groups, c // groups).mean(-1)
     mean, square = jnp.repeat(moments, c // groups, axis=-1)
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
-    return mean, lax.rsqrt(variance + _EPSILON)
+    return mean, lax.rsqrt(variance + epsilon)
 
 
 class Dense(nn.Module):

@@ -11,41 +11,20 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from simple_diffusion.nets import ops
+from simple_diffusion.nets import layers, ops
 from simple_diffusion.nets.convolution import Conv3x3
 from simple_diffusion.nets.layers import Dense
 
 GROUPS = 32
 
 
-class GroupNorm(nn.Module):
-    """Group norm with statistics in float32.
-
-    Fields:
-      epsilon: added to the variance.
-      groups: number of groups of channels, a divisor of their number.
-      dtype: of the result.
-    """
-
-    epsilon: float = 1e-5
-    groups: int = GROUPS
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Returns the normalised map."""
-        b, h, w, c = x.shape
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        y = x.astype(jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
-        y = y - y.mean((1, 3), keepdims=True)
-        variance = jnp.square(y).mean((1, 3), keepdims=True)
-        y = (y * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        y = y * scale[None, None, None] + bias[None, None, None]
-        return y.astype(self.dtype)
+def group_norm(
+    name: str, groups: int, dtype: Any, epsilon: float = 1e-5
+) -> layers.Norm:
+    """Returns a group norm with the epsilon of ADM, or another one."""
+    return layers.Norm("group", dtype=dtype, epsilon=epsilon, groups=groups, name=name)
 
 
 class ResBlock(nn.Module):
@@ -74,21 +53,19 @@ class ResBlock(nn.Module):
         self, x: Float[Array, "b h w c"], emb: Float[Array, "b d"]
     ) -> Float[Array, "b H W k"]:
         """Returns the map; emb has not passed an activation yet."""
-        norm = {"groups": self.groups, "dtype": self.dtype}
-        h = nn.swish(GroupNorm(**norm, name="norm_1")(x))
+        h = nn.swish(group_norm("norm_1", self.groups, self.dtype)(x))
         if self.resample is not None:
             change = {"down": ops.average_pool, "up": ops.upsample_nearest}
             h, x = change[self.resample](h), change[self.resample](x)
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_1")(h)
         width = self.channels * (2 if self.is_scaled else 1)
         emb = Dense(width, dtype=self.dtype, name="embedding")(nn.swish(emb))
-        emb = emb[:, None, None]
-        second = GroupNorm(**norm, name="norm_2")
+        second = group_norm("norm_2", self.groups, self.dtype)
         if self.is_scaled:
             scale, shift = jnp.split(emb, 2, axis=-1)
-            h = second(h) * (1 + scale) + shift
+            h = second(h, (scale, shift))
         else:
-            h = second(h + emb)
+            h = second(h + emb[:, None, None])
         h = nn.Dropout(self.dropout, deterministic=False)(nn.swish(h))
         h = Conv3x3(self.channels, zero=True, dtype=self.dtype, name="conv_2")(h)
         if x.shape[-1] != self.channels:
@@ -115,7 +92,7 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Returns the map."""
         b, h, w, c = x.shape
-        y = GroupNorm(groups=self.groups, dtype=self.dtype, name="norm")(x)
+        y = group_norm("norm", self.groups, self.dtype)(x)
         y = y.reshape(b, h * w, c)
         shape = self.heads, c // self.heads
         q, k, v = (
@@ -154,7 +131,7 @@ class SpatialTransformer(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """Returns the map; it equals x in a fresh network."""
         b, h, w, c = x.shape
-        y = GroupNorm(1e-6, self.groups, self.dtype, name="norm")(x)
+        y = group_norm("norm", self.groups, self.dtype, 1e-6)(x)
         y = Dense(c, dtype=self.dtype, name="in")(y).reshape(b, h * w, c)
         for k in range(self.depth):
             block = TransformerBlock(

@@ -18,9 +18,9 @@ from simple_diffusion.nets.convolution import Conv3x3
 from simple_diffusion.nets.latent_unet.blocks import (
     GROUPS,
     Attention,
-    GroupNorm,
     ResBlock,
     SpatialTransformer,
+    group_norm,
 )
 from simple_diffusion.nets.layers import Dense
 
@@ -204,7 +204,7 @@ class LatentUNet(nn.Module):
                     h = attend(h, f"up_{level}_attention_{k}")
             if level > 0:
                 h = self._resample(h, emb, "up", block, f"up_{level}_resample")
-        h = nn.swish(GroupNorm(groups=n.groups, dtype=dtype, name="norm_out")(h))
+        h = nn.swish(group_norm("norm_out", n.groups, dtype)(h))
         out = Conv3x3(n.out_channels, zero=True, dtype=dtype, name="conv_out")(h)
         return out.astype(jnp.float32)
 
