@@ -4,13 +4,14 @@ The autoencoders are those of diffusers, whose KL autoencoder is Stable Diffusio
 discriminator is written out below from its definition. Runs where PyTorch is, which the
 tests do without; written with PyTorch 2.13 and diffusers 0.42.
 
-  python tests/nets/autoencoder/make_autoencoder_fixture.py
+  python -m tests.nets.autoencoder.make_autoencoder_fixture
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from tests.nets.peer_weights import weight
 
 # Attention at the second level, which is also where the middle is.
 WIDTHS = (128, 256)
@@ -18,21 +19,6 @@ SIZE = (12, 20)  # not square, and only 2 divides it
 LATENT, CODEBOOK = 3, 16
 KINDS = ("kl", "vq")
 DISCRIMINATOR = {"layers": 2, "base": 8, "size": (24, 28)}
-
-
-def weight(name, shape):
-    """Random numbers for an array, the same wherever the tests run."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    drawn = rng.standard_normal(shape)
-    if len(shape) > 1:
-        drawn /= np.sqrt(np.prod(shape[1:]))
-    elif name.endswith("weight"):  # of a norm
-        drawn = 1 + 0.3 * drawn
-    else:
-        drawn *= 0.1
-    if name == "quantize.embedding.weight":
-        drawn *= 2
-    return drawn.astype(np.float32)
 
 
 def image(size=SIZE, count=2):

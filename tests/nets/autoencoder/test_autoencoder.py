@@ -11,6 +11,7 @@ from simple_diffusion.core import arrays
 from simple_diffusion.nets.autoencoder import autoencoder, discriminator
 from simple_diffusion.nets.autoencoder.autoencoder import LAYOUTS, Autoencoder, Layout
 from tests.nets.autoencoder import make_autoencoder_fixture as peers
+from tests.nets.peer_weights import weight
 from tests.vectors import vector
 
 FIXTURE = Path(peers.__file__).with_name("autoencoder_fixture.npz")
@@ -65,12 +66,12 @@ def their_weight(path, shape):
     name = their_name(path)
     if len(shape) == 4:
         h, w, i, o = shape
-        return peers.weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
+        return weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
     if len(shape) == 2 and path[-1] == "kernel":
         is_linear = ".to_" in name
         theirs = shape[::-1] if is_linear else (*shape[::-1], 1, 1)
-        return peers.weight(name, theirs).reshape(shape[::-1]).T
-    return peers.weight(name, shape)
+        return weight(name, theirs).reshape(shape[::-1]).T
+    return weight(name, shape)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +146,8 @@ def test_a_discriminator_computes_what_pytorch_does(expected):
         name = f"discriminator.{number}.{ending}"
         if leaf.ndim == 4:
             h, w, i, o = leaf.shape
-            return peers.weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
-        return peers.weight(name, leaf.shape)
+            return weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
+        return weight(name, leaf.shape)
 
     params = jax.tree_util.tree_map_with_path(theirs, params)
     close(net.apply({"params": params}, x), expected["discriminator"])

@@ -4,32 +4,20 @@ They are those of diffusers: the one of Stable Diffusion, and ADM's with plain
 attention, scale and shift, and resampling in residual blocks. Runs where PyTorch is,
 which the tests do without; written with PyTorch 2.13 and diffusers 0.42.
 
-  python tests/nets/latent_unet/make_latent_unet_fixture.py
+  python -m tests.nets.latent_unet.make_latent_unet_fixture
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from tests.nets.peer_weights import weight
 
 WIDTHS = (16, 32)
 GROUPS, HEADS, CONTEXT, DEPTH = 8, 4, 12, 2
 SIZE, CHANNELS, OUT = (6, 10), 5, 4
 TIMES = (981.0, 3.5)
 KINDS = ("transformer", "plain")
-
-
-def weight(name, shape):
-    """Random numbers for an array, the same wherever the tests run."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    drawn = rng.standard_normal(shape)
-    if len(shape) > 1:
-        drawn /= np.sqrt(np.prod(shape[1:]))
-    elif name.endswith("weight"):  # of a norm
-        drawn = 1 + 0.3 * drawn
-    else:
-        drawn *= 0.1
-    return drawn.astype(np.float32)
 
 
 def inputs():

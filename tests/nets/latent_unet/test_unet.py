@@ -16,6 +16,7 @@ from simple_diffusion.nets.latent_unet.unet import (
     sinusoid,
 )
 from tests.nets.latent_unet import make_latent_unet_fixture as peers
+from tests.nets.peer_weights import weight
 from tests.vectors import vector
 
 FIXTURE = Path(peers.__file__).with_name("latent_unet_fixture.npz")
@@ -58,29 +59,25 @@ INNER = {
 }
 
 
-def attention_name(inner):
-    """The rest of a name inside of an attention."""
+def attention_name(inner, kind):
+    """The rest of a name inside of an attention or a transformer."""
+    if kind == "plain":
+        return {**HEADS, "norm": "group_norm"}[inner[0]]
     if inner[0].startswith("block_"):
         number = inner[0].removeprefix("block_")
         return f"transformer_blocks.{number}.{INNER['.'.join(inner[1:])]}"
-    return inner[0]
+    return {"norm": "norm", "in": "proj_in", "out": "proj_out"}[inner[0]]
 
 
 def their_name(path, kind):
     """The name in diffusers of an array of ours, by the rules of both."""
     first, *inner, leaf = path
     ending = "bias" if leaf == "bias" else "weight"
-    if kind == "plain":
-        plain = HEADS | {"norm": "group_norm"}
-        attention = lambda names: plain[names[0]]  # noqa: E731
-    else:
-        table = {"norm": "norm", "in": "proj_in", "out": "proj_out"}
-        attention = lambda names: table.get(names[0]) or attention_name(names)  # noqa: E731
     way, _, rest = first.partition("_")
     if way == "middle":
         part, _, k = rest.partition("_")
         if part == "attention":
-            return f"mid_block.attentions.0.{attention(inner)}.{ending}"
+            return f"mid_block.attentions.0.{attention_name(inner, kind)}.{ending}"
         return f"mid_block.resnets.{k}.{BLOCK[inner[0]]}.{ending}"
     if way not in ("down", "up"):
         return f"{TOP.get(first, first)}.{ending}"
@@ -92,7 +89,7 @@ def their_name(path, kind):
         return f"{name}.{BLOCK[inner[0]] if inner else 'conv'}.{ending}"
     part, _, k = what.partition("_")
     if part == "attention":
-        return f"{place}.attentions.{k}.{attention(inner)}.{ending}"
+        return f"{place}.attentions.{k}.{attention_name(inner, kind)}.{ending}"
     return f"{place}.resnets.{k}.{BLOCK[inner[0]]}.{ending}"
 
 
@@ -101,13 +98,13 @@ def their_weight(path, shape, kind):
     name, leaf = their_name(path, kind), path[-1]
     if len(shape) == 4:
         h, w, i, o = shape
-        return peers.weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
+        return weight(name, (o, i, h, w)).transpose(2, 3, 1, 0)
     if leaf == "kernel":
         rows = shape[0], int(np.prod(shape[1:]))  # heads are two axes
         is_conv = any(part in name for part in ("conv_shortcut", "proj_in", "proj_out"))
         theirs = (*rows[::-1], 1, 1) if is_conv else rows[::-1]
-        return peers.weight(name, theirs).reshape(rows[::-1]).T.reshape(shape)
-    return peers.weight(name, (int(np.prod(shape)),)).reshape(shape)
+        return weight(name, theirs).reshape(rows[::-1]).T.reshape(shape)
+    return weight(name, (int(np.prod(shape)),)).reshape(shape)
 
 
 @pytest.mark.parametrize("kind", peers.KINDS)

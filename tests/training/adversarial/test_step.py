@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from simple_diffusion.core import arrays, images
@@ -48,15 +49,11 @@ def init(key):
 
 
 def sgd(rate=0.01):
-    import optax
-
     return optimizer.Optimizer(optax.sgd(rate), lambda count: rate)
 
 
-@functools.cache
-def after(steps, **changes):
-    """The states and metrics of the first steps, by gradient descent of rate 0.01."""
-    objective = dataclasses.replace(OBJECTIVE, **changes)
+def create():
+    """Returns the initial state."""
     plan = state.blueprint(
         init,
         sgd(),
@@ -64,8 +61,15 @@ def after(steps, **changes):
         mesh=toy.ONE_DEVICE,
         averaged=lambda params: params["autoencoder"],
     )
+    return plan.create()
+
+
+@functools.cache
+def after(steps, **changes):
+    """The states and metrics of the first steps, by gradient descent of rate 0.01."""
+    objective = dataclasses.replace(OBJECTIVE, **changes)
     step = jax.jit(adversarial.make_adversarial_step(objective, sgd(), AVERAGES))
-    states, found = [plan.create()], []
+    states, found = [create()], []
     for number in range(steps):
         new, metrics = step(states[-1], toy.batch(number))
         states.append(new)
@@ -181,14 +185,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
     objective = dataclasses.replace(
         OBJECTIVE, perceptual=lambda x, y: jnp.nan * (x - y).mean((1, 2, 3))
     )
-    plan = state.blueprint(
-        init,
-        sgd(),
-        AVERAGES,
-        mesh=toy.ONE_DEVICE,
-        averaged=lambda params: params["autoencoder"],
-    )
-    start = plan.create()
+    start = create()
     step = adversarial.make_adversarial_step(objective, sgd(), AVERAGES)
     with jax.debug_nans(False):
         end, metrics = jax.jit(step)(start, toy.batch())
@@ -197,14 +194,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 
 def test_examples_that_only_pad_a_batch_count_for_nothing():
-    plan = state.blueprint(
-        init,
-        sgd(),
-        AVERAGES,
-        mesh=toy.ONE_DEVICE,
-        averaged=lambda params: params["autoencoder"],
-    )
-    start = dataclasses.replace(plan.create(), step=jnp.int32(FROM))
+    start = dataclasses.replace(create(), step=jnp.int32(FROM))
     step = jax.jit(adversarial.make_adversarial_step(OBJECTIVE, sgd(), AVERAGES))
     full = toy.batch(size=8)
     mask = np.arange(8) < 5
