@@ -134,7 +134,8 @@ class Model:
           as_pil: return a list of PIL images.
           progress: called on the host as (done, steps, x_hat) at every step of every
             batch; x_hat is the current estimate of the image, float32 in [-1, 1],
-            [b, h, w, c]. An exception that it raises stops sampling, on several devices
+            [b, h, w, c]; portrait images are still turned, see `data.portrait`. An
+            exception that it raises stops sampling, on several devices
             at the end of the batch, and is raised here.
           **keys: keys of the section `sample`. Values of conditions may be files, as on
             the command line, or Python objects: `prompts` a list of texts, `layout` a
